@@ -1,0 +1,1 @@
+"""Bytes on disk become batches on the device. Knows no model."""

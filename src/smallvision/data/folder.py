@@ -1,0 +1,96 @@
+"""`data=folder`: a tree of image files, one folder per class."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from smallvision.data.record import ImageData
+from smallvision.data.split import stratified_split
+from smallvision.errors import Refusal
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+MAX_PIXELS = 64_000_000  # of one image file, against decompression bombs
+MODES = {1: "L", 3: "RGB"}
+
+
+def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageData:
+    """Every image of ``path`` as ``channels`` x ``size`` x ``size``, squeezed to a square.
+
+    ``path/train/CLASS/*`` and ``path/test/CLASS/*`` where there is such a split, else ``path/CLASS/*``,
+    of which ``test_share`` (a fraction) becomes the test set, class by class, the same images at every
+    run. Classes are the folders' names in order. Raises Refusal, naming the file or folder.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise Refusal(f"data.path={path}: no such folder")
+    split = (root / "train").is_dir() and (root / "test").is_dir()
+    classes = _classes(root / "train" if split else root)
+    images, labels = _read(root / "train" if split else root, classes, size, channels)
+    if split:
+        extra = set(_classes(root / "test")) - set(classes)
+        if extra:
+            raise Refusal(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
+        test_images, test_labels = _read(root / "test", classes, size, channels)
+    else:
+        train, test = stratified_split(labels, round(len(labels) * test_share), seed=0)
+        test_images, test_labels = images[test], labels[test]
+        images, labels = images[train], labels[train]
+    return ImageData(
+        name=root.resolve().name,
+        source=str(root) if split else f"{root}, {test_share:.0%} held out as its test set",
+        classes=classes,
+        train_images=images,
+        train_labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def _classes(root: Path) -> list[str]:
+    names = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if len(names) < 2:
+        raise Refusal(f"{root}: needs a folder per class, at least two; found {len(names)}")
+    return names
+
+
+def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Tensor, Tensor]:
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        here = (
+            sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+            if (root / name).is_dir()
+            else []
+        )
+        files += here
+        labels += [label] * len(here)
+    if not files:
+        raise Refusal(f"{root}: no image files in its class folders")
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        pictures = list(pool.map(lambda file: _decode(file, size, channels), files))
+    return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
+
+
+def _decode(file: Path, size: int, channels: int) -> np.ndarray:
+    """uint8, channels x size x size; turned as the camera's note says, transparency on white."""
+    try:
+        with Image.open(file) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Refusal(f"{file}: {picture.width} x {picture.height} pixels, too large")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                ground = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(ground, upright)
+            plain = upright.convert(MODES[channels]).resize(
+                (size, size), Image.Resampling.BOX if max(upright.size) > size else Image.Resampling.BILINEAR
+            )
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise Refusal(f"{file}: not a readable image ({error})") from None
+    return np.asarray(plain, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)

@@ -1,0 +1,115 @@
+"""The data module: splits a record and hands out loaders on the training device."""
+
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from smallvision.data.augmentation import Augmentation
+from smallvision.data.loader import BatchLoader
+from smallvision.data.normalisation import mean_and_std
+from smallvision.data.record import ImageData
+from smallvision.data.split import stratified_split
+from smallvision.errors import Refusal
+
+Part = Literal["train", "val", "test"]
+
+
+class VisionData(pl.LightningDataModule):
+    """Train, validation and test batches of one :class:`ImageData`.
+
+    ``val_size`` images come out of the training images, stratified and keyed by ``seed``; a stand-in,
+    which is smaller than what it stands for, gives at most a tenth. ``mean`` and ``std`` (one number per
+    channel, as fractions of 255) are measured on the training part unless given; given ones belong to
+    the data set that was named, so a stand-in's are measured too.
+
+    ``batch_size`` counts the images of a step over all processes.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        *,
+        val_size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        drop_last: bool = False,
+        flip: bool = False,
+        shift: int = 0,
+        cutout: int = 0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.data, self.seed, self.drop_last = data, seed, drop_last
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        if data.stand_in_for is not None:
+            val_size = min(val_size, len(data.train_labels) // 10)
+            mean = std = None
+        train, val = stratified_split(data.train_labels, val_size, seed)
+        self.indices: dict[Part, Tensor] = {
+            "train": train,
+            "val": val,
+            "test": torch.arange(len(data.test_labels)),
+        }
+        self.mean, self.std = self._normalisation(mean, std)
+        fill = tuple(round(255 * value) for value in self.mean)
+        self.augmentation = Augmentation(flip, shift, cutout, fill)
+        self._resident: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _normalisation(
+        self, mean: list[float] | None, std: list[float] | None
+    ) -> tuple[list[float], list[float]]:
+        if mean is None or std is None:
+            return mean_and_std(self.data.train_images[self.indices["train"]])
+        channels = self.data.shape[0]
+        for key, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, channels):
+                raise Refusal(f"data.normalisation.{key}: {len(values)} numbers for {channels} channels")
+        return [*mean] * (channels // len(mean)), [*std] * (channels // len(std))
+
+    @property
+    def sizes(self) -> dict[Part, int]:
+        """Images in each part."""
+        return {part: len(indices) for part, indices in self.indices.items()}
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.loader("train", shuffle=True, drop_last=self.drop_last, augmentation=self.augmentation)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self.loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.loader("test")
+
+    def loader(self, part: Part, **choices: Any) -> BatchLoader:
+        """A loader of that part, in its own order unless the choices say otherwise."""
+        device, rank, world = torch.device("cpu"), 0, 1
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        if self.batch_size % world:
+            raise Refusal(f"data.batch_size={self.batch_size}: must be a multiple of the {world} processes")
+        images, labels = self._on(device, "test" if part == "test" else "train")
+        return BatchLoader(
+            images,
+            labels,
+            self.indices[part],
+            batch_size=self.batch_size if part == "train" else self.eval_batch_size,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            device=device,
+            **choices,
+        )
+
+    def _on(self, device: torch.device, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """The whole part on ``device`` where it takes less than half of the memory free there."""
+        images, labels = getattr(self.data, f"{part}_images"), getattr(self.data, f"{part}_labels")
+        if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+            return images, labels
+        if part not in self._resident:
+            self._resident[part] = images.to(device), labels.to(device)
+        return self._resident[part]

@@ -1,0 +1,101 @@
+"""npz files in the Keras layout: `x_train`, `y_train` and, where there is a test set, `x_test`, `y_test`."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smallvision.data.record import ImageData
+from smallvision.errors import Refusal
+
+KEYS = {
+    "train_images": "x_train",
+    "train_labels": "y_train",
+    "test_images": "x_test",
+    "test_labels": "y_test",
+}
+MAX_BYTES = 16 * 2**30  # unpacked; a small file can claim to be anything
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """``parts``: the four arrays of an ImageData by name; ``classes``: their names, if the file has them."""
+
+    parts: dict[str, Tensor]
+    classes: list[str] | None
+
+
+def read(file: Path) -> Arrays:
+    """Read N x H x W or N x H x W x C uint8 images and integer labels.
+
+    Nothing is unpickled. Raises Refusal, naming the file, where it is missing, damaged or of another form.
+    """
+    if not file.is_file():
+        raise Refusal(f"{file}: no such file")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_BYTES:
+            raise Refusal(
+                f"{file}: {size / 2**30:.0f} GiB unpacked, more than the {MAX_BYTES // 2**30} allowed"
+            )
+        with np.load(file, allow_pickle=False) as archive:
+            missing = [key for key in ("x_train", "y_train") if key not in archive]
+            if missing:
+                raise Refusal(f"{file}: has no {missing[0]}; the keys are x_train, y_train, x_test, y_test")
+            found = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise Refusal(f"{file}: truncated, altered or not an npz of plain arrays ({error})") from None
+
+    parts = {}
+    for part, key in KEYS.items():
+        if key not in found:
+            continue
+        read_one = _labels if part.endswith("labels") else _images
+        parts[part] = read_one(f"{file}, {key}", found[key])
+    if ("test_images" in parts) != ("test_labels" in parts):
+        raise Refusal(f"{file}: x_test and y_test go together")
+    if "test_images" not in parts:
+        parts["test_images"] = parts["train_images"][:0]
+        parts["test_labels"] = parts["train_labels"][:0]
+    classes = [str(name) for name in found["classes"].reshape(-1)] if "classes" in found else None
+    return Arrays(parts, classes)
+
+
+def arrays(path: str) -> ImageData:
+    """`data=arrays data.path=FILE.npz`: anybody's images in that layout.
+
+    ``classes`` in the file, an array of strings, names the classes; else they are called by number.
+    """
+    file = Path(path).expanduser()
+    read_arrays = read(file)
+    labels = torch.cat([read_arrays.parts["train_labels"], read_arrays.parts["test_labels"]])
+    count = int(labels.max()) + 1 if len(labels) else 0
+    classes = read_arrays.classes or [str(index) for index in range(count)]
+    return ImageData.of(read_arrays.parts, file.stem, str(file), classes)
+
+
+def _images(where: str, array: np.ndarray) -> Tensor:
+    if array.dtype != np.uint8:
+        raise Refusal(f"{where}: images must be uint8 (0 to 255), these are {array.dtype}")
+    if array.ndim not in (3, 4):
+        raise Refusal(f"{where}: images must be N x H x W or N x H x W x C, these have shape {array.shape}")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.shape[3] not in (1, 2, 3, 4):
+        raise Refusal(f"{where}: the last dimension must be 1 to 4 channels, the shape is {array.shape}")
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+
+def _labels(where: str, array: np.ndarray) -> Tensor:
+    if not np.issubdtype(array.dtype, np.integer):
+        raise Refusal(f"{where}: labels must be integers, these are {array.dtype}")
+    if array.ndim == 2 and array.shape[1] == 1:  # as Keras has them for CIFAR-10
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise Refusal(f"{where}: labels must be one number an image, their shape is {array.shape}")
+    return torch.from_numpy(array.astype(np.int64))

@@ -1,0 +1,24 @@
+"""How a run ends other than well: refused (the user's mend) or interrupted (to be continued)."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Refusal(Exception):
+    """The user's input is wrong: one line that names the key or file and says the mend; exit 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the run's state is saved; exit 130."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'adam'?"`` where a known word is near, else the known words in a list."""
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Choices: {', '.join(names)}." if names else ""

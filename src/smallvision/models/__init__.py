@@ -1,0 +1,11 @@
+"""Networks: batches become logits. Know no data set and no trainer.
+
+Every class here takes ``channels``, ``size`` (height, width) and ``classes`` from the data and its other
+arguments from ``configs/model/``; each maps float N x C x H x W to logits N x classes.
+"""
+
+from smallvision.models.convnets import LeNet5, MnistNet
+from smallvision.models.flat import MLP, Linear
+from smallvision.models.resnet import ResNet18
+
+__all__ = ["MLP", "LeNet5", "Linear", "MnistNet", "ResNet18"]

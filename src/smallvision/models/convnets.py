@@ -1,0 +1,77 @@
+"""The small convolutional networks that everybody starts with."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def features(layers: nn.Module, channels: int, size: tuple[int, int]) -> int:
+    """Numbers per image that ``layers`` gives for images of that size, found without computing any.
+
+    Raises ValueError where the images are too small for the layers.
+    """
+    try:
+        with torch.no_grad():
+            probe = copy.deepcopy(layers).to("meta")
+            shape = probe(torch.empty(1, channels, *size, device="meta")).shape
+    except RuntimeError:
+        shape = torch.Size([1, 0])
+    if not shape[1:].numel():
+        raise ValueError(f"images of {size[0]} x {size[1]} are too small for this network")
+    return shape[1:].numel()
+
+
+def _two_stages(channels: int, widths: Sequence[int], kernel: int, padding: int) -> nn.Sequential:
+    first, second = widths
+    return nn.Sequential(
+        nn.Conv2d(channels, first, kernel, padding=padding),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, kernel),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+    )
+
+
+class MnistNet(nn.Module):
+    """Two 3 x 3 convolutions, each with ReLU and 2 x 2 max-pooling, and one linear layer.
+
+    N x C x H x W to N x classes. On 1 x 28 x 28 with ``widths`` 10 and 20 the linear layer is 500 to 10.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        classes: int,
+        widths: Sequence[int] = (10, 20),
+    ) -> None:
+        super().__init__()
+        self.features = _two_stages(channels, widths, kernel=3, padding=0)
+        self.classifier = nn.Linear(features(self.features, channels, size), classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(images))
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with ReLU and max-pooling: two 5 x 5 convolutions, then 120 and 84 units.
+
+    N x C x H x W to N x classes; images below 32 x 32 are padded by 2, as MNIST was. Source: Y. LeCun et
+    al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], classes: int) -> None:
+        super().__init__()
+        padding = 2 if min(size) < 32 else 0
+        self.features = _two_stages(channels, (6, 16), kernel=5, padding=padding)
+        flat = features(self.features, channels, size)
+        self.classifier = nn.Sequential(
+            nn.Linear(flat, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(images))

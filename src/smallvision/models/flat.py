@@ -1,0 +1,37 @@
+"""Networks that look at an image as one row of numbers."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+class Linear(nn.Sequential):
+    """Multinomial logistic regression: N x C x H x W to N x classes in one matrix."""
+
+    def __init__(self, channels: int, size: tuple[int, int], classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(channels * size[0] * size[1], classes))
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU between them: N x C x H x W to N x classes.
+
+    ``hidden``: units of each hidden layer; ``dropout``: the share of each hidden layer's outputs that a
+    training step leaves out.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        classes: int,
+        hidden: Sequence[int] = (512, 512),
+        dropout: float = 0.0,
+    ) -> None:
+        widths = [channels * size[0] * size[1], *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        super().__init__(*layers, nn.Linear(widths[-1], classes))

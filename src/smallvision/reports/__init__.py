@@ -1,0 +1,1 @@
+"""Reads what runs wrote and shows it. Imports no torch."""

@@ -1,0 +1,63 @@
+"""Finds runs and compares them in a table."""
+
+import csv
+import glob
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from smallvision.errors import Refusal
+
+COLUMNS = ("run", "status", "data", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc", "images/s")
+
+
+def find(runs: str) -> list[Path]:
+    """Run directories of a directory, a folder at any depth above them, or a glob; Refusal where none."""
+    places = [Path(place) for place in sorted(glob.glob(runs, recursive=True))]
+    found = {
+        file.parent
+        for place in places
+        for file in (place, *place.rglob("results.json"))
+        if file.name == "results.json"
+    }
+    if not found:
+        raise Refusal(f"runs={runs}: no runs there (no results.json); use runs=DIR or a glob in quotes")
+    return sorted(found)
+
+
+def read(run: Path) -> dict[str, Any]:
+    """One row of the table; Refusal, naming the file, where results.json is not what a run writes."""
+    file = run / "results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        data, metrics = results["data"], results["metrics"]
+        return {
+            "run": str(run),
+            "status": results["status"],
+            "data": data["name"] + ("*" if data["stand_in_for"] else ""),
+            "model": results["model"]["name"],
+            "optimizer": results["optimizer"],
+            "seed": results["seed"],
+            "epochs": results["epochs"],
+            "val/acc": metrics["val/acc"],
+            "test/acc": metrics["test/acc"],
+            "images/s": results["images_per_second"],
+            "task": results["task"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"{file}: not a run's results ({type(error).__name__}: {error})") from None
+
+
+def table(runs: list[Path]) -> list[dict[str, Any]]:
+    """Rows of trained runs, the best by validation first, those without a figure last."""
+    rows = [row for row in map(read, runs) if row["task"] == "fit"]
+    return sorted(rows, key=lambda row: (row["val/acc"] is None, -(row["val/acc"] or 0), row["run"]))
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

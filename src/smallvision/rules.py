@@ -1,0 +1,201 @@
+"""What each key may hold, checked before torch is imported."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from smallvision.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``holds(value)`` says whether it may; ``words`` completes "must be ..."."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def __or__(self, other: "Rule") -> "Rule":
+        return Rule(f"{self.words} or {other.words}", lambda v: self.holds(v) or other.holds(v))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def whole(low: int, high: int | None = None) -> Rule:
+    words = f"a whole number from {low} to {high}" if high is not None else f"a whole number, at least {low}"
+    return Rule(words, lambda v: _is_whole(v) and v >= low and (high is None or v <= high))
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, above: float | None = None, below: float | None = None
+) -> Rule:
+    """A finite number in [low, high]; ``above`` and ``below`` are the bounds that it may not reach."""
+    bounds = []
+    if above is not None:
+        bounds.append(f"above {above:g}")
+    elif low > -math.inf:
+        bounds.append(f"at least {low:g}")
+    if below is not None:
+        bounds.append(f"below {below:g}")
+    elif high < math.inf:
+        bounds.append(f"at most {high:g}")
+
+    def holds(v: Any) -> bool:
+        if not _is_number(v) or not low <= v <= high:
+            return False
+        return (above is None or v > above) and (below is None or v < below)
+
+    return Rule(" ".join(["a number", " and ".join(bounds)]).strip(), holds)
+
+
+def one_of(*values: Any) -> Rule:
+    words = ", ".join("null" if value is None else str(value) for value in values)
+    return Rule(
+        f"one of {words}",
+        lambda v: any(v is value or (v == value and type(v) is type(value)) for value in values),
+    )
+
+
+def many(rule: Rule, length: int | None = None, least: int = 0) -> Rule:
+    count = f"{length} " if length is not None else f"at least {least} " if least else ""
+
+    def holds(v: Any) -> bool:
+        if not isinstance(v, list) or len(v) < least or (length is not None and len(v) != length):
+            return False
+        return all(rule.holds(item) for item in v)
+
+    return Rule(f"a list of {count}entries, each {rule.words}", holds)
+
+
+truth = Rule("true or false", lambda v: isinstance(v, bool))
+text = Rule("a word", lambda v: isinstance(v, str) and bool(v.strip()))
+null = Rule("null", lambda v: v is None)
+batches = whole(1) | Rule("a share between 0.0 and 1.0", lambda v: isinstance(v, float) and 0 < v <= 1)
+
+# By the full key; the first pattern that matches counts. Keys of a user's own model or data set that
+# stand in no row are held against their class's signature when it is built.
+RULES: dict[str, Rule] = {
+    "task": text,
+    "seed": whole(0, 2**32 - 1),
+    "data_dir": text,
+    "resume": null | text,
+    "runs": text,
+    "checkpoint": text,
+    "checkpoint.every_n_steps": null | whole(1),
+    "trainer.max_epochs": whole(1),
+    "trainer.min_epochs": null | whole(1),
+    "trainer.max_steps": one_of(-1) | whole(1),
+    "trainer.max_time": null | text,
+    "trainer.limit_*_batches": null | batches,
+    "trainer.check_val_every_n_epoch": whole(1),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.gradient_clip_val": null | number(above=0),
+    "trainer.gradient_clip_algorithm": one_of(None, "norm", "value"),
+    "trainer.deterministic": truth | one_of("warn"),
+    "trainer.detect_anomaly": truth,
+    "trainer.profiler": one_of(None, "simple", "advanced", "pytorch"),
+    "trainer.devices": whole(1) | many(whole(0), least=1) | one_of("auto", -1),
+    "trainer.strategy": text,
+    "trainer.num_nodes": whole(1),
+    "early_stopping.patience": null | whole(0),
+    "early_stopping.min_delta": number(0, 1),
+    "data.val_size": whole(0),
+    "data.batch_size": whole(1),
+    "data.eval_batch_size": whole(1),
+    "data.drop_last": truth,
+    "data.offline": one_of("stand_in", "error"),
+    "data.augmentation.flip": truth,
+    "data.augmentation.shift": whole(0),
+    "data.augmentation.cutout": whole(0),
+    "data.normalisation.mean": null | many(number(0, 1), least=1),
+    "data.normalisation.std": null | many(number(above=0), least=1),
+    "data.images": whole(1),
+    "data.test_images": whole(0),
+    "data.size": whole(1, 1024),
+    "data.channels": whole(1, 4),
+    "data.classes": whole(2),
+    "data.difficulty": number(0, 1),
+    "data.seed": whole(0, 2**32 - 1),
+    "data.path": text,
+    "data.test_share": number(0, below=1),
+    "model.widths": many(whole(1), least=1),
+    "model.hidden": many(whole(1)),
+    "model.dropout": number(0, below=1),
+    "optimizer.lr": number(above=0),
+    "optimizer.momentum": number(0, below=1),
+    "optimizer.dampening": number(0, 1),
+    "optimizer.weight_decay": number(0),
+    "optimizer.betas": many(number(0, below=1), length=2),
+    "optimizer.eps": number(0),
+    "optimizer.nesterov": truth,
+    "optimizer.amsgrad": truth,
+    "optimizer.maximize": truth,
+    "optimizer.capturable": truth,
+    "optimizer.differentiable": truth,
+    "optimizer.decoupled_weight_decay": truth,
+    "optimizer.foreach": null | truth,
+    "optimizer.fused": null | truth,
+    "scheduler.warmup": number(0, 1),
+    "scheduler.final": number(0, 1),
+    "device.name": one_of("auto", "cpu", "cuda", "mps"),
+    "device.precision": one_of("auto", 32, "32", "32-true", "bf16-mixed", "16-mixed"),
+    "device.memory_format": one_of("auto", "channels_last", "contiguous"),
+    "device.threads": null | whole(1),
+    "logger.experiment_name": text,
+    "logger.tracking_uri": null | text,
+    "logger.project": text,
+    "logger.offline": truth,
+    "*.name": text,
+    "*._target_": null | text,
+}
+SECTIONS = (
+    "trainer", "early_stopping", "data", "data.augmentation", "data.normalisation", "model", "optimizer",
+    "scheduler", "device", "logger",
+)  # fmt: skip
+
+
+def rule_for(key: str) -> Rule | None:
+    """The rule of a full key such as ``optimizer.lr``."""
+    return next((rule for pattern, rule in RULES.items() if fnmatchcase(key, pattern)), None)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raise Refusal at the first key whose value it may not hold, or that does not exist."""
+    for section in SECTIONS:
+        node: Any = config
+        for name in section.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise Refusal(f"{section}={_shown(node)}: must be a section of keys, as in configs/train.yaml")
+    _walk("", config)
+
+
+def _walk(prefix: str, node: dict[str, Any]) -> None:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        rule = rule_for(key)
+        if (isinstance(value, dict) and rule is None) or (isinstance(value, dict) and key == "checkpoint"):
+            _walk(f"{key}.", value)
+        elif rule is None and not prefix:
+            raise Refusal(f"{key}: no such key; configs/train.yaml shows them all")
+        elif rule is not None and not rule.holds(value):
+            raise Refusal(f"{key}={_shown(value)}: must be {rule.words}")
+
+
+def _shown(value: Any) -> str:
+    return (
+        {None: "null", True: "true", False: "false"}.get(value) or str(value)
+        if _hashable(value)
+        else str(value)
+    )
+
+
+def _hashable(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, str))

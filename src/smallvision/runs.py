@@ -1,0 +1,132 @@
+"""The run directory: its files, its log and the commands that go on from it."""
+
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smallvision.files import write_text
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "smallvision",
+)
+log = logging.getLogger("smallvision")
+
+
+class Run:
+    """One run directory, which Hydra has made.
+
+    ``typed``: the overrides of the command line. ``first``: whether this process writes the files (of
+    several processes of one run, one does).
+    """
+
+    def __init__(self, directory: Path, typed: list[str]) -> None:
+        self.directory, self.typed = directory, typed
+        self.first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+        self.started = time.perf_counter()
+        self.was_there = (directory / "config.yaml").is_file()
+        self._handler: logging.Handler | None = None
+
+    def open(self) -> None:
+        """Start train.log; what libraries warn of goes there, not to the screen."""
+        root = logging.getLogger()
+        root.setLevel(logging.INFO)
+        logging.captureWarnings(True)
+        if self.first:
+            self._handler = logging.FileHandler(self.directory / "train.log", encoding="utf-8")
+            self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            root.addHandler(self._handler)
+
+    def close(self) -> None:
+        if self._handler is not None:
+            logging.getLogger().removeHandler(self._handler)
+            self._handler.close()
+            self._handler = None
+
+    def discard(self) -> None:
+        """Leave no trace of a run that was refused before it began."""
+        self.close()
+        if self.first and not self.was_there:
+            (self.directory / "train.log").unlink(missing_ok=True)
+            for folder in (self.directory, *self.directory.parents[:2]):
+                try:
+                    folder.rmdir()  # only where empty
+                except OSError:
+                    return
+
+    def describe(self, config: dict[str, Any], hardware: str) -> None:
+        """Write config.yaml, overrides.yaml and environment.json."""
+        if not self.first:
+            return
+        kept = {key: value for key, value in config.items() if key != "resume"}
+        write_text(self.directory / "config.yaml", yaml.safe_dump(kept, sort_keys=False))
+        overrides = self.directory / "overrides.yaml"
+        typed = yaml.safe_load(overrides.read_text()) if overrides.is_file() else []
+        typed += [one for one in self.typed if one not in typed and not one.startswith("resume=")]
+        write_text(overrides, yaml.safe_dump(typed))
+        write_text(self.directory / "environment.json", json.dumps(environment(hardware), indent=2) + "\n")
+
+    def results(self, figures: dict[str, Any]) -> None:
+        """Write results.json."""
+        if self.first:
+            write_text(self.directory / "results.json", json.dumps(figures, indent=2) + "\n")
+
+    @property
+    def seconds(self) -> float:
+        """Since this process opened the run."""
+        return time.perf_counter() - self.started
+
+
+def command(*arguments: str) -> str:
+    """A command line that a shell takes as it stands."""
+    return shlex.join(["python", "train.py", *arguments])
+
+
+def environment(hardware: str) -> dict[str, Any]:
+    """What the figures depend on beside the config."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hardware": hardware,
+        "packages": versions,
+        "git": git_revision(),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def git_revision() -> str | None:
+    """The commit that this code is at, with a + where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

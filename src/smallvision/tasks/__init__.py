@@ -1,0 +1,37 @@
+"""One file per verb of the command line, each with ``run(config, run) -> results``."""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from smallvision.config import settle
+from smallvision.errors import Refusal
+from smallvision.runs import Run
+
+
+def run(composed: DictConfig) -> float | None:
+    """Run the task of a composed config in the directory that Hydra made; gives val/acc to a sweep."""
+    hydra = HydraConfig.get()
+    typed = list(hydra.overrides.task)
+    directory = Path(os.path.relpath(hydra.runtime.output_dir))
+    if directory.parts[0] == os.pardir:
+        directory = Path(hydra.runtime.output_dir)
+    config = settle(composed, typed)
+    task = importlib.import_module(f"smallvision.tasks.{config['task']}")
+    if config["task"] == "report":
+        task.run(config)
+        return None
+    run = Run(directory, typed)
+    run.open()
+    try:
+        results: dict[str, Any] = task.run(config, run)
+    except Refusal:
+        run.discard()
+        raise
+    finally:
+        run.close()
+    return results["metrics"].get("val/acc")

@@ -1,0 +1,81 @@
+"""What the tasks say and write alike."""
+
+from typing import Any
+
+from smallvision.reports.statistics import wilson
+from smallvision.runs import Run
+from smallvision.training.display import Screen
+from smallvision.training.setup import Config, Setup, by
+
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
+
+
+def summary(screen: Screen, config: Config, setup: Setup, run: Run, title: str) -> None:
+    """The choices of a run, before anything long happens."""
+    record, sizes = setup.data.data, setup.data.sizes
+    screen.say(f"smallvision: {title}", style="bold")
+    if record.stand_in_for is not None:
+        screen.say(f"  STAND-IN: these images are not {record.stand_in_for}", style="bold red")
+    screen.pairs(
+        {
+            "data": f"{record.name}, {record.source}",
+            "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
+            f" {by(record.shape)}, {len(record.classes)} classes",
+            "network": f"{config['model']['name']}, {setup.parameters:,} parameters,"
+            f" {setup.flops / 1e6:.3g} MFLOP an image",
+        }
+    )
+    if config["task"] == "fit":
+        screen.pairs(
+            {
+                "optimizer": f"{config['optimizer']['name']}, lr {config['optimizer']['lr']:g},"
+                f" {config['scheduler']['name']} schedule, batches of {config['data']['batch_size']}",
+                "seed": f"{config['seed']}",
+            }
+        )
+    screen.pairs({"device": str(setup.device), "run": str(run.directory)})
+    if record.remark:
+        screen.say(f"  note       {record.remark}", style="yellow")
+
+
+def results(config: Config, setup: Setup, run: Run, status: str) -> dict[str, Any]:
+    """The parts of results.json that do not depend on the task."""
+    record, sizes = setup.data.data, setup.data.sizes
+    figures: dict[str, Any] = {
+        "status": status,
+        "task": config["task"],
+        "seed": config["seed"],
+        "device": setup.device.kind,
+        "precision": setup.device.precision,
+        "data": {
+            "name": record.name,
+            "source": record.source,
+            "fingerprint": record.fingerprint,
+            **sizes,
+            "stand_in_for": record.stand_in_for,
+            "remark": record.remark,
+        },
+        "model": {"name": config["model"]["name"], "parameters": setup.parameters},
+        "optimizer": config["optimizer"]["name"],
+        "epochs": 0,
+        "steps": 0,
+        "metrics": dict.fromkeys(METRICS),
+        "best_checkpoint": None,
+        "seconds": {"total": run.seconds, "fit": None, "test": None},
+        "images_per_second": None,
+    }
+    return figures
+
+
+def test_line(metrics: dict[str, float], count: int, which: str) -> str:
+    """The test result in words, with its interval."""
+    accuracy, loss = metrics["test/acc"], metrics["test/loss"]
+    low, high = wilson(round(accuracy * count), count)
+    return (
+        f"test  loss {loss:.4f}  acc {accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f},"
+        f" n = {count:,}) {which}"
+    )
+
+
+def stand_in_line(stand_in_for: str) -> str:
+    return f"      on a stand-in for {stand_in_for}: this figure says nothing about {stand_in_for}"

@@ -1,0 +1,115 @@
+"""Train, choose the best epoch by validation, test that one once."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from smallvision.errors import Interrupted
+from smallvision.runs import Run, command
+from smallvision.tasks import common
+from smallvision.training.checkpoint import read
+from smallvision.training.display import Display, Screen
+from smallvision.training.keeper import Keeper
+from smallvision.training.loggers import make_logger
+from smallvision.training.setup import Config, Setup, make_data, make_setup, make_trainer
+from smallvision.training.signals import StopRequest
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """One whole run in its directory, from the start or from its last.ckpt; gives its results.json."""
+    stop, screen = StopRequest(), Screen()
+    stop.install()
+    setup = make_setup(config, make_data(config))
+    display = Display(screen, config["trainer"]["max_epochs"])
+    keeper = Keeper(run.directory, stop, config["checkpoint"]["every_n_steps"], display.row)
+    trainer = make_trainer(
+        config,
+        setup.device,
+        run.directory,
+        logger=make_logger(config["logger"], run.directory) or False,
+        callbacks=[display, *early_stopping(config), keeper],
+    )
+    run.describe(config, setup.device.hardware)
+    verb = "continuing" if keeper.last_path.is_file() else "training"
+    common.summary(screen, config, setup, run, f"{verb} {config['model']['name']}")
+    status, test_seconds = "failed", None
+    tested: dict[str, float] = {}
+    try:
+        last = keeper.last_path if keeper.last_path.is_file() else None
+        trainer.fit(setup.model, datamodule=setup.data, ckpt_path=last, weights_only=True)
+        tested_from = time.perf_counter()
+        tested = test_best(trainer, setup, keeper)
+        test_seconds = time.perf_counter() - tested_from
+        status = "completed"
+    except Interrupted:
+        status = "interrupted"
+        raise
+    finally:
+        display.stop()
+        figures = {
+            **common.results(config, setup, run, status),
+            "epochs": len(keeper.history),
+            "steps": trainer.global_step,
+            "metrics": chosen_figures(keeper) | tested,
+            "best_checkpoint": str(keeper.best_path.relative_to(run.directory)) if keeper.best else None,
+            "seconds": {"total": run.seconds, "fit": keeper.seconds, "test": test_seconds},
+            "images_per_second": keeper.images / keeper.train_seconds if keeper.images else None,
+        }
+        run.results(figures)
+        closing_lines(screen, config, setup, run, keeper, figures)
+    return figures
+
+
+def early_stopping(config: Config) -> list[Callback]:
+    choice = config["early_stopping"]
+    if choice["patience"] is None:
+        return []
+    return [EarlyStopping("val/acc", mode="max", patience=choice["patience"], min_delta=choice["min_delta"])]
+
+
+def test_best(trainer: pl.Trainer, setup: Setup, keeper: Keeper) -> dict[str, float]:
+    """The test figures of the checkpoint that validation chose; none where there are no test images."""
+    if not setup.data.sizes["test"] or keeper.best is None:
+        return {}
+    setup.model.load_state_dict(read(keeper.best_path)["state_dict"])
+    trainer.test(setup.model, datamodule=setup.data, verbose=False)
+    return {name: value for name, value in setup.model.figures.items() if name.startswith("test/")}
+
+
+def chosen_figures(keeper: Keeper) -> dict[str, Any]:
+    """Train and validation figures of the chosen epoch."""
+    row = keeper.best or {}
+    return {name: row.get(name) for name in common.METRICS}
+
+
+def closing_lines(
+    screen: Screen, config: Config, setup: Setup, run: Run, keeper: Keeper, figures: dict[str, Any]
+) -> None:
+    """How it ended, and the commands that go on from here."""
+    directory = str(run.directory)
+    screen.say()
+    if figures["status"] == "interrupted":
+        where = f"after {figures['steps']:,} steps" if keeper.last_path.is_file() else "before the first step"
+        screen.say(f"interrupted {where}; nothing is lost. To continue:", style="bold")
+        screen.say(f"  {command(f'resume={directory}')}")
+    if figures["status"] != "completed":
+        return
+    record, count = setup.data.data, setup.data.sizes["test"]
+    if figures["metrics"]["test/acc"] is not None:
+        which = f"best epoch {keeper.best['epoch'] if keeper.best else '-'}, tested once"
+        screen.say(common.test_line(figures["metrics"], count, which), style="bold green")
+    if record.stand_in_for is not None:
+        screen.say(common.stand_in_line(record.stand_in_for), style="bold red")
+    elif record.remark:
+        screen.say(f"      {record.remark}", style="yellow")
+    more = 2 * config["trainer"]["max_epochs"]
+    screen.say()
+    screen.pairs(
+        {
+            "test again": command("task=test", f"checkpoint={keeper.best_path}"),
+            "continue": command(f"resume={directory}", f"trainer.max_epochs={more}"),
+            "compare": command("task=report", f"runs={run.directory.parent.parent}"),
+        }
+    )

@@ -1,0 +1,39 @@
+"""Compare runs: a table in the terminal, and as CSV where that is piped."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from smallvision.errors import Refusal
+from smallvision.reports import runs
+
+
+def run(config: dict[str, Any]) -> None:
+    """Print the runs of ``runs=``, the best by validation first."""
+    rows = runs.table(runs.find(config["runs"]))
+    if not rows:
+        raise Refusal(f"runs={config['runs']}: no trained runs there")
+    if not sys.stdout.isatty():
+        sys.stdout.write(runs.as_csv(rows))
+        return
+    table = Table(box=None, header_style="bold")
+    for name in runs.COLUMNS:
+        number = name not in ("run", "status", "data", "model", "optimizer")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_shown(row[name])) for name in runs.COLUMNS))
+    console = Console()
+    console.print(table)
+    if any(row["data"].endswith("*") for row in rows):
+        console.print("* a stand-in for the data set that was asked for", style="red")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}" if value <= 1 else f"{value:,.0f}"
+    return str(value)

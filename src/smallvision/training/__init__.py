@@ -1,0 +1,1 @@
+"""Logits become weights: the LightningModule, what moves it, and what keeps it."""

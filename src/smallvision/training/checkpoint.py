@@ -1,0 +1,58 @@
+"""Checkpoints: plain, written whole or not at all, and enough to rebuild the model."""
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+
+from smallvision.config import refuse_other_files
+from smallvision.errors import Refusal
+from smallvision.files import written_whole
+
+FORMAT = 1
+
+
+class PlainCheckpointIO(CheckpointIO):
+    """Tensors, numbers, strings, lists and dicts, in torch's own format; read with ``weights_only=True``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(Path(path)) as scratch:
+            torch.save(checkpoint, scratch)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """``target`` becomes a copy of ``source``."""
+    with written_whole(target) as scratch:
+        shutil.copyfile(source, scratch)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The whole checkpoint, on the CPU. Nothing in the file is run. Raises Refusal, naming the file."""
+    refuse_other_files(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        if isinstance(error, pickle.UnpicklingError):
+            raise Refusal(f"{path}: holds more than plain data, so it is not opened") from None
+        raise Refusal(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0][:120]})") from None
+    ours = checkpoint.get("smallvision") if isinstance(checkpoint, dict) else None
+    if not isinstance(ours, dict) or "config" not in ours or "state_dict" not in checkpoint:
+        raise Refusal(f"{path}: not a checkpoint of smallvision")
+    if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
+        raise Refusal(
+            f"{path}: written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"
+            " use the smallvision that wrote it"
+        )
+    return checkpoint

@@ -1,0 +1,100 @@
+"""Which device a run is on, and how precisely and in which layout it computes there."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smallvision.errors import Refusal
+
+# Below this many multiplications and additions an image, bf16's conversions on a CPU cost more than its
+# arithmetic saves; measured on a two-core AVX-512 machine, where the tutorials' networks have 1e6.
+WORTH_BF16_ON_CPU = 2e7
+
+
+@dataclass(frozen=True)
+class Device:
+    """``kind``: cpu, cuda or mps; ``precision``: Lightning's word for it; ``hardware``: in words."""
+
+    kind: str
+    precision: str
+    channels_last: bool
+    threads: int
+    hardware: str
+
+    @property
+    def accelerator(self) -> str:
+        return "gpu" if self.kind == "cuda" else self.kind
+
+    def __str__(self) -> str:
+        layout = "channels last" if self.channels_last else "contiguous"
+        threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.kind == "cpu" else ""
+        return f"{self.kind} ({self.hardware}{threads}), {self.precision}, {layout}"
+
+
+def kind_of(name: str) -> str:
+    """``cuda``, ``mps`` or ``cpu`` for a choice of ``device=``; Refusal where this machine has none."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, here in present.items() if here)
+    if not present[name]:
+        here = ", ".join(kind for kind, there in present.items() if there)
+        raise Refusal(f"device={name}: this machine has none that torch can use; here: {here}, auto")
+    return name
+
+
+def choose(config: dict[str, Any], flops: int) -> Device:
+    """The device for a network of ``flops`` floating-point operations an image, forward."""
+    kind = kind_of(config["name"])
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    precision = str(config["precision"])
+    if precision == "auto":
+        fast = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": lambda: flops >= WORTH_BF16_ON_CPU and cpu_has_bf16(),
+            "mps": lambda: False,
+        }
+        precision = "bf16-mixed" if fast[kind]() else "32"
+    if precision == "16-mixed" and kind == "cpu":
+        raise Refusal("device.precision=16-mixed: not on a CPU; use 32 or bf16-mixed")
+    layout = config["memory_format"]
+    return Device(
+        kind=kind,
+        precision="32" if precision == "32-true" else precision,
+        channels_last=kind != "mps" if layout == "auto" else layout == "channels_last",
+        threads=torch.get_num_threads(),
+        hardware=hardware(kind),
+    )
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself (AVX-512 BF16, AMX, or Arm's BF16)."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if any(getattr(torch.cpu, name, lambda: False)() for name in names):
+        return True
+    return "bf16" in _cpuinfo("Features").split()
+
+
+def hardware(kind: str) -> str:
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    return " ".join(name.split()) if kind == "cpu" else f"{name} GPU"
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpuinfo(field: str) -> str:
+    file = Path("/proc/cpuinfo")
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""

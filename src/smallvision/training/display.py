@@ -1,0 +1,104 @@
+"""What a user sees of a run: a summary, a row per epoch with a bar on a terminal, and what to do next."""
+
+import logging
+import os
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from smallvision.training.keeper import Row
+
+log = logging.getLogger("smallvision")
+REFRESH_SECONDS = 0.1
+
+
+class Screen:
+    """Lines for standard output and train.log alike; only the first of several processes speaks."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.silent = int(os.environ.get("LOCAL_RANK", 0)) != 0
+
+    def say(self, line: str = "", style: str = "") -> None:
+        if self.silent:
+            return
+        self.console.print(Text(line, style=style))
+        if line:
+            log.info(line)
+
+    def pairs(self, pairs: dict[str, str]) -> None:
+        """Names in one column, values in the next."""
+        for name, value in pairs.items():
+            self.say(f"  {name:<11}{value}")
+
+
+class Display(Callback):
+    """A row per epoch; on a terminal a bar below it for the batches of the epoch under way."""
+
+    def __init__(self, screen: Screen, epochs: int) -> None:
+        self.screen, self.epochs = screen, epochs
+        self.progress: Progress | None = None
+        self._shown = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.should_stop:
+            return
+        self.screen.say()
+        self.screen.say("   epoch  train/loss  train/acc   val/loss   val/acc   images/s", style="bold")
+        if self.screen.console.is_terminal and not self.screen.silent:
+            self.progress = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=40),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self.screen.console,
+                transient=True,
+                refresh_per_second=10,
+            )
+            self.progress.start()
+            self.task = self.progress.add_task("", total=None)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None:
+            total = int(trainer.num_training_batches)
+            words = f"epoch {trainer.current_epoch + 1}"
+            self.progress.reset(self.task, total=total, description=words)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.progress is None or (now := time.perf_counter()) - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        self.progress.update(self.task, completed=batch_idx + 1)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, description="validating")
+
+    def row(self, row: Row, is_best: bool, images_per_second: float) -> None:
+        """One epoch's figures; the keeper calls this once they are kept."""
+        cells = [f"{row['epoch']:>4}/{self.epochs:<3}"]
+        for name, width in (("train/loss", 10), ("train/acc", 10), ("val/loss", 10), ("val/acc", 9)):
+            value = row[name]
+            cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
+        mark = "  best" if is_best else ""
+        self.screen.say(f"{' '.join(cells)} {images_per_second:>10,.0f}{mark}")
+
+    def stop(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.stop()

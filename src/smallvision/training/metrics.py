@@ -1,0 +1,48 @@
+"""Loss and accuracy over an epoch, summed where the batches lie."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class LossAndAccuracy(Metric):
+    """The mean loss and the share of right answers over every image seen since the last reset.
+
+    Sums stay on the device: nothing is pulled to the host before :meth:`compute`. Across processes the
+    sums are added, so uneven parts weigh as they should.
+    """
+
+    full_state_update = False
+    loss: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """``loss``: mean over the batch; ``logits``: N x classes; ``labels``: N."""
+        count = len(labels)
+        if count:
+            self.loss += loss.detach() * count
+            self.correct += (logits.detach().argmax(1) == labels).sum()
+            self.count += count
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` and ``acc``, float64 on the CPU; nan before any image."""
+        count = self.count.cpu().double()
+        return {"loss": self.loss.cpu() / count, "acc": self.correct.cpu() / count}
+
+    def sums(self) -> dict[str, Tensor]:
+        """The sums themselves, for a checkpoint taken within an epoch."""
+        return {name: getattr(self, name).detach().clone() for name in ("loss", "correct", "count")}
+
+    def restore(self, sums: dict[str, Tensor]) -> None:
+        """Go on from sums that :meth:`sums` gave."""
+        self.reset()
+        for name, value in sums.items():
+            getattr(self, name).copy_(value)
+        self._update_count = 1

@@ -1,0 +1,163 @@
+"""The LightningModule: one network, its normalisation, its loss and its optimizer."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from smallvision.data.loader import Batch, BatchLoader
+from smallvision.randomness import key_global
+from smallvision.training.metrics import LossAndAccuracy
+from smallvision.training.schedules import Factor, by_step
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Normalise(nn.Module):
+    """uint8 images in [0, 255] to floats of mean 0 and deviation 1 per channel, in the wanted layout."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> None:
+        super().__init__()
+        deviation = torch.tensor(std).view(1, -1, 1, 1)
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("offset", -torch.tensor(mean).view(1, -1, 1, 1) / deviation, persistent=False)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, images: Tensor) -> Tensor:
+        floats = images.to(self.scale.dtype, memory_format=self.layout)
+        return torch.addcmul(self.offset, floats, self.scale)
+
+
+class Classifier(pl.LightningModule):
+    """Images uint8 N x C x H x W in, logits N x classes out.
+
+    ``network`` maps normalised floats to logits. ``make_optimizer`` and ``factor`` (see schedules) are
+    needed for training only. ``plain`` is carried by every checkpoint under "smallvision": what rebuilds
+    the model. ``figures`` holds the latest epoch's ("val/acc" and so on). Dropout draws from (seed, "step",
+    epoch, batch).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        channels_last: bool = False,
+        make_optimizer: MakeOptimizer | None = None,
+        factor: Factor | None = None,
+        seed: int = 0,
+        plain: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.normalise = Normalise(mean, std, channels_last)
+        self.make_optimizer, self.factor = make_optimizer, factor
+        self.seed = seed
+        self.plain = plain or {}
+        self.train_figures, self.eval_figures = LossAndAccuracy(), LossAndAccuracy()
+        self.figures: dict[str, float] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.normalise(images))
+
+    # Training -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        assert self.make_optimizer is not None
+        assert self.factor is not None
+        optimizer = self.make_optimizer(self.network.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, by_step(self.factor, max(steps, 1)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take the rates from the config: a resume may have come with others, or with more epochs."""
+        for optimizer in self.trainer.optimizers:
+            fresh = self.configure_optimizers()["optimizer"]
+            for group, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
+                group.update({name: value for name, value in new.items() if name not in ("params", "lr")})
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            assert isinstance(schedule, LambdaLR)
+            schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
+            rates = [
+                base * at(schedule.last_epoch)
+                for base, at in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            schedule._last_lr = rates
+
+    def on_train_epoch_start(self) -> None:
+        self.train_figures.reset()
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader):
+            loader.start_epoch(self.current_epoch)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        key_global(self.device, self.seed, "step", self.current_epoch, batch_idx)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        self.train_figures.update(loss, logits, labels)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._report("train", self.train_figures)
+        schedule = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, LambdaLR)
+        self.figures["lr"] = schedule.base_lrs[0] * schedule.lr_lambdas[0](schedule.last_epoch - 1)
+        self.log("lr", self.figures["lr"])
+
+    # Validation and test ------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.eval_figures.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        if len(labels):
+            logits = self(images)
+            self.eval_figures.update(F.cross_entropy(logits, labels), logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val", self.eval_figures)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test", self.eval_figures)
+
+    def _report(self, part: str, figures: LossAndAccuracy) -> None:
+        """Keep an epoch's figures in full precision; Lightning, which rounds them to float32, hears them."""
+        computed = {f"{part}/{name}": value for name, value in figures.compute().items()}
+        self.figures |= {name: value.item() for name, value in computed.items()}
+        self.log_dict({name: value.float() for name, value in computed.items()})
+
+    # What Lightning need not do -----------------------------------------------------------------------
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The loader's batches lie there already."""
+        return batch
+
+    # Checkpoints --------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["smallvision"] = {**self.plain, "epoch_sums": self.train_figures.sums()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.train_figures.restore(checkpoint["smallvision"]["epoch_sums"])

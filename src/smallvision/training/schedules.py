@@ -1,0 +1,65 @@
+"""Learning rates as pure functions of the step, so that any step's rate is known without the ones before.
+
+Each takes its choices and gives a function from progress (0 at the first step, 1 after the last) to a
+factor of the optimizer's learning rate.
+"""
+
+import math
+from collections.abc import Callable
+
+Factor = Callable[[float], float]
+
+
+def constant(warmup: float = 0.0) -> Factor:
+    """1, after a straight rise over the first ``warmup`` (a share of all steps)."""
+    return _warmed(warmup, lambda progress: 1.0)
+
+
+def linear(warmup: float = 0.0, final: float = 0.0) -> Factor:
+    """A straight line from 1 to ``final``, after the warm-up."""
+    return _warmed(warmup, lambda progress: 1 + (final - 1) * progress)
+
+
+def cosine(warmup: float = 0.0, final: float = 0.0) -> Factor:
+    """Half a cosine wave from 1 to ``final``, after the warm-up.
+
+    Source: I. Loshchilov and F. Hutter, SGDR, arXiv:1608.03983, without its restarts.
+    """
+    return _warmed(warmup, lambda progress: _wave(1, final, progress))
+
+
+def one_cycle(warmup: float = 0.3, final: float = 0.0) -> Factor:
+    """Cosine up from 1/25 to 1 over ``warmup``, cosine down to ``final`` (L. Smith, arXiv:1708.07120).
+
+    The learning rate alone moves; momentum stays as it is.
+    """
+
+    def factor(progress: float) -> float:
+        if progress < warmup:
+            return _wave(1 / 25, 1, progress / warmup)
+        return _wave(1, final, (progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+
+    return factor
+
+
+def _wave(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _warmed(warmup: float, after: Factor) -> Factor:
+    def factor(progress: float) -> float:
+        if progress < warmup:
+            return progress / warmup
+        return after((progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+
+    return factor
+
+
+def by_step(factor: Factor, steps: int) -> Callable[[int], float]:
+    """From a step's number (0 is the first) of ``steps`` to its factor; beyond the end it stays."""
+
+    def at(step: int) -> float:
+        # Half a step on: the first step of a rise is not 0 and the last step of a fall is not 0.
+        return factor(min((step + 0.5) / steps, 1.0))
+
+    return at

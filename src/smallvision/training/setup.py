@@ -1,0 +1,155 @@
+"""From a config to the things that train: data, model, device and Trainer."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from smallvision.build import build
+from smallvision.data.module import VisionData
+from smallvision.data.record import ImageData
+from smallvision.errors import Refusal
+from smallvision.randomness import keyed
+from smallvision.training import device as devices
+from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO
+from smallvision.training.module import Classifier
+
+DATA_CHOICES = (
+    "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "augmentation",
+    "normalisation",
+)  # fmt: skip
+Config = dict[str, Any]
+
+
+@dataclass
+class Setup:
+    """Everything of one run that torch computes with."""
+
+    data: VisionData
+    model: Classifier
+    device: devices.Device
+    parameters: int
+    flops: int
+
+
+def make_data(config: Config) -> VisionData:
+    """The data module of that config; whatever is wrong with the data is refused here."""
+    section = config["data"]
+    own = {key: value for key, value in section.items() if key not in DATA_CHOICES}
+    image_data: ImageData = build(
+        "data", {"_target_": section["_target_"], "name": section["name"], **own}, data_dir=config["data_dir"]
+    )
+    chosen = {key: section[key] for key in ("val_size", "batch_size", "eval_batch_size", "drop_last")}
+    return VisionData(
+        image_data, seed=config["seed"], **chosen, **section["augmentation"], **section["normalisation"]
+    )
+
+
+def make_network(config: Config, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The network of that config for images of that shape, its weights keyed by the seed."""
+    channels, height, width = shape
+    with keyed(config["seed"], "initialisation"):
+        network: nn.Module = build(
+            "model", config["model"], channels=channels, size=(height, width), classes=classes
+        )
+    return network
+
+
+def make_setup(config: Config, data: VisionData, saved: Config | None = None) -> Setup:
+    """The model on its device. ``saved``: the "smallvision" part of a checkpoint to take the form from."""
+    record = data.data
+    plain = saved or describe(config, data)
+    shape = (plain["shape"][0], plain["shape"][1], plain["shape"][2])
+    if saved is not None and (
+        list(record.shape) != saved["shape"] or len(record.classes) != len(saved["classes"])
+    ):
+        raise Refusal(
+            f"data={config['data']['name']}: images of {by(record.shape)} in {len(record.classes)} classes;"
+            f" the checkpoint is for {by(shape)} in {len(saved['classes'])}"
+        )
+    network = make_network(config, shape, len(plain["classes"]))
+    flops = count_flops(network, shape)
+    device = devices.choose(config["device"], flops)
+    schedule = build("scheduler", config["scheduler"])
+    make_optimizer = lambda parameters: build("optimizer", config["optimizer"], parameters)  # noqa: E731
+    make_optimizer(network.parameters())  # refuse impossible values before any training
+    model = Classifier(
+        network,
+        plain["mean"],
+        plain["std"],
+        channels_last=device.channels_last,
+        make_optimizer=make_optimizer,
+        factor=schedule,
+        seed=config["seed"],
+        plain=plain,
+    )
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Setup(data, model, device, parameters, flops)
+
+
+def describe(config: Config, data: VisionData) -> Config:
+    """What a checkpoint carries to rebuild its model and to say what it learnt from."""
+    record = data.data
+    return {
+        "format": FORMAT,
+        "config": {key: value for key, value in config.items() if key != "resume"},
+        "shape": list(record.shape),
+        "classes": list(record.classes),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "data": {
+            "name": record.name,
+            "source": record.source,
+            "fingerprint": record.fingerprint,
+            "stand_in_for": record.stand_in_for,
+            "remark": record.remark,
+        },
+    }
+
+
+def count_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Floating-point operations of one image, forward. Raises Refusal where the network cannot take it."""
+    network.eval()
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, torch.no_grad():
+            network(torch.zeros(1, *shape))
+    except (RuntimeError, ValueError) as error:
+        raise Refusal(f"model: cannot take images of {by(shape)}: {str(error).splitlines()[0]}") from None
+    network.train()
+    return counter.get_total_flops()
+
+
+def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: Any) -> pl.Trainer:
+    """Lightning's Trainer with the config's arguments and without its boilerplate."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    arguments = dict(config["trainer"])
+    if arguments["deterministic"]:
+        # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        return pl.Trainer(
+            accelerator=device.accelerator,
+            precision=device.precision,  # type: ignore[arg-type]
+            default_root_dir=run_dir,
+            plugins=[PlainCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            **arguments,
+            **own,
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Refusal(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

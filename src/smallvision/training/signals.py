@@ -1,0 +1,24 @@
+"""Ctrl-C and SIGTERM: the first asks the run to stop at the end of its step, the second stops it at once."""
+
+import signal
+import sys
+from types import FrameType
+
+from smallvision.errors import Interrupted
+
+
+class StopRequest:
+    """Whether a signal has come. Install it early: what it interrupts is still built, saved and told."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise Interrupted("stopped at once")
+        self.signal = signal.Signals(number).name
+        print(f"\n{self.signal}: stopping after this step; once more to stop at once", file=sys.stderr)
