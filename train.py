@@ -9,9 +9,11 @@ from smallvision import cli, tasks
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(composed: DictConfig) -> float | None:
     """Runs the task that the config names; a sweep gets the figure that it optimises."""
-    return tasks.run(composed)
+    with cli.exit_codes():
+        return tasks.run(composed)
 
 
 if __name__ == "__main__":
-    with cli.manners():
+    with cli.exit_codes():
+        cli.check_command_line()
         main()

@@ -3,6 +3,7 @@
 import re
 import secrets
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from smallvision import rules
 from smallvision.build import ALLOWED, check_target
 from smallvision.errors import Refusal, did_you_mean
 
+# Known before the data are read.
+TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_437}
+# Logger: the module that it needs and the package that brings it.
+LOGGERS = {
+    "tensorboard": ("tensorboard", "tensorboard"),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+    "wandb": ("wandb", "wandb"),
+}
 GROUPS = ("data", "model", "optimizer", "scheduler", "device", "logger")
 TASKS = ("fit", "test", "report")
 MAY_CHANGE_ON_RESUME = (
@@ -38,16 +47,18 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
     Raises Refusal for whatever no run could go by.
     """
     overrides = parse(typed)
+    for override in overrides:
+        if override.is_delete() and override.key_or_group != "experiment":
+            raise Refusal(
+                f"~{override.key_or_group}: a key cannot be left out; set it, to null where it may be"
+            )
     config = _plain(composed)
     _check_present(config)
     if config["task"] == "fit" and config.get("resume") is not None:
-        if not isinstance(config["resume"], str):
-            raise Refusal(f"resume={config['resume']}: must be a run directory")
+        check(config)
         _only(overrides, MAY_CHANGE_ON_RESUME, "resume continues the run as it was")
         config = lay_over(saved_config(Path(config["resume"])), config, overrides)
     if config["task"] == "test":
-        if not isinstance(config["checkpoint"], str):
-            raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
         _only(overrides, MAY_CHANGE_IN_TEST, "the checkpoint says it")
         check(config)
         refuse_other_files(Path(config["checkpoint"]))
@@ -67,19 +78,40 @@ def parse(typed: list[str]) -> list[Override]:
 def check(config: Config) -> None:
     """Everything that can be known to be wrong without torch."""
     rules.check(config)
-    if config["task"] not in TASKS:
-        raise Refusal(f"task={config['task']}: no such task.{did_you_mean(config['task'], TASKS)}")
+    task, checkpoint = config["task"], config.get("checkpoint")
+    if task not in TASKS:
+        raise Refusal(f"task={task}: no such task.{did_you_mean(task, TASKS)}")
+    if task == "fit" and not isinstance(checkpoint, dict):
+        raise Refusal(f"checkpoint={checkpoint}: goes with task=test; a run is continued with resume=RUN_DIR")
+    if task == "test" and not isinstance(checkpoint, str):
+        raise Refusal(f"checkpoint={checkpoint}: must be a file")
     for section in ALLOWED:
         target = config[section].get("_target_")
         if target is not None or section != "logger":
             check_target(section, target)
-    if config["data"].get("path", "") is None:
-        raise Refusal(f"data.path: say where the {config['data']['name']} are, data.path=PATH")
+    _check_data(config["data"])
+    needs, package = LOGGERS.get(config["logger"]["name"], (None, None))
+    if needs is not None and find_spec(needs) is None:
+        raise Refusal(f"logger={config['logger']['name']}: needs a package: pip install {package}")
     early, trainer = config["early_stopping"], config["trainer"]
     if early["patience"] is not None and config["data"]["val_size"] == 0:
         raise Refusal("early_stopping.patience: needs validation images; set data.val_size above 0")
     if trainer["min_epochs"] is not None and trainer["min_epochs"] > trainer["max_epochs"]:
         raise Refusal("trainer.min_epochs: must not be larger than trainer.max_epochs")
+
+
+def _check_data(data: Config) -> None:
+    path, name = data.get("path"), data["name"]
+    if isinstance(path, str):
+        place = Path(path).expanduser()
+        if not (place.is_dir() if name == "folder" else place.is_file()):
+            raise Refusal(f"data.path={path}: no such {'folder' if name == 'folder' else 'file'}")
+    count = data.get("images") if name == "shapes" else TRAINING_IMAGES.get(name)
+    if count is not None and data["val_size"] >= count:
+        raise Refusal(
+            f"data.val_size={data['val_size']}: larger than the data, which has {count} training images;"
+            f" use a value below {count}"
+        )
 
 
 def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Config:

@@ -15,10 +15,10 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM came; the run's state is saved; exit 130."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """``" Did you mean 'adam'?"`` where a known word is near, else the known words in a list."""
     names = sorted(known)
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
-        return f" Did you mean '{near[0]}'?"
+        return f" Did you mean '{prefix}{near[0]}'?"
     return f" Choices: {', '.join(names)}." if names else ""

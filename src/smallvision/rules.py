@@ -1,6 +1,7 @@
 """What each key may hold, checked before torch is imported."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -77,6 +78,7 @@ def many(rule: Rule, length: int | None = None, least: int = 0) -> Rule:
 truth = Rule("true or false", lambda v: isinstance(v, bool))
 text = Rule("a word", lambda v: isinstance(v, str) and bool(v.strip()))
 null = Rule("null", lambda v: v is None)
+duration = Rule("DD:HH:MM:SS", lambda v: isinstance(v, str) and bool(re.fullmatch(r"\d\d(:\d\d){3}", v)))
 batches = whole(1) | Rule("a share between 0.0 and 1.0", lambda v: isinstance(v, float) and 0 < v <= 1)
 
 # By the full key; the first pattern that matches counts. Keys of a user's own model or data set that
@@ -92,7 +94,7 @@ RULES: dict[str, Rule] = {
     "trainer.max_epochs": whole(1),
     "trainer.min_epochs": null | whole(1),
     "trainer.max_steps": one_of(-1) | whole(1),
-    "trainer.max_time": null | text,
+    "trainer.max_time": null | duration,
     "trainer.limit_*_batches": null | batches,
     "trainer.check_val_every_n_epoch": whole(1),
     "trainer.accumulate_grad_batches": whole(1),

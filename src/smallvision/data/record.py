@@ -62,7 +62,8 @@ class ImageData:
         cls, parts: dict[str, Tensor], name: str, source: str, classes: list[str], **said: Any
     ) -> "ImageData":
         """From the four arrays by name."""
-        return cls(name, source, classes, *(parts[part] for part in PARTS), **said)
+        arrays: Any = {part: parts[part] for part in PARTS}
+        return cls(name, source, classes, **arrays, **said)
 
     @property
     def shape(self) -> tuple[int, int, int]:

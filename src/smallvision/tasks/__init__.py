@@ -1,7 +1,6 @@
 """One file per verb of the command line, each with ``run(config, run) -> results``."""
 
 import importlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ def run(composed: DictConfig) -> float | None:
     """Run the task of a composed config in the directory that Hydra made; gives val/acc to a sweep."""
     hydra = HydraConfig.get()
     typed = list(hydra.overrides.task)
-    directory = Path(os.path.relpath(hydra.runtime.output_dir))
-    if directory.parts[0] == os.pardir:
-        directory = Path(hydra.runtime.output_dir)
     config = settle(composed, typed)
     task = importlib.import_module(f"smallvision.tasks.{config['task']}")
     if config["task"] == "report":
         task.run(config)
         return None
+    directory = Path(hydra.runtime.output_dir)
+    if directory.is_relative_to(Path.cwd()):  # shorter to read and to type
+        directory = directory.relative_to(Path.cwd())
     run = Run(directory, typed)
     run.open()
     try:

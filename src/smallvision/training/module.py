@@ -119,7 +119,7 @@ class Classifier(pl.LightningModule):
         self._report("train", self.train_figures)
         schedule = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(schedule, LambdaLR)
-        self.figures["lr"] = schedule.base_lrs[0] * schedule.lr_lambdas[0](schedule.last_epoch - 1)
+        self.figures["lr"] = float(schedule.base_lrs[0]) * schedule.lr_lambdas[0](schedule.last_epoch - 1)
         self.log("lr", self.figures["lr"])
 
     # Validation and test ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -147,7 +148,7 @@ def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: A
             **arguments,
             **own,
         )
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise Refusal(f"trainer: {str(error).splitlines()[0]}") from None
 
 
