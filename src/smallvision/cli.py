@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from smallvision.config import GROUPS, Config, settle
 from smallvision.errors import Interrupted, Refusal, did_you_mean
+from smallvision.signals import STOP
 
 CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
 
@@ -71,6 +72,8 @@ def check_command_line() -> None:
         run_dir = make_run_dir(composed, config, typed)
         quoted = str(run_dir).replace("\\", "\\\\").replace("'", "\\'")
         sys.argv.append(f"hydra.run.dir='{quoted}'")
+        if config["task"] == "fit":
+            STOP.install()
 
 
 def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path:

@@ -128,6 +128,7 @@ RULES: dict[str, Rule] = {
     "data.path": text,
     "data.test_share": number(0, below=1),
     "model.widths": many(whole(1), least=1),
+    "model.depths": many(whole(0), least=1),
     "model.hidden": many(whole(1)),
     "model.dropout": number(0, below=1),
     "optimizer.lr": number(above=0),

@@ -1,7 +1,6 @@
 """Batches by index from arrays that lie on the training device; no workers, no per-image Python."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,10 +76,10 @@ class BatchLoader:
         """Go to the first batch of that epoch."""
         self.epoch, self.batch = epoch, 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batch": self.batch}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def _order(self) -> Tensor:

@@ -9,7 +9,10 @@ from typing import Any
 
 from smallvision.errors import Refusal
 
-COLUMNS = ("run", "status", "data", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc", "images/s")
+COLUMNS = (
+    "run", "status", "data", "stand_in_for", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc",
+    "images/s",
+)  # fmt: skip
 
 
 def find(runs: str) -> list[Path]:
@@ -34,8 +37,9 @@ def read(run: Path) -> dict[str, Any]:
         data, metrics = results["data"], results["metrics"]
         return {
             "run": str(run),
-            "status": results["status"],
-            "data": data["name"] + ("*" if data["stand_in_for"] else ""),
+            "status": results["status"] + ("*" if data["stand_in_for"] else ""),
+            "data": data["name"],
+            "stand_in_for": data["stand_in_for"],
             "model": results["model"]["name"],
             "optimizer": results["optimizer"],
             "seed": results["seed"],

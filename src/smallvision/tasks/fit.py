@@ -14,16 +14,14 @@ from smallvision.training.display import Display, Screen
 from smallvision.training.keeper import Keeper
 from smallvision.training.loggers import make_logger
 from smallvision.training.setup import Config, Setup, make_data, make_setup, make_trainer
-from smallvision.training.signals import StopRequest
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """One whole run in its directory, from the start or from its last.ckpt; gives its results.json."""
-    stop, screen = StopRequest(), Screen()
-    stop.install()
+    screen = Screen()
     setup = make_setup(config, make_data(config))
     display = Display(screen, config["trainer"]["max_epochs"])
-    keeper = Keeper(run.directory, stop, config["checkpoint"]["every_n_steps"], display.row)
+    keeper = Keeper(run.directory, config["checkpoint"]["every_n_steps"], display.row)
     trainer = make_trainer(
         config,
         setup.device,

@@ -10,6 +10,8 @@ from rich.text import Text
 from smallvision.errors import Refusal
 from smallvision.reports import runs
 
+SHOWN = ("val/acc", "test/acc", "epochs", "seed", "images/s", "status", "run")  # the run's name says the rest
+
 
 def run(config: dict[str, Any]) -> None:
     """Print the runs of ``runs=``, the best by validation first."""
@@ -20,14 +22,18 @@ def run(config: dict[str, Any]) -> None:
         sys.stdout.write(runs.as_csv(rows))
         return
     table = Table(box=None, header_style="bold")
-    for name in runs.COLUMNS:
-        number = name not in ("run", "status", "data", "model", "optimizer")
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for name in SHOWN:
+        table.add_column(
+            name,
+            justify="left" if name in ("status", "run") else "right",
+            no_wrap=name != "run",
+            overflow="fold",
+        )
     for row in rows:
-        table.add_row(*(Text(_shown(row[name])) for name in runs.COLUMNS))
+        table.add_row(*(Text(_shown(row[name])) for name in SHOWN))
     console = Console()
     console.print(table)
-    if any(row["data"].endswith("*") for row in rows):
+    if any(row["stand_in_for"] for row in rows):
         console.print("* a stand-in for the data set that was asked for", style="red")
 
 

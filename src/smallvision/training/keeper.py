@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from smallvision.errors import Interrupted
 from smallvision.files import write_text
+from smallvision.signals import STOP
 from smallvision.training import checkpoint
 from smallvision.training.module import Classifier
-from smallvision.training.signals import StopRequest
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc")
 Row = dict[str, float | int | None]
@@ -33,11 +33,10 @@ class Keeper(Checkpoint):
     def __init__(
         self,
         run_dir: Path,
-        stop: StopRequest,
         every_n_steps: int | None = None,
         tell: Callable[[Row, bool, float], None] = lambda row, is_best, images_per_second: None,
     ) -> None:
-        self.run_dir, self.stop, self.every_n_steps, self.tell = run_dir, stop, every_n_steps, tell
+        self.run_dir, self.every_n_steps, self.tell = run_dir, every_n_steps, tell
         self.best_path = run_dir / "checkpoints" / "best.ckpt"
         self.last_path = run_dir / "checkpoints" / "last.ckpt"
         self.history: list[Row] = []
@@ -60,7 +59,7 @@ class Keeper(Checkpoint):
     # The course of a run --------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.stop.install()  # Lightning has put its own handlers there
+        STOP.install()  # Lightning has put its own handlers there
         self._since = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -127,7 +126,7 @@ class Keeper(Checkpoint):
         return rank(row) > rank(self.best)
 
     def _stop_asked(self, trainer: pl.Trainer) -> bool:
-        asked = self.stop.signal is not None
+        asked = STOP.signal is not None
         if trainer.world_size > 1:  # all processes stop at the same step
             return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
         return asked

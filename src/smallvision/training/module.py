@@ -67,6 +67,7 @@ class Classifier(pl.LightningModule):
         self.plain = plain or {}
         self.train_figures, self.eval_figures = LossAndAccuracy(), LossAndAccuracy()
         self.figures: dict[str, float] = {}
+        self._position: dict[str, int] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(self.normalise(images))
@@ -82,7 +83,15 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Take the rates from the config: a resume may have come with others, or with more epochs."""
+        """After a resume: go to the next batch, and take the rates from the config, which may be new.
+
+        Lightning itself restores a loader's position only if nothing asked for the loader before, and
+        the number of steps, which the schedule needs, asks for it.
+        """
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader) and self._position is not None:
+            loader.load_state_dict(self._position)
+            self._position = None
         for optimizer in self.trainer.optimizers:
             fresh = self.configure_optimizers()["optimizer"]
             for group, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
@@ -157,7 +166,11 @@ class Classifier(pl.LightningModule):
     # Checkpoints --------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["smallvision"] = {**self.plain, "epoch_sums": self.train_figures.sums()}
+        loader = self.trainer.train_dataloader
+        position = loader.state_dict() if isinstance(loader, BatchLoader) else None
+        progress = {"epoch_sums": self.train_figures.sums(), "position": position}
+        checkpoint["smallvision"] = {**self.plain, **progress}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_figures.restore(checkpoint["smallvision"]["epoch_sums"])
+        self._position = checkpoint["smallvision"]["position"]

@@ -8,7 +8,9 @@ from smallvision.errors import Interrupted
 
 
 class StopRequest:
-    """Whether a signal has come. Install it early: what it interrupts is still built, saved and told."""
+    """Whether a signal has come. Installed early, so that a run stopped in its first seconds is still
+    built, saved and told how to continue.
+    """
 
     def __init__(self) -> None:
         self.signal: str | None = None
@@ -22,3 +24,6 @@ class StopRequest:
             raise Interrupted("stopped at once")
         self.signal = signal.Signals(number).name
         print(f"\n{self.signal}: stopping after this step; once more to stop at once", file=sys.stderr)
+
+
+STOP = StopRequest()

@@ -1,0 +1,64 @@
+"""A small modern convolutional network for photographs of about 32 x 32."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def unit(before: int, after: int, pool: bool = False) -> nn.Sequential:
+    """3 x 3 convolution, batch norm, GELU.
+
+    ``pool`` halves height and width right after the convolution, so that normalisation and activation
+    see a quarter of the pixels.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(before, after, 3, padding=1, bias=False)]
+    if pool:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.BatchNorm2d(after), nn.GELU())
+
+
+class Residual(nn.Module):
+    """``depth`` units beside a shortcut; the shape stays."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(unit(width, width) for _ in range(depth)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + self.body(images)
+
+
+class CifarNet(nn.Module):
+    """Stages that halve the image and widen it, each with a residual branch: N x C x H x W to N x classes.
+
+    Stage i has ``widths[i]`` channels and ``depths[i]`` units in its branch (0: none). The first stage
+    pools at once, so most of the arithmetic happens at 16 x 16 and below. Each channel's largest value
+    goes into one linear layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        classes: int,
+        widths: Sequence[int] = (32, 128, 256),
+        depths: Sequence[int] = (0, 1, 2),
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(depths):
+            raise ValueError(f"{len(widths)} widths but {len(depths)} depths")
+        if min(size) < 2 ** len(widths):
+            raise ValueError(f"images of {size[0]} x {size[1]} cannot be halved {len(widths)} times")
+        stages: list[nn.Module] = []
+        before = channels
+        for width, depth in zip(widths, depths, strict=True):
+            stages.append(unit(before, width, pool=True))
+            if depth:
+                stages.append(Residual(width, depth))
+            before = width
+        self.stages = nn.Sequential(*stages)
+        self.classifier = nn.Linear(before, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.stages(images).amax((2, 3)))
