@@ -57,7 +57,7 @@ def build(section: str, config: dict[str, Any], *args: Any, **runtime: Any) -> A
                 raise Refusal(f"{section}.{key}: no such key.{did_you_mean(key, choices)}")
     try:
         return target(*args, **arguments, **runtime)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError) as error:
         raise Refusal(f"{section}={config.get('name')}: {error}") from error
 
 

@@ -20,7 +20,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smallvision.config import GROUPS, Config, settle
+from smallvision.config import CHOICES, Config, loosened, parse, settle
 from smallvision.errors import Interrupted, Refusal, did_you_mean
 from smallvision.signals import STOP
 
@@ -61,11 +61,17 @@ def check_command_line() -> None:
     parser = get_args_parser()
     parser.error = _refuse_argument  # type: ignore[method-assign]
     arguments = parser.parse_args()
+    if arguments.experimental_rerun:  # it would unpickle a file
+        raise Refusal("--experimental-rerun: not here; a run is continued with resume=RUN_DIR")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise Refusal("--resolve: goes with --cfg job")
     shown = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
-    if shown or arguments.multirun or arguments.experimental_rerun:
+    if shown or arguments.multirun:
         return
     directory = Path(arguments.config_path or arguments.config_dir or CONFIGS).resolve()
-    typed = list(arguments.overrides)
+    typed = loosened(list(arguments.overrides))
+    loose = dict(zip(arguments.overrides, typed, strict=True))
+    sys.argv[1:] = [loose.get(argument, argument) for argument in sys.argv[1:]]
     composed = compose_config(directory, arguments.config_name or "train", typed)
     config = settle(composed, typed)
     if not arguments.cfg and config["task"] != "report":
@@ -99,8 +105,18 @@ def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path
 def compose_config(directory: Path, name: str, typed: list[str]) -> DictConfig:
     """What Hydra makes of these overrides, with Hydra's own node."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(directory), version_base="1.3", job_name="train"):
-        return compose(name, overrides=typed, return_hydra_config=True)
+    try:
+        for override in parse(typed):
+            group = override.key_or_group
+            if not group:
+                raise Refusal(f"{override.input_line}: not of the form key=value")
+            if override.value() is None and not override.is_delete() and (directory / group).is_dir():
+                choices = did_you_mean("", [file.stem for file in (directory / group).glob("*.yaml")])
+                raise Refusal(f"{group}=null: needs a choice, or leave it out.{choices}")
+        with initialize_config_dir(str(directory), version_base="1.3", job_name="train"):
+            return compose(name, overrides=typed, return_hydra_config=True)
+    except (ValueError, AssertionError, RecursionError) as error:  # Hydra's parser gives way
+        raise Refusal(f"{_shortened(' '.join(typed))}: not understood ({error})") from None
 
 
 def _refuse_argument(message: str) -> NoReturn:
@@ -110,7 +126,7 @@ def _refuse_argument(message: str) -> NoReturn:
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
     if not group or error.options is None:
-        return str(error).splitlines()[0]
+        return _first_line(error)
     return f"{group}={choice}: no such choice.{did_you_mean(choice, error.options)}"
 
 
@@ -118,28 +134,42 @@ def _composition(error: Exception) -> str:
     """One line that names the key, out of what Hydra and OmegaConf say in several."""
     said = str(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form key=value ({said.splitlines()[0]})"
+        said = f"{_shortened(str(error.override))}: not of the form key=value"
+        return (
+            f"{said} ({_shortened(_first_line(error))});"
+            " a value with unusual characters goes in quotes within quotes: \"key='value'\""
+        )
     cause = error.__cause__
     unknown = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", said)
     if unknown and isinstance(error, ConfigCompositionException):
-        return f"{unknown[1]}: no such key.{_near(unknown[1])}"
-    return f"{said.splitlines()[0]} {str(cause).splitlines()[0] if cause and str(cause) else ''}"
+        key = str(getattr(cause, "full_key", None) or unknown[1])
+        key = key if key.startswith(f"{unknown[1]}.") else unknown[1]
+        return f"{key}: no such key.{_near(key)}"
+    key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
+    return f"{key}{_first_line(error)} {_first_line(cause)}"
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error or "").splitlines() or [""])[0]
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= 200 else f"{words[:200]}..."
 
 
 def _near(key: str) -> str:
     """The nearest key beside it, in a run of the same groups where they can be had."""
     config: Any = OmegaConf.to_container(compose_config(CONFIGS, "train", _group_choices()))
-    parent, _, name = key.replace("/", ".").rpartition(".")
-    for step in parent.split(".") if parent else ():
-        config = config.get(step) if isinstance(config, dict) else None
-    siblings = [key for key in config if key != "hydra"] if isinstance(config, dict) else []
-    return did_you_mean(name, siblings, prefix=f"{parent}." if parent else "")
+    prefix, path = "", key.replace("/", ".").split(".")
+    while len(path) > 1 and isinstance(config.get(path[0]), dict):
+        config, prefix, path = config[path[0]], f"{prefix}{path[0]}.", path[1:]
+    return did_you_mean(path[0], [str(name) for name in config if name != "hydra"], prefix)
 
 
 def _group_choices() -> list[str]:
-    typed = [override for override in sys.argv[1:] if override.split("=")[0] in (*GROUPS, "task")]
+    typed = [override for override in sys.argv[1:] if override.split("=")[0] in CHOICES]
     try:
         compose_config(CONFIGS, "train", typed)
-    except (HydraException, OmegaConfBaseException):
+    except (Refusal, HydraException, OmegaConfBaseException):
         return []
     return typed

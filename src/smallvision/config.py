@@ -1,5 +1,6 @@
 """From what was typed to the one config that a run goes by."""
 
+import os
 import re
 import secrets
 import zipfile
@@ -26,6 +27,7 @@ LOGGERS = {
     "wandb": ("wandb", "wandb"),
 }
 GROUPS = ("data", "model", "optimizer", "scheduler", "device", "logger")
+CHOICES = (*GROUPS, "task", "experiment")
 TASKS = ("fit", "test", "report")
 MAY_CHANGE_ON_RESUME = (
     "resume", "data_dir", "data", "trainer", "optimizer", "scheduler", "device", "logger", "early_stopping",
@@ -55,12 +57,14 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
     config = _plain(composed)
     _check_present(config)
     if config["task"] == "fit" and config.get("resume") is not None:
-        check(config)
+        if not isinstance(config["resume"], str):
+            raise Refusal(f"resume={config['resume']}: must be a run directory")
         _only(overrides, MAY_CHANGE_ON_RESUME, "resume continues the run as it was")
         config = lay_over(saved_config(Path(config["resume"])), config, overrides)
     if config["task"] == "test":
         _only(overrides, MAY_CHANGE_IN_TEST, "the checkpoint says it")
-        check(config)
+        if not isinstance(config["checkpoint"], str):
+            raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
         refuse_other_files(Path(config["checkpoint"]))
         from smallvision.training.checkpoint import read  # torch comes only now
 
@@ -72,7 +76,10 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
 
 
 def parse(typed: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(typed)
+    try:
+        return OverridesParser.create().parse_overrides(typed)
+    except (ValueError, AssertionError, RecursionError) as error:  # Hydra's parser gives way
+        raise Refusal(f"{' '.join(typed)[:200]}: not understood ({error})") from None
 
 
 def check(config: Config) -> None:
@@ -83,8 +90,6 @@ def check(config: Config) -> None:
         raise Refusal(f"task={task}: no such task.{did_you_mean(task, TASKS)}")
     if task == "fit" and not isinstance(checkpoint, dict):
         raise Refusal(f"checkpoint={checkpoint}: goes with task=test; a run is continued with resume=RUN_DIR")
-    if task == "test" and not isinstance(checkpoint, str):
-        raise Refusal(f"checkpoint={checkpoint}: must be a file")
     for section in ALLOWED:
         target = config[section].get("_target_")
         if target is not None or section != "logger":
@@ -103,8 +108,8 @@ def check(config: Config) -> None:
 def _check_data(data: Config) -> None:
     path, name = data.get("path"), data["name"]
     if isinstance(path, str):
-        place = Path(path).expanduser()
-        if not (place.is_dir() if name == "folder" else place.is_file()):
+        place = os.path.expanduser(path)  # noqa: PTH111 - Path's own raises for an unknown user
+        if not (os.path.isdir(place) if name == "folder" else os.path.isfile(place)):  # noqa: PTH112, PTH113
             raise Refusal(f"data.path={path}: no such {'folder' if name == 'folder' else 'file'}")
     count = data.get("images") if name == "shapes" else TRAINING_IMAGES.get(name)
     if count is not None and data["val_size"] >= count:
@@ -114,47 +119,74 @@ def _check_data(data: Config) -> None:
         )
 
 
+def loosened(typed: list[str]) -> list[str]:
+    """The same overrides, for Hydra, of a run that continues or of a checkpoint.
+
+    What Hydra composes then is not the run's own config and may lack a key that this has. So values are
+    forced in; :func:`lay_over` holds them against the run's own keys.
+    """
+    overrides = parse(typed)
+    given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
+    if given.get("resume") is None and given.get("task") != "test":
+        return typed
+    plain = [not o.is_add() and not o.is_delete() and o.key_or_group not in CHOICES for o in overrides]
+    return [
+        f"++{o.input_line}" if forced else line
+        for o, forced, line in zip(overrides, plain, typed, strict=True)
+    ]
+
+
 def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Config:
-    """``saved`` with each typed group and key taken from ``composed``; keys that it lacks likewise."""
+    """``saved`` with every typed group and key taken from ``composed``, and with keys that it lacks.
+
+    Raises Refusal where a typed key is in no run of that kind.
+    """
     config = {**composed, **{key: value for key, value in saved.items() if key in composed}}
-    for key in ("trainer", "early_stopping"):
-        if isinstance(config.get(key), dict):
-            config[key] = {**composed[key], **config[key]}
-    for fixed in ("task", "resume", "checkpoint", "runs"):
-        if (fixed in composed and fixed != "checkpoint") or isinstance(composed.get(fixed), str):
-            config[fixed] = composed[fixed]
+    for key, value in composed.items():
+        if isinstance(value, dict) and isinstance(saved.get(key), dict) and key not in GROUPS:
+            config[key] = {**value, **saved[key]}  # a key younger than the saved config
+    for key in ("task", "resume"):
+        config[key] = composed[key]
+    if isinstance(composed.get("checkpoint"), str):
+        config["checkpoint"] = composed["checkpoint"]
     for override in overrides:
-        path = override.key_or_group.split("@")[0].replace("/", ".").split(".")
-        if path[0] in ("hydra", "experiment"):
+        path = override.key_or_group.split(".")
+        if path[0] == "hydra":
             continue
         source: Any = composed
         target: Any = config
         for name in path[:-1]:
-            source, target = source[name], target.setdefault(name, {})
-        if path[-1] in source:
-            target[path[-1]] = source[path[-1]]
-        else:
-            target.pop(path[-1], None)
+            source = source.get(name) if isinstance(source, dict) else None
+            target = target.get(name) if isinstance(target, dict) else None
+        known = target if isinstance(target, dict) else {}
+        if (
+            not isinstance(source, dict)
+            or path[-1] not in source
+            or not (path[-1] in known or override.is_add())
+        ):
+            near = did_you_mean(path[-1], known, prefix=".".join([*path[:-1], ""]))
+            raise Refusal(f"{override.key_or_group}: no such key.{near}")
+        target[path[-1]] = source[path[-1]]
     return config
 
 
 def saved_config(run_dir: Path) -> Config:
     """The config that a run directory keeps."""
     file = run_dir / "config.yaml"
-    if not run_dir.is_dir():
+    if not os.path.isdir(run_dir):  # noqa: PTH112 - Path's own raises for a name that is too long
         raise Refusal(f"resume={run_dir}: no such run directory")
-    if not file.is_file():
+    if not os.path.isfile(file):  # noqa: PTH113
         raise Refusal(f"resume={run_dir}: not a run directory: it has no config.yaml")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # PyYAML has a dozen kinds for a file that is no YAML
         raise Refusal(f"{file}: cannot be read ({error})") from None
     return checked_stranger(config, str(file))
 
 
 def refuse_other_files(path: Path) -> None:
     """Raise Refusal where ``path`` cannot be a checkpoint; needs no torch."""
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path's own raises for a name that is too long
         raise Refusal(f"checkpoint={path}: no such file")
     if not path.is_file():
         raise Refusal(f"checkpoint={path}: not a file; use {path}/checkpoints/best.ckpt")
@@ -172,15 +204,17 @@ def checked_stranger(config: Any, file: str) -> Config:
 
 def _plain(composed: DictConfig) -> Config:
     """Resolved; Hydra's own node left out; a mandatory value that is missing becomes a refusal."""
-    visible = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    missing = sorted(OmegaConf.missing_keys(visible))
-    if missing:
-        raise Refusal(f"{missing[0]}: needs a value; type {missing[0]}=VALUE")
     try:
+        visible = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        missing = sorted(OmegaConf.missing_keys(visible))
+        if missing:
+            raise Refusal(f"{missing[0]}: needs a value; type {missing[0]}=VALUE")
         plain = OmegaConf.to_container(visible, resolve=True)
     except OmegaConfBaseException as error:
-        raise Refusal(str(error).splitlines()[0]) from None
+        raise Refusal(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
     assert isinstance(plain, dict)
+    if plain.get("experiment") is not None:
+        raise Refusal("experiment: has keys of its own; its file must open with # @package _global_")
     plain.pop("experiment", None)
     return {str(key): value for key, value in plain.items()}
 
@@ -195,5 +229,5 @@ def _only(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> N
     for override in overrides:
         key = override.key_or_group
         first = re.split(r"[.@/]", key)[0]
-        if first not in allowed or (key == "data" and "resume" in allowed):
+        if first not in allowed or (key in ("data", "data.name", "data._target_") and "resume" in allowed):
             raise Refusal(f"{key}: cannot be changed here: {reason}")

@@ -2,12 +2,14 @@
 
 import math
 import re
+import reprlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from smallvision.errors import Refusal
+from smallvision.errors import Refusal, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+    largest = sys.float_info.max
+    return (_is_whole(value) or isinstance(value, float)) and -largest <= value <= largest
 
 
 def whole(low: int, high: int | None = None) -> Rule:
@@ -77,6 +80,10 @@ def many(rule: Rule, length: int | None = None, least: int = 0) -> Rule:
 
 truth = Rule("true or false", lambda v: isinstance(v, bool))
 text = Rule("a word", lambda v: isinstance(v, str) and bool(v.strip()))
+# Becomes a part of a folder's name, also where a stranger's checkpoint says it.
+plain_name = Rule(
+    "a word of letters, digits, - and _", lambda v: isinstance(v, str) and bool(re.fullmatch(r"[\w-]+", v))
+)
 null = Rule("null", lambda v: v is None)
 duration = Rule("DD:HH:MM:SS", lambda v: isinstance(v, str) and bool(re.fullmatch(r"\d\d(:\d\d){3}", v)))
 batches = whole(1) | Rule("a share between 0.0 and 1.0", lambda v: isinstance(v, float) and 0 < v <= 1)
@@ -155,12 +162,24 @@ RULES: dict[str, Rule] = {
     "logger.tracking_uri": null | text,
     "logger.project": text,
     "logger.offline": truth,
-    "*.name": text,
-    "*._target_": null | text,
+    **{f"{section}.name": plain_name for section in ("data", "model", "optimizer", "scheduler", "logger")},
+    **{f"{section}._target_": text for section in ("data", "model", "optimizer", "scheduler")},
+    "logger._target_": null | text,
 }
 SECTIONS = (
     "trainer", "early_stopping", "data", "data.augmentation", "data.normalisation", "model", "optimizer",
     "scheduler", "device", "logger",
+)  # fmt: skip
+# Sections that may have keys of their own, which Trainer or the target checks; but not these parts of them.
+OPEN = ("trainer.", "data.", "model.", "optimizer.", "scheduler.", "logger.")
+CLOSED = ("data.augmentation.", "data.normalisation.")
+NEEDED = (
+    "task", "seed", "data_dir", "trainer.max_epochs", "trainer.min_epochs", "trainer.deterministic",
+    "early_stopping.patience", "early_stopping.min_delta", "data.name", "data._target_", "data.val_size",
+    "data.batch_size", "data.eval_batch_size", "data.drop_last", "data.augmentation", "data.normalisation",
+    "model.name", "model._target_", "optimizer.name", "optimizer._target_", "optimizer.lr", "scheduler.name",
+    "scheduler._target_", "device.name", "device.precision", "device.memory_format", "device.threads",
+    "logger.name", "logger._target_",
 )  # fmt: skip
 
 
@@ -178,27 +197,31 @@ def check(config: dict[str, Any]) -> None:
         if not isinstance(node, dict):
             raise Refusal(f"{section}={_shown(node)}: must be a section of keys, as in configs/train.yaml")
     _walk("", config)
+    for key in NEEDED:
+        node = config
+        for name in key.split("."):
+            if name not in node:
+                raise Refusal(f"{key}: missing; set {key}=VALUE")
+            node = node[name]
 
 
 def _walk(prefix: str, node: dict[str, Any]) -> None:
     for name, value in node.items():
         key = f"{prefix}{name}"
         rule = rule_for(key)
-        if (isinstance(value, dict) and rule is None) or (isinstance(value, dict) and key == "checkpoint"):
+        if isinstance(value, dict) and any(pattern.startswith(f"{key}.") for pattern in RULES):
             _walk(f"{key}.", value)
-        elif rule is None and not prefix:
-            raise Refusal(f"{key}: no such key; configs/train.yaml shows them all")
         elif rule is not None and not rule.holds(value):
             raise Refusal(f"{key}={_shown(value)}: must be {rule.words}")
+        elif rule is None and (not key.startswith(OPEN) or key.startswith(CLOSED)):
+            if not prefix:
+                raise Refusal(f"{key}: no such key; configs/train.yaml shows them all")
+            siblings = [known.removeprefix(prefix) for known in RULES if known.startswith(prefix)]
+            raise Refusal(f"{key}: no such key.{did_you_mean(str(name), siblings, prefix)}")
 
 
 def _shown(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}.get(value) or str(value)
-        if _hashable(value)
-        else str(value)
-    )
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, str))
+    """As it would be typed; a list or section, which a stranger's file may make endless, shortened."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return reprlib.repr(value) if isinstance(value, (dict, list)) else str(value)

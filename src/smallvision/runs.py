@@ -78,7 +78,8 @@ class Run:
         write_text(self.directory / "config.yaml", yaml.safe_dump(kept, sort_keys=False))
         overrides = self.directory / "overrides.yaml"
         typed = yaml.safe_load(overrides.read_text()) if overrides.is_file() else []
-        typed += [one for one in self.typed if one not in typed and not one.startswith("resume=")]
+        new = [one.removeprefix("++") for one in self.typed]
+        typed += [one for one in new if one not in typed and not one.startswith(("resume=", "hydra."))]
         write_text(overrides, yaml.safe_dump(typed))
         write_text(self.directory / "environment.json", json.dumps(environment(hardware), indent=2) + "\n")
 

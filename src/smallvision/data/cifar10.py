@@ -47,7 +47,7 @@ def cifar10(data_dir: str, offline: str = "stand_in") -> ImageData:
         parts = npz.read(prepared).parts
         return held_against(OFFICIAL, "cifar10", CLASSES, str(prepared), parts, named)
     try:
-        download_into(root, _official().url, _download, lambda: _complete(root))
+        download_into(root, [_official().url], _download, lambda: _complete(root))
     except Offline as reason:
         return stand_in("cifar10", offline, reason, f"{FOLDER}/ or cifar10.npz in {root}")
     return _from_batches(root)
@@ -74,7 +74,8 @@ def _from_batches(root: Path) -> ImageData:
     from torchvision.datasets.utils import check_integrity
 
     official = _official()
-    for name, md5 in [*official.train_list, *official.test_list]:
+    meta = official.meta["filename"], official.meta["md5"]
+    for name, md5 in [*official.train_list, *official.test_list, meta]:
         file = root / FOLDER / name
         if not check_integrity(str(file), md5):
             raise Refusal(f"{file}: truncated or altered; delete it to download it again")

@@ -1,12 +1,15 @@
 """Downloads: once, whole, and over within seconds where there is no network."""
 
+import http.client
+import queue
 import shutil
 import socket
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,12 +25,15 @@ class Offline(Exception):
     """The files could not be had; the message says why in a few words."""
 
 
-def download_into(folder: Path, url: str, get: Callable[[Path], None], complete: Callable[[], bool]) -> None:
+def download_into(
+    folder: Path, urls: Sequence[str], get: Callable[[Path], None], complete: Callable[[], bool]
+) -> None:
     """Fill ``folder`` by ``get(scratch)`` unless ``complete()``; files appear in it only when whole.
 
     ``get`` downloads into a scratch folder (and checks what it got); its tree is then moved into
     ``folder`` file by file, each in one rename. A lock lets one process download while others wait, and
-    those find the files there. ``url`` is asked first, so that a dead network costs seconds.
+    those find the files there. ``urls``, the mirrors, are asked first, so that a dead network costs
+    seconds.
 
     Raises Offline where the network does not give the files, Refusal where ``folder`` cannot be written.
     """
@@ -40,7 +46,7 @@ def download_into(folder: Path, url: str, get: Callable[[Path], None], complete:
             " use data_dir=FOLDER with one that can"
         ) from None
     try:
-        _probe(url)
+        _probe(urls)
         with FileLock(folder / ".download.lock"):
             if complete():
                 return
@@ -53,37 +59,43 @@ def download_into(folder: Path, url: str, get: Callable[[Path], None], complete:
     except Offline:
         if not complete():
             raise
-    except (OSError, RuntimeError, EOFError) as error:  # what torchvision's downloads raise
+    # What torchvision's downloads raise; HTTPException: what answers speaks no HTTP, or breaks off.
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
         raise Offline(f"the download failed: {_words(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _probe(url: str) -> None:
-    """Raise Offline unless something answers at ``url``, through the user's proxy if there is one.
+def _probe(urls: Sequence[str]) -> None:
+    """Raise Offline unless something answers at one of ``urls``, through the user's proxy if there is one.
 
-    In a thread of its own: looking up a host's name knows no time limit.
+    In threads of their own: looking up a host's name knows no time limit.
     """
-    outcome: list[str | None] = []
+    outcomes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def ask(url: str) -> None:
         try:
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
         except urllib.error.HTTPError:
-            outcome.append(None)  # it answers
-        except (OSError, ValueError) as error:
-            outcome.append(_words(error))
+            outcomes.put(None)  # it answers
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            outcomes.put(_words(error))
         else:
-            outcome.append(None)
+            outcomes.put(None)
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if not outcome:
-        raise Offline(f"no answer within {PROBE_SECONDS:g} s")
-    if outcome[0]:
-        raise Offline(f"no network: {outcome[0]}")
+    for url in urls:
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
+    until = time.monotonic() + PROBE_SECONDS
+    said: str | None = None
+    for _ in urls:
+        try:
+            said = outcomes.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
+        if said is None:
+            return
+    raise Offline(f"no network: {said}" if said else f"no answer within {PROBE_SECONDS:g} s")
 
 
 @contextmanager

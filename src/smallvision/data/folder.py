@@ -36,7 +36,12 @@ def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2
             raise Refusal(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
         test_images, test_labels = _read(root / "test", classes, size, channels)
     else:
-        train, test = stratified_split(labels, round(len(labels) * test_share), seed=0)
+        held_out = round(len(labels) * test_share)
+        if held_out >= len(labels):
+            raise Refusal(
+                f"data.test_share={test_share}: leaves none of {root}'s {len(labels)} images to train on"
+            )
+        train, test = stratified_split(labels, held_out, seed=0)
         test_images, test_labels = images[test], labels[test]
         images, labels = images[train], labels[train]
     return ImageData(
@@ -83,7 +88,7 @@ def _decode(file: Path, size: int, channels: int) -> np.ndarray:
         with Image.open(file) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Refusal(f"{file}: {picture.width} x {picture.height} pixels, too large")
-            upright = ImageOps.exif_transpose(picture)
+            upright = _eight_bits(ImageOps.exif_transpose(picture))
             if upright.has_transparency_data:
                 upright = upright.convert("RGBA")
                 ground = Image.new("RGBA", upright.size, "white")
@@ -94,3 +99,13 @@ def _decode(file: Path, size: int, channels: int) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise Refusal(f"{file}: not a readable image ({error})") from None
     return np.asarray(plain, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey brought to 8 bits: Pillow's own conversion would cut off all above 255."""
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no agreed range")
+    if not picture.mode.startswith("I"):
+        return picture
+    grey = np.asarray(picture).astype(np.int64)
+    return Image.fromarray((grey.clip(0, 65_535) >> 8).astype(np.uint8))

@@ -1,8 +1,10 @@
 """`data=mnist` and `data=fashion_mnist`: four idx files each, packed or unpacked."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +82,7 @@ def _load(
         try:
             download_into(
                 root,
-                "https://ossci-datasets.s3.amazonaws.com/mnist/",
+                _official(folder).mirrors,
                 lambda scratch: _download(folder, scratch),
                 lambda: _find(places) is not None,
             )
@@ -109,10 +111,14 @@ def _find(places: list[Path]) -> dict[str, Path] | None:
     return None
 
 
-def _download(folder: str, scratch: Path) -> None:
-    from torchvision import datasets  # only a download needs it
+def _official(folder: str) -> Any:
+    from torchvision import datasets  # slow to import, and only a download needs it
 
-    getattr(datasets, folder)(str(scratch), download=True)
+    return getattr(datasets, folder)
+
+
+def _download(folder: str, scratch: Path) -> None:
+    _official(folder)(str(scratch), download=True)
     for unpacked in (scratch / folder / "raw").glob("*-ubyte"):
         unpacked.unlink()  # the packed files hold the same
 
@@ -130,9 +136,9 @@ def read_idx(file: Path) -> Tensor:
     if raw[:3] != b"\0\0\x08" or dimensions not in (1, 3):
         raise Refusal(f"{file}: not an idx file of bytes; delete it to download it again")
     header = 4 + 4 * dimensions
-    shape = [int(length) for length in np.frombuffer(raw[4:header], ">u4")]
-    expected = header + int(np.prod(shape, dtype=np.int64))
-    if len(shape) != dimensions or len(raw) != expected:
+    shape = [int(length) for length in np.frombuffer(raw[4:header].ljust(header - 4, b"\0"), ">u4")]
+    expected = header + math.prod(shape)
+    if len(raw) != expected:
         raise Refusal(
             f"{file}: truncated or altered: it has {len(raw):,} bytes and says it has {expected:,};"
             " delete it to download it again"

@@ -19,6 +19,11 @@ KEYS = {
     "test_labels": "y_test",
 }
 MAX_BYTES = 16 * 2**30  # unpacked; a small file can claim to be anything
+# What zipfile and numpy raise over damaged files: RuntimeError where a flag says encrypted or a method is
+# unknown, MemoryError where a header claims more than there is.
+UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,10 @@ def read(file: Path) -> Arrays:
             if missing:
                 raise Refusal(f"{file}: has no {missing[0]}; the keys are x_train, y_train, x_test, y_test")
             found = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        for key, array in found.items():
+            if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
+                raise ValueError(f"{key} is not an array")
+    except UNREADABLE as error:
         raise Refusal(f"{file}: truncated, altered or not an npz of plain arrays ({error})") from None
 
     parts = {}

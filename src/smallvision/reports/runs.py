@@ -4,6 +4,7 @@ import csv
 import glob
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def read(run: Path) -> dict[str, Any]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         data, metrics = results["data"], results["metrics"]
+        for figure in (metrics["val/acc"], metrics["test/acc"], results["images_per_second"]):
+            if figure is not None and not isinstance(figure, (int, float)):
+                raise TypeError(f"{figure!r} is no number")
         return {
             "run": str(run),
             "status": results["status"] + ("*" if data["stand_in_for"] else ""),
@@ -49,14 +53,19 @@ def read(run: Path) -> dict[str, Any]:
             "images/s": results["images_per_second"],
             "task": results["task"],
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refusal(f"{file}: not a run's results ({type(error).__name__}: {error})") from None
 
 
 def table(runs: list[Path]) -> list[dict[str, Any]]:
     """Rows of trained runs, the best by validation first, those without a figure last."""
     rows = [row for row in map(read, runs) if row["task"] == "fit"]
-    return sorted(rows, key=lambda row: (row["val/acc"] is None, -(row["val/acc"] or 0), row["run"]))
+
+    def rank(row: dict[str, Any]) -> tuple[bool, float, str]:
+        known = row["val/acc"] is not None and not math.isnan(row["val/acc"])
+        return not known, -row["val/acc"] if known else 0.0, row["run"]
+
+    return sorted(rows, key=rank)
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

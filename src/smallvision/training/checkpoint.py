@@ -13,6 +13,7 @@ from smallvision.errors import Refusal
 from smallvision.files import written_whole
 
 FORMAT = 1
+NEEDED = ("config", "shape", "classes", "mean", "std", "data")  # what rebuilds a model
 
 
 class PlainCheckpointIO(CheckpointIO):
@@ -43,16 +44,20 @@ def read(path: Path) -> dict[str, Any]:
     refuse_other_files(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        if isinstance(error, pickle.UnpicklingError):
-            raise Refusal(f"{path}: holds more than plain data, so it is not opened") from None
-        raise Refusal(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0][:120]})") from None
+    except pickle.UnpicklingError:
+        raise Refusal(f"{path}: holds more than plain data, so it is not opened") from None
+    except Exception as error:  # damage can surface as any kind
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refusal(f"{path}: damaged or not a checkpoint ({said[:120]})") from None
     ours = checkpoint.get("smallvision") if isinstance(checkpoint, dict) else None
-    if not isinstance(ours, dict) or "config" not in ours or "state_dict" not in checkpoint:
+    if not isinstance(ours, dict) or "state_dict" not in checkpoint:
         raise Refusal(f"{path}: not a checkpoint of smallvision")
     if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
         raise Refusal(
             f"{path}: written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"
             " use the smallvision that wrote it"
         )
+    missing = [name for name in NEEDED if name not in ours]
+    if missing:
+        raise Refusal(f"{path}: not a checkpoint of smallvision: it lacks {', '.join(missing)}")
     return checkpoint

@@ -79,6 +79,8 @@ class Keeper(Checkpoint):
         self._lap_images += len(batch[1]) * trainer.world_size
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # the epoch's end saves
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients gathered so far are in no checkpoint
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         stop = self._stop_asked(trainer)
         if due or stop:

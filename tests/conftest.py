@@ -1,0 +1,17 @@
+"""Fixtures that several files share."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from command import TINY, train
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one thread a test process: the suite runs on every core
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder and the process of one tiny run in ``run``, shared by a file's tests."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, train(folder, *TINY, "hydra.run.dir=run")

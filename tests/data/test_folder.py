@@ -1,0 +1,211 @@
+"""A tree of image files, one folder per class."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smallvision.data import folder as module
+from smallvision.data.folder import folder
+from smallvision.errors import Refusal
+
+
+def paint(file: Path, colour: object = 120, mode: str = "L", size: tuple[int, int] = (4, 4)) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(file)
+    return file
+
+
+def tree(root: Path, counts: dict[str, int]) -> Path:
+    """``counts``: images in each folder; each image has a grey level of its own."""
+    level = 0
+    for place, count in counts.items():
+        for number in range(count):
+            paint(root / place / f"{number}.png", level)
+            level += 1
+    return root
+
+
+def read_one(file: Path, **choices: int) -> np.ndarray:
+    """What ``folder`` makes of that one file: channels x size x size."""
+    data = folder(str(file.parents[2]), **choices)
+    return data.train_images[0].numpy()
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """Where a test puts its only interesting image: the first of the training images."""
+    paint(tmp_path / "train" / "b" / "other.png")
+    paint(tmp_path / "test" / "a" / "other.png")
+    paint(tmp_path / "test" / "b" / "other.png")
+    (tmp_path / "train" / "a").mkdir()
+    return tmp_path / "train" / "a" / "it"
+
+
+def test_a_train_and_test_tree_keeps_its_own_split(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/cat": 3, "train/dog": 2, "test/cat": 1, "test/dog": 4})
+    data = folder(str(tmp_path), size=4, channels=1)
+    assert data.classes == ["cat", "dog"]
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1]
+    assert data.test_labels.tolist() == [0, 1, 1, 1, 1]
+    assert data.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert data.test_images[:, 0, 0, 0].tolist() == [5, 6, 7, 8, 9]
+
+
+def test_a_flat_tree_holds_out_a_share_of_each_class(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 10, "dog": 20})
+    data = folder(str(tmp_path), size=4, channels=1, test_share=0.3)
+    assert data.test_labels.bincount().tolist() == [3, 6]
+    levels = [*data.train_images[:, 0, 0, 0].tolist(), *data.test_images[:, 0, 0, 0].tolist()]
+    assert sorted(levels) == list(range(30))
+    assert "30% held out" in data.source
+
+
+def test_the_held_out_images_are_the_same_at_every_run(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 9, "dog": 9})
+    assert folder(str(tmp_path)).fingerprint == folder(str(tmp_path)).fingerprint
+
+
+def test_a_share_of_zero_holds_nothing_out(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    data = folder(str(tmp_path), test_share=0.0)
+    assert (len(data.train_labels), len(data.test_labels)) == (4, 0)
+
+
+def test_a_share_that_leaves_nothing_is_refused_by_its_own_key(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    with pytest.raises(Refusal, match=r"data\.test_share=0\.95"):
+        folder(str(tmp_path), test_share=0.95)
+
+
+def test_images_are_found_in_subfolders_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat/old": 2, "cat": 1, "dog": 3, ".cache": 1})
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    data = folder(str(tmp_path), test_share=0.0)
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [1, 5, 32])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_every_kind_of_image_comes_to_the_size_and_channels_asked_for(
+    one: Path, mode: str, size: int, channels: int
+) -> None:
+    gradient = Image.linear_gradient("L").resize((7, 3)).convert("RGB")
+    gradient.convert(mode.removesuffix("A")).convert(mode).save(file := one.with_suffix(".tif"))
+    picture = read_one(file, size=size, channels=channels)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (channels, size, size)
+    assert picture.max() > 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif", ".webp", ".jpg", ".JPEG", ".ppm"])
+def test_a_plain_colour_stays_that_colour_in_every_format(one: Path, suffix: str) -> None:
+    file = paint(one.with_suffix(suffix), (200, 100, 50), "RGB", (8, 8))
+    picture = read_one(file, size=4).astype(int)
+    assert np.abs(picture - np.array([200, 100, 50])[:, None, None]).max() <= 6  # jpg and webp lose a little
+
+
+def test_transparency_is_laid_on_white(one: Path) -> None:
+    file = one.with_suffix(".png")
+    Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 255]]], dtype=np.uint8)).save(file)
+    assert read_one(file, size=2, channels=1)[0, 0].tolist() == [255, 9]
+
+
+def test_a_palettes_transparent_colour_is_laid_on_white(one: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None).convert("P")
+    picture.putpalette([0, 0, 0, 30, 60, 90])
+    picture.save(file := one.with_suffix(".png"), transparency=0)
+    pixels = read_one(file, size=2)[:, 0]
+    assert pixels.T.tolist() == [[255, 255, 255], [30, 60, 90]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bit_grey_keeps_its_range(one: Path, suffix: str, order: str, channels: int) -> None:
+    levels = (np.arange(16, dtype=np.uint16) * 4096 + 7).reshape(4, 4)
+    Image.fromarray(levels.astype(order)).save(file := one.with_suffix(suffix))
+    assert read_one(file, size=4, channels=channels)[0].tolist() == (levels >> 8).tolist()
+
+
+def test_floating_point_pixels_are_refused_by_name(one: Path) -> None:
+    Image.fromarray(np.ones((2, 2), np.float32)).save(one.with_suffix(".tif"))
+    with pytest.raises(Refusal, match=r"it\.tif: .*floating-point"):
+        read_one(one.with_suffix(".tif"))
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
+def test_a_photograph_is_turned_as_the_camera_noted(
+    one: Path, orientation: int, corner: tuple[int, int]
+) -> None:
+    pixels = np.zeros((2, 2), np.uint8)
+    pixels[0, 0] = 255
+    picture = Image.fromarray(pixels)
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(file := one.with_suffix(".png"), exif=exif)
+    seen = read_one(file, size=2, channels=1)[0]
+    assert tuple(np.argwhere(seen == 255)[0]) == corner
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_an_unreadable_file_is_refused_by_name(one: Path, content: bytes) -> None:
+    file = one.with_suffix(".png")
+    file.write_bytes(content)
+    with pytest.raises(Refusal) as refused:
+        read_one(file)
+    assert str(refused.value).startswith(f"{file}: not a readable image")
+
+
+def test_an_image_cut_off_is_refused_by_name(one: Path) -> None:
+    file = one.with_suffix(".png")
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    raw = file.read_bytes()
+    for length in range(0, len(raw) - 20, 23):
+        file.write_bytes(raw[:length])
+        with pytest.raises(Refusal, match=r"it\.png: not a readable image"):
+            read_one(file)
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PIXELS", 63)
+    file = paint(one.with_suffix(".png"), size=(8, 8))
+    with pytest.raises(Refusal, match="8 x 8 pixels, too large"):
+        read_one(file)
+
+
+def test_a_class_that_only_the_test_set_has_is_named(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/cat": 1, "train/dog": 1, "test/cat": 1, "test/emu": 1})
+    with pytest.raises(Refusal, match=r"test/emu: a class that .*train does not have"):
+        folder(str(tmp_path))
+
+
+def test_a_class_that_the_test_set_lacks_keeps_its_number(tmp_path: Path) -> None:
+    tree(tmp_path, {"train/ant": 1, "train/cat": 1, "train/dog": 1, "test/cat": 1, "test/dog": 1})
+    assert folder(str(tmp_path)).test_labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"cat": 3}, "at least two; found 1"),
+        ({"cat": 0}, "at least two; found 0"),
+        ({"train/cat": 1, "train/dog": 1, "test/cat": 0}, "at least two; found 0"),
+    ],
+)
+def test_too_few_classes_are_refused(tmp_path: Path, counts: dict[str, int], words: str) -> None:
+    (tmp_path / "test").mkdir() if "test/cat" in counts else None
+    with pytest.raises(Refusal, match=words):
+        folder(str(tree(tmp_path, counts)))
+
+
+def test_a_missing_folder_and_empty_classes_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"data\.path=.*nowhere: no such folder"):
+        folder(str(tmp_path / "nowhere"))
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(Refusal, match="no image files"):
+        folder(str(tmp_path))

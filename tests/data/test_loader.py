@@ -1,0 +1,153 @@
+"""Batches by index: every image once, from any position, on any number of processes."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smallvision.data.augmentation import Augmentation
+from smallvision.data.loader import BatchLoader
+
+MANY = 60
+# Image k holds nothing but ks, and label k is k: a batch shows which images it took.
+IMAGES = torch.arange(MANY, dtype=torch.uint8).view(MANY, 1, 1, 1).expand(MANY, 1, 2, 3).contiguous()
+LABELS = torch.arange(MANY)
+
+
+def loader(count: int, batch_size: int, **choices: Any) -> BatchLoader:
+    return BatchLoader(IMAGES, LABELS, torch.arange(count), batch_size=batch_size, **choices)
+
+
+def taken(loader: BatchLoader) -> list[list[int]]:
+    """The labels of each batch to the end of the epoch, after a look at the images."""
+    batches = []
+    for images, labels in loader:
+        assert images.dtype == torch.uint8
+        assert images.shape == (len(labels), 1, 2, 3)
+        assert images[:, 0, 0, 0].tolist() == labels.tolist()
+        batches.append(labels.tolist())
+    return batches
+
+
+counts, batch_sizes, seeds = st.integers(0, MANY), st.integers(1, 70), st.integers(0, 2**32 - 1)
+
+
+@settings(deadline=None, max_examples=80)
+@given(count=counts, batch_size=batch_sizes, shuffle=st.booleans(), drop_last=st.booleans(), seed=seeds)
+def test_an_epoch_takes_every_image_exactly_once(
+    count: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int
+) -> None:
+    one = loader(count, batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed)
+    batches = taken(one)
+    assert len(batches) == len(one)
+    together = [label for batch in batches for label in batch]
+    assert len(set(together)) == len(together) == (count - count % batch_size if drop_last else count)
+    assert set(together) <= set(range(count))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert all(batches)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_batches_of_nothing_of_one_and_odd_ones(count: int) -> None:
+    assert [len(batch) for batch in taken(loader(count, 3))] == {0: [], 1: [1], 7: [3, 3, 1]}[count]
+    assert [len(batch) for batch in taken(loader(count, 1))] == [1] * count
+
+
+def test_fewer_images_than_a_batch_make_one_small_batch_or_none() -> None:
+    assert [len(batch) for batch in taken(loader(5, 64, shuffle=True))] == [5]
+    assert taken(loader(5, 64, shuffle=True, drop_last=True)) == []
+
+
+def test_only_the_chosen_indices_are_taken_in_their_own_order() -> None:
+    indices = torch.tensor([9, 2, 40])
+    assert taken(BatchLoader(IMAGES, LABELS, indices, batch_size=2)) == [[9, 2], [40]]
+
+
+def test_without_shuffle_every_iteration_is_the_same_even_after_one_broken_off() -> None:
+    one = loader(10, 4)
+    next(iter(one))
+    assert taken(one) == taken(one) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_the_order_is_another_in_each_epoch_and_for_each_seed_and_repeats_by_name() -> None:
+    one = loader(30, 10, shuffle=True, seed=4)
+    first, second = taken(one), taken(one)
+    assert first != second
+    one.start_epoch(0)
+    torch.rand(5)  # what else is drawn does not matter
+    assert taken(one) == first
+    assert taken(loader(30, 10, shuffle=True, seed=5)) != first
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    data=st.data(), count=st.integers(1, MANY), batch_size=batch_sizes, drop_last=st.booleans(), seed=seeds
+)
+def test_a_loader_continued_from_its_state_gives_exactly_the_remaining_batches(
+    data: st.DataObject, count: int, batch_size: int, drop_last: bool, seed: int
+) -> None:
+    choices: dict[str, Any] = {"shuffle": True, "drop_last": drop_last, "seed": seed}
+    choices["augmentation"] = Augmentation(flip=True, shift=1, cutout=1)
+    epochs = data.draw(st.integers(0, 2))
+    whole, stopped = loader(count, batch_size, **choices), loader(count, batch_size, **choices)
+    for one in (whole, stopped):
+        for _ in range(epochs):
+            list(one)
+    done = data.draw(st.integers(0, len(whole)))
+    iterator = iter(stopped)
+    for _ in range(done):
+        next(iterator)
+    state = stopped.state_dict()
+    assert state == {"epoch": epochs, "batch": done}
+
+    continued = loader(count, batch_size, **choices)
+    continued.load_state_dict(state)
+    expected, found = list(whole)[done:], list(continued)
+    assert len(found) == len(expected)
+    for (images, labels), (same_images, same_labels) in zip(expected, found, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+    assert continued.state_dict() == {"epoch": epochs + 1, "batch": 0}
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=counts, per_rank=st.integers(1, 12), world=st.integers(1, 4), shuffle=st.booleans(), seed=seeds)
+def test_the_processes_together_see_what_one_alone_would(
+    count: int, per_rank: int, world: int, shuffle: bool, seed: int
+) -> None:
+    choices: dict[str, Any] = {"shuffle": shuffle, "seed": seed}
+    choices["augmentation"] = Augmentation(flip=True, shift=1, cutout=1) if shuffle else None
+    alone = list(loader(count, per_rank * world, **choices))
+    ranks = [
+        list(loader(count, per_rank * world, rank=rank, world=world, **choices)) for rank in range(world)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    for number, (images, labels) in enumerate(alone):
+        if shuffle:  # what the last batch has beyond a multiple of the processes is left out
+            whole = len(labels) // world * world
+            images, labels = images[:whole], labels[:whole]
+            if not whole:
+                assert number == len(ranks[0])
+                continue
+            assert {len(batches[number][1]) for batches in ranks} == {whole // world}
+        for rank, batches in enumerate(ranks):
+            assert torch.equal(batches[number][0], images[rank::world])
+            assert torch.equal(batches[number][1], labels[rank::world])
+
+
+def test_augmentation_differs_from_batch_to_batch_and_from_epoch_to_epoch() -> None:
+    ramp = torch.arange(99, dtype=torch.uint8).view(1, 1, 9, 11).expand(12, 1, 9, 11)
+    one = BatchLoader(
+        ramp, torch.zeros(12).long(), torch.arange(12), batch_size=6, shuffle=True,
+        augmentation=Augmentation(shift=4),
+    )  # fmt: skip
+    seen = [images for _ in range(2) for images, _ in one]
+    assert len({images.numpy().tobytes() for images in seen}) == 4
+
+
+def test_the_images_in_store_are_never_changed() -> None:
+    before = IMAGES.clone()
+    list(loader(MANY, 7, shuffle=True, augmentation=Augmentation(flip=True, shift=1, cutout=2)))
+    assert torch.equal(IMAGES, before)

@@ -1,0 +1,124 @@
+"""The data module: parts, normalisation and loaders of one record."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from smallvision.data.module import VisionData
+from smallvision.data.record import ImageData
+from smallvision.data.shapes import shapes
+from smallvision.errors import Refusal
+
+RECORD = shapes(images=50, test_images=13, size=6, channels=3)
+
+
+def module(record: ImageData = RECORD, **choices: Any) -> VisionData:
+    defaults: dict[str, Any] = {"val_size": 10, "batch_size": 8, "eval_batch_size": 7, "seed": 0}
+    return VisionData(record, **{**defaults, **choices})
+
+
+def labels_of(batches: Any) -> list[int]:
+    return [int(label) for _, labels in batches for label in labels]
+
+
+def test_the_parts_have_the_sizes_asked_for_and_share_no_image() -> None:
+    data = module()
+    assert data.sizes == {"train": 40, "val": 10, "test": 13}
+    assert not set(data.indices["train"].tolist()) & set(data.indices["val"].tolist())
+
+
+def test_each_loader_gives_its_own_part() -> None:
+    data = module()
+    train, val = RECORD.train_labels[data.indices["train"]], RECORD.train_labels[data.indices["val"]]
+    assert sorted(labels_of(data.train_dataloader())) == sorted(train.tolist())
+    assert labels_of(data.val_dataloader()) == val.tolist()
+    assert labels_of(data.test_dataloader()) == RECORD.test_labels.tolist()
+
+
+def test_only_training_is_shuffled_and_augmented() -> None:
+    data = module(flip=True, shift=2, cutout=2)
+    assert data.train_dataloader().shuffle
+    assert data.train_dataloader().augmentation
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert not loader.shuffle
+        assert not loader.augmentation
+    images = torch.cat([images for images, _ in data.test_dataloader()])
+    assert torch.equal(images, RECORD.test_images)
+
+
+def test_no_validation_part_is_an_empty_loader() -> None:
+    data = module(val_size=0)
+    assert data.sizes["train"] == 50
+    assert list(data.val_dataloader()) == []
+
+
+def test_no_test_images_are_an_empty_loader() -> None:
+    bare = replace(RECORD, test_images=RECORD.test_images[:0], test_labels=RECORD.test_labels[:0])
+    assert list(module(bare).test_dataloader()) == []
+
+
+def test_drop_last_concerns_training_only() -> None:
+    data = module(batch_size=32, drop_last=True)
+    assert [len(labels) for _, labels in data.train_dataloader()] == [32]
+    assert [len(labels) for _, labels in data.val_dataloader()] == [7, 3]
+
+
+def test_a_validation_part_as_large_as_the_data_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"data\.val_size=50"):
+        module(val_size=50)
+
+
+def test_normalisation_is_measured_on_the_training_part_alone() -> None:
+    data = module()
+    pixels = RECORD.train_images[data.indices["train"]].double() / 255
+    assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
+    assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
+
+
+def test_given_normalisation_is_used_and_one_number_serves_all_channels() -> None:
+    data = module(mean=[0.5], std=[0.1, 0.2, 0.3])
+    assert data.mean == [0.5, 0.5, 0.5]
+    assert data.std == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_normalisation_for_another_number_of_channels_is_refused(key: str) -> None:
+    with pytest.raises(Refusal, match=rf"data\.normalisation\.{key}: 2 numbers for 3 channels"):
+        module(**{"mean": [0.5], "std": [0.5], key: [0.1, 0.2]})
+
+
+def test_a_stand_in_gives_at_most_a_tenth_to_validation_and_is_measured_itself() -> None:
+    data = module(replace(RECORD, stand_in_for="cifar10"), val_size=5000, mean=[0.0], std=[1.0])
+    assert data.sizes["val"] == 5
+    assert data.mean == module(val_size=5).mean
+
+
+def test_holes_are_filled_with_the_mean_colour() -> None:
+    assert module(cutout=2, mean=[0.0, 0.5, 1.0], std=[1.0]).augmentation.fill == (0, 128, 255)
+
+
+def on_processes(data: VisionData, rank: int, world: int) -> VisionData:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world)  # type: ignore[assignment]
+    return data
+
+
+def test_each_process_takes_its_share_of_every_part() -> None:
+    ranks = [on_processes(module(), rank, 2) for rank in range(2)]
+    batches = [[len(labels) for _, labels in data.train_dataloader()] for data in ranks]
+    assert batches == [[4] * 5, [4] * 5]
+    together = [label for data in ranks for label in labels_of(data.test_dataloader())]
+    assert sorted(together) == sorted(RECORD.test_labels.tolist())
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"data\.batch_size=8: must be a multiple of the 3 processes"):
+        on_processes(module(), 0, 3).train_dataloader()
+
+
+def test_the_images_are_put_on_the_device_once() -> None:
+    data = module()
+    assert data.train_dataloader().images is data.val_dataloader().images

@@ -1,0 +1,225 @@
+"""A whole run by the real command line: what it prints, what it leaves, and that it can be relied on."""
+
+import csv
+import re
+import shlex
+
+import pytest
+import torch
+import yaml
+from command import TINY, figures, results, start, train
+
+
+def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):
+    folder, process = finished
+    assert process.returncode == 0, process.stderr
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        "config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv", "train.log",
+        "checkpoints",
+    }  # fmt: skip
+    assert {path.name for path in (folder / "run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert yaml.safe_load((folder / "run/overrides.yaml").read_text())[:3] == [*TINY[:3]]
+
+
+def test_results_hold_the_figures_of_the_contract(finished):
+    folder, _ = finished
+    found = results(folder / "run")
+    assert found["status"] == "completed"
+    assert (found["task"], found["seed"], found["device"], found["precision"]) == ("fit", 0, "cpu", "32")
+    assert found["data"]["name"] == "shapes"
+    assert (found["data"]["train"], found["data"]["val"], found["data"]["test"]) == (640, 60, 200)
+    assert found["model"] == {"name": "mnist", "parameters": 6930}
+    assert (found["optimizer"], found["epochs"], found["steps"]) == ("adam", 2, 20)
+    assert found["best_checkpoint"] == "checkpoints/best.ckpt"
+    for part in ("train", "val", "test"):
+        assert 0 < found["metrics"][f"{part}/loss"] < 5
+        assert 0 <= found["metrics"][f"{part}/acc"] <= 1
+    assert found["metrics"]["test/acc"] * 200 == pytest.approx(
+        round(found["metrics"]["test/acc"] * 200), abs=1e-9
+    )
+    assert 0 < found["seconds"]["fit"] < found["seconds"]["total"]
+    assert found["images_per_second"] > 0
+
+
+def test_metrics_have_one_row_per_epoch_and_results_take_the_chosen_one(finished):
+    folder, _ = finished
+    with (folder / "run/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = max(rows, key=lambda row: (float(row["val/acc"]), -float(row["val/loss"])))
+    found = results(folder / "run")["metrics"]
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert found[name] == float(best[name])
+
+
+def test_the_screen_is_tidy_in_a_log(finished):
+    _, process = finished
+    assert process.stderr == ""
+    assert "\r" not in process.stdout
+    assert "\x1b" not in process.stdout
+    for word in ("shapes, drawn here", "640 train, 60 val, 200 test", "6,930 parameters", "cpu", "run"):
+        assert word in process.stdout
+    for boilerplate in ("GPU available", "Lightning", "lightning", "Warning", "warn", "💡"):
+        assert boilerplate not in process.stdout
+
+
+def test_the_commands_that_a_run_prints_work_as_they_stand(finished):
+    folder, process = finished
+    printed = re.findall(r"python train\.py (.*)", process.stdout)
+    assert len(printed) == 3
+    test, go_on, compare = [shlex.split(line) for line in printed]
+    tested = train(folder, *test, "hydra.run.dir=tested")
+    assert tested.returncode == 0, tested.stderr
+    compared = train(folder, *compare)
+    assert compared.returncode == 0, compared.stderr
+    assert "run,completed,shapes" in compared.stdout
+    assert go_on == ["resume=run", "trainer.max_epochs=4"]  # tests/tasks/test_resume.py runs it
+
+
+def test_a_checkpoint_is_plain_and_carries_what_rebuilds_its_model(finished):
+    folder, _ = finished
+    checkpoint = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
+    ours = checkpoint["smallvision"]
+    assert ours["format"] == 1
+    assert ours["config"]["model"]["_target_"] == "smallvision.models.MnistNet"
+    assert ours["shape"] == [1, 28, 28]
+    assert ours["classes"][:3] == ["disc", "square", "triangle"]
+    assert len(ours["mean"]) == len(ours["std"]) == 1
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(isinstance(key, str | int) and plain(inner) for key, inner in value.items())
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        return value is None or isinstance(value, str | int | float | bool | torch.Tensor)
+
+    assert plain(checkpoint)
+
+
+def test_the_same_command_gives_the_same_figures_to_the_last_digit(finished, tmp_path):
+    folder, _ = finished
+    again = train(tmp_path, *TINY, "hydra.run.dir=run")
+    assert again.returncode == 0, again.stderr
+    assert figures(tmp_path / "run") == figures(folder / "run")
+    other = train(tmp_path, *TINY, "hydra.run.dir=other", "seed=1")
+    assert other.returncode == 0, other.stderr
+    assert results(tmp_path / "other")["metrics"] != results(folder / "run")["metrics"]
+
+
+def test_the_kept_config_runs_again_by_itself(finished, tmp_path):
+    folder, _ = finished
+    again = train(tmp_path, f"--config-path={folder / 'run'}", "--config-name=config", "hydra.run.dir=again")
+    assert again.returncode == 0, again.stderr
+    assert figures(tmp_path / "again")["metrics"] == figures(folder / "run")["metrics"]
+
+
+def test_runs_started_together_never_share_a_directory(tmp_path):
+    running = [
+        start(tmp_path, *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=1") for _ in range(3)
+    ]
+    assert [process.wait(timeout=240) for process in running] == [0, 0, 0]
+    assert len(list((tmp_path / "outputs/runs/shapes-mnist-adam").glob("*/results.json"))) == 3
+
+
+def test_without_a_network_mnist_is_stood_in_for_and_everything_says_so(tmp_path):
+    process = train(tmp_path, "trainer.max_epochs=1", "hydra.run.dir=run", "data_dir=here")
+    assert process.returncode == 0, process.stderr
+    assert "STAND-IN: these images are not mnist" in process.stdout
+    assert "this figure says nothing about mnist" in process.stdout
+    found = results(tmp_path / "run")["data"]
+    assert (found["name"], found["stand_in_for"]) == ("digits", "mnist")
+    assert found["source"].startswith("stand-in for mnist")
+    saved = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["smallvision"]
+    assert saved["data"]["stand_in_for"] == "mnist"
+    tested = train(tmp_path, "task=test", "checkpoint=run/checkpoints/best.ckpt", "hydra.run.dir=tested")
+    assert "STAND-IN" in tested.stdout
+    assert "stand_in_for" in train(tmp_path, "task=report", "runs=run").stdout
+
+
+@pytest.mark.parametrize("model", ["fashion_mnist", "cifar10"])
+def test_without_a_network_and_without_a_stand_in_wished_for_a_run_is_refused(tmp_path, model):
+    process = train(tmp_path, f"model={model}", "data.offline=error", "data_dir=here")
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: data={model}: not found and not downloaded")
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.*"))
+
+
+def test_every_optimizer_runs_with_every_schedule(tmp_path):
+    process = train(
+        tmp_path, "-m", *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=3", "data.test_images=20",
+        "optimizer=sgd,adam,adamw", "scheduler=none,cosine,linear,one_cycle", "scheduler.warmup=0.2",
+        "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    found = [results(tmp_path / "sweep" / str(number)) for number in range(12)]
+    assert {one["status"] for one in found} == {"completed"}
+    assert {one["optimizer"] for one in found} == {"sgd", "adam", "adamw"}
+    assert len({one["metrics"]["train/loss"] for one in found}) == 12
+
+
+def test_every_model_runs_on_any_data(tmp_path):
+    process = train(
+        tmp_path, "-m", *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.test_images=20",
+        "data.val_size=20", "data.channels=3", "data.size=32", "data.classes=12", "data.augmentation.flip=true",
+        "data.augmentation.shift=3", "data.augmentation.cutout=8", "hydra.sweep.dir=sweep",
+        "model=mnist,fashion_mnist,cifar10,linear,lenet5,resnet18",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    names = [results(tmp_path / "sweep" / str(number))["model"]["name"] for number in range(6)]
+    assert names == ["mnist", "fashion_mnist", "cifar10", "linear", "lenet5", "resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "data"),
+    [(["model=cifar10"], "cifar10"), (["model=fashion_mnist"], "fashion_mnist"), (["model=cifar10", "data=digits"], "digits"),
+     (["data=digits"], "digits"), ([], "mnist")],
+)  # fmt: skip
+def test_a_model_picks_its_data_and_data_on_the_command_line_wins(tmp_path, typed, data):
+    shown = train(tmp_path, "--cfg", "job", *typed)
+    assert yaml.safe_load(shown.stdout)["data"]["name"] == data
+
+
+def test_without_validation_images_the_last_epoch_is_taken(tmp_path):
+    process = train(tmp_path, *TINY, "data.val_size=0", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    found = results(tmp_path / "run")
+    assert found["metrics"]["val/acc"] is None
+    assert found["metrics"]["test/acc"] is not None
+    assert torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_without_test_images_there_is_no_test_figure(tmp_path):
+    process = train(tmp_path, *TINY, "data.test_images=0", "data.drop_last=true", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    assert results(tmp_path / "run")["metrics"]["test/acc"] is None
+
+
+def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path):
+    process = train(
+        tmp_path, *TINY, "trainer.max_epochs=50", "early_stopping.patience=1", "early_stopping.min_delta=0.9",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert results(tmp_path / "run")["epochs"] == 2
+
+
+def test_tensorboard_hears_of_a_run_too(tmp_path):
+    process = train(tmp_path, *TINY, "trainer.max_epochs=1", "logger=tensorboard", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    assert (tmp_path / "run/metrics.csv").is_file()
+
+
+def test_two_processes_train_as_one_does(finished, tmp_path):
+    """Each takes its part of every batch; only the order of sums differs."""
+    folder, _ = finished
+    process = train(
+        tmp_path, *TINY, "trainer.devices=2", "trainer.strategy=ddp", "device=cpu", "hydra.run.dir=run"
+    )
+    assert process.returncode == 0, process.stderr
+    one, two = results(folder / "run"), results(tmp_path / "run")
+    assert two["steps"] == one["steps"]
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, rel=1e-3, abs=0.011)
+    assert process.stdout.count("smallvision: training") == 1

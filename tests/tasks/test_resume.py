@@ -1,0 +1,121 @@
+"""Interrupted, killed and finished runs go on in place, to the bit."""
+
+import re
+import shlex
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command import TINY, figures, results, start, train
+
+RUNS = {
+    "mnist": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle"],
+    "dropout": ["model=fashion_mnist", "model.dropout=0.4", "model.hidden=[64]", "data.augmentation.shift=2"],
+    "batch norm": ["model=cifar10", "model.widths=[8,16]", "model.depths=[0,1]", "data.size=16",
+                   "data.augmentation.flip=true", "optimizer=adamw", "trainer.accumulate_grad_batches=2"],
+}  # fmt: skip
+
+
+def equal(one: object, other: object) -> bool:
+    """Whether two trees of plain data are the same to the bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(equal(one[k], other[k]) for k in one)
+        )
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def same_end(one: Path, other: Path) -> bool:
+    checkpoints = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+    return all(equal(checkpoints[0][part], checkpoints[1][part]) for part in parts)
+
+
+def wait_for(condition, process) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_path, kind):
+    typed = [*TINY, *RUNS[kind], "trainer.max_epochs=3", "data.images=2000", "checkpoint.every_n_steps=3"]
+    whole = train(tmp_path, *typed, "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    for command in ([*typed, "hydra.run.dir=cut"], ["resume=cut"]):
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = start(tmp_path, *command)
+        wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before, process)
+        process.kill()
+        process.communicate()
+        assert not (tmp_path / "cut/results.json").exists()
+    assert torch.load(last, weights_only=True)["global_step"] < results(tmp_path / "whole")["steps"]
+
+    continued = train(tmp_path, "resume=cut")
+    assert continued.returncode == 0, continued.stderr
+    assert same_end(tmp_path / "whole", tmp_path / "cut")
+    assert (tmp_path / "cut/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+    assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tmp_path, sent):
+    typed = [*TINY, "data.images=4000", "trainer.max_epochs=3"]
+    process = start(tmp_path, *typed, "hydra.run.dir=cut")
+    wait_for((tmp_path / "cut/metrics.csv").exists, process)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert results(tmp_path / "cut")["status"] == "interrupted"
+    assert (tmp_path / "cut/checkpoints/last.ckpt").is_file()
+
+    (printed,) = re.findall(r"python train\.py (.*)", out)
+    continued = train(tmp_path, *shlex.split(printed))
+    assert continued.returncode == 0, continued.stderr
+    assert train(tmp_path, *typed, "hydra.run.dir=whole").returncode == 0
+    assert same_end(tmp_path / "whole", tmp_path / "cut")
+    assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+
+
+def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):
+    process = start(tmp_path, *TINY, "hydra.run.dir=cut")
+    wait_for((tmp_path / "cut").exists, process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert results(tmp_path / "cut")["status"] == "interrupted"
+    assert (tmp_path / "cut/checkpoints/last.ckpt").is_file()
+    assert "resume=cut" in out
+
+
+def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
+    folder, _ = finished
+    before = (folder / "run/metrics.csv").read_text()
+    continued = train(folder, "resume=run", "trainer.max_epochs=4", "optimizer.lr=0.01")
+    assert continued.returncode == 0, continued.stderr
+    after = (folder / "run/metrics.csv").read_text()
+    assert after.startswith(before)
+    assert [line.split(",")[0] for line in after.splitlines()] == ["epoch", "1", "2", "3", "4"]
+    found = results(folder / "run")
+    assert (found["status"], found["epochs"], found["steps"]) == ("completed", 4, 40)
+    rows = [line.split(",") for line in after.splitlines()[1:]]
+    assert found["metrics"]["val/acc"] == max(float(row[6]) for row in rows)
+    assert float(rows[2][2]) > float(rows[0][2])  # the new rate counts
+
+    again = train(folder, "resume=run")  # nothing is left to train: the same figures
+    assert again.returncode == 0, again.stderr
+    assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}

@@ -1,0 +1,70 @@
+"""A checkpoint is enough to test what was learnt."""
+
+import shutil
+
+from command import TINY, results, train
+
+
+def test_a_checkpoint_alone_gives_the_figures_of_its_run_to_the_last_digit(finished, tmp_path):
+    folder, _ = finished
+    shutil.copy(folder / "run/checkpoints/best.ckpt", tmp_path / "elsewhere.ckpt")
+    process = train(tmp_path, "task=test", "checkpoint=elsewhere.ckpt")
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    (run,) = (tmp_path / "outputs/runs/shapes-mnist-adam").iterdir()
+    tested, trained = results(run), results(folder / "run")
+    assert tested["task"] == "test"
+    for name in ("test/loss", "test/acc"):
+        assert tested["metrics"][name] == trained["metrics"][name]
+    assert tested["data"] == trained["data"]
+
+
+def test_other_data_of_the_same_form_can_be_tested_and_are_named(finished, tmp_path):
+    folder, _ = finished
+    checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
+    process = train(tmp_path, "task=test", checkpoint, "data=digits", "hydra.run.dir=tested")
+    assert process.returncode == 0, process.stderr
+    assert results(tmp_path / "tested")["data"]["name"] == "digits"
+    assert "trained on other data: shapes" in process.stdout
+
+
+def test_data_of_another_form_are_refused(finished, tmp_path):
+    folder, _ = finished
+    checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
+    process = train(tmp_path, "task=test", checkpoint, "data.size=20")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: data=shapes: images of 1x20x20")
+    assert process.stderr.count("\n") == 1
+
+
+def test_the_checkpoint_says_the_model_and_nobody_else(finished, tmp_path):
+    folder, _ = finished
+    checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
+    process = train(tmp_path, "task=test", checkpoint, "model=lenet5")
+    assert process.returncode == 2
+    assert process.stderr == "error: model: cannot be changed here: the checkpoint says it\n"
+
+
+def test_a_failure_of_ours_is_told_as_one(tmp_path):
+    """Exit 1, a traceback, and status failed: here a class that fails once training has begun."""
+    broken = tmp_path / "sitecustomize.py"
+    broken.write_text(
+        "import importlib.abc, importlib.util, sys\n"
+        "class Finder(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name != 'smallvision.training.metrics': return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        spec = importlib.util.find_spec(name)\n"
+        "        load = spec.loader.exec_module\n"
+        "        def exec_module(module):\n"
+        "            load(module)\n"
+        "            def update(self, *_): raise AssertionError('broken on purpose')\n"
+        "            module.LossAndAccuracy.update = update\n"
+        "        spec.loader.exec_module = exec_module\n"
+        "        return spec\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    process = train(tmp_path, *TINY, "hydra.run.dir=run", PYTHONPATH=str(tmp_path))
+    assert process.returncode == 1
+    assert "broken on purpose" in process.stderr
+    assert results(tmp_path / "run")["status"] == "failed"

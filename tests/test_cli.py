@@ -1,0 +1,278 @@
+"""The real command line: what is wrong is refused in one line, early, and leaves nothing behind."""
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from smallvision import cli
+from smallvision.errors import Interrupted, Refusal
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ROOT / "train.py"
+NO_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "lightning", "sklearn"):
+            raise RuntimeError(f"{name} was imported")
+
+sys.meta_path.insert(0, NoTorch())
+"""
+SMALL = ("data=shapes", "data.images=20", "data.test_images=10", "data.val_size=4")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """The folder that the command is run in."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def run(work: Path, *arguments: str, torch: bool = False) -> subprocess.CompletedProcess[str]:
+    """``train.py`` with these arguments; unless ``torch``, importing torch is an error with a traceback."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SMALLVISION")}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    if not torch:
+        site = work.parent / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(NO_TORCH)
+        environment["PYTHONPATH"] = str(site)
+    return subprocess.run(
+        [sys.executable, str(TRAIN), *arguments], cwd=work, env=environment, capture_output=True, text=True
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], work: Path, *words: str) -> None:
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    assert not (work / "outputs").exists()
+
+
+def test_the_guard_against_torch_works(work: Path) -> None:
+    done = run(work, *SMALL)
+    assert done.returncode == 1
+    assert "was imported" in done.stderr
+
+
+REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+    # an unknown choice, with the nearest one
+    (("optimizer=adm",), ("optimizer=adm", "'adam'")),
+    (("model=cifr10",), ("model=cifr10", "'cifar10'")),
+    (("device=cude",), ("device=cude", "'cuda'")),
+    (("task=fitt",), ("task=fitt", "'fit'")),
+    (("data=imagenet",), ("data=imagenet", "fashion_mnist")),
+    (("model=null",), ("model=null", "lenet5")),
+    (("experiment=nope",), ("experiment",)),
+    # an unknown key, with the nearest one
+    (("optimizer.lrr=1",), ("optimizer.lrr", "'optimizer.lr'")),
+    (("optimzer.lr=1",), ("optimzer.lr", "'optimizer'")),
+    (("trainer.max_epoch=1",), ("trainer.max_epoch", "'trainer.max_epochs'")),
+    (("model=linear", "model.widths=[1,2]"), ("model.widths",)),
+    (("sead=1",), ("sead", "'seed'")),
+    (("+sead=1",), ("sead",)),
+    (("+group.x=1",), ("group",)),
+    (("+early_stopping.patince=3",), ("early_stopping.patince", "'early_stopping.patience'")),
+    (("+data.augmentation.zoom=2",), ("data.augmentation.zoom", "shift")),
+    # a wrong type
+    (("seed=abc",), ("seed=abc", "whole number")),
+    (("optimizer.lr=fast",), ("optimizer.lr=fast", "number above 0")),
+    (("trainer=3",), ("trainer=3", "section")),
+    (("data.augmentation=null",), ("data.augmentation=null", "section")),
+    (("optimizer.betas=[0.9]",), ("optimizer.betas", "2 entries")),
+    # an impossible value
+    (("optimizer.lr=-1",), ("optimizer.lr=-1", "above 0")),
+    (("trainer.max_epochs=0",), ("trainer.max_epochs=0", "at least 1")),
+    (("data.batch_size=0",), ("data.batch_size=0", "at least 1")),
+    (("data.val_size=60000",), ("data.val_size=60000", "below 60000")),
+    (("data=shapes", "data.images=9", "data.val_size=9"), ("data.val_size=9", "below 9")),
+    (("trainer.min_epochs=11",), ("trainer.min_epochs", "trainer.max_epochs")),
+    (("early_stopping.patience=2", "data.val_size=0"), ("early_stopping.patience", "data.val_size")),
+    (("data=folder",), ("data.path", "VALUE")),
+    (("data=arrays", "data.path=nope.npz"), ("data.path=nope.npz", "no such file")),
+    (("data=folder", f"data.path={'a' * 300}"), ("data.path=aaa", "no such folder")),
+    # files and folders that are none
+    (("task=test",), ("checkpoint", "VALUE")),
+    (("task=test", "checkpoint=nope.ckpt"), ("checkpoint=nope.ckpt", "no such file")),
+    (("task=test", f"checkpoint={'a' * 300}"), ("checkpoint=aaa", "no such file")),
+    (("task=test", "checkpoint=."), ("checkpoint=.", "best.ckpt")),
+    (("task=test", f"checkpoint={TRAIN}"), ("train.py", "not a checkpoint")),
+    (("task=test", f"checkpoint={TRAIN}", "model=linear"), ("model", "the checkpoint says it")),
+    (("checkpoint=x.ckpt",), ("checkpoint=x.ckpt", "task=test")),
+    (("resume=nope",), ("resume=nope", "no such run directory")),
+    (("resume=.",), ("resume=.", "no config.yaml")),
+    (("task=report", "runs=nope"), ("runs=nope", "no runs there")),
+    # what is no override
+    (("seed",), ("seed", "key=value")),
+    (("a=b=c",), ("a=b=c", "key=value")),
+    (("data_dir=[a",), ("data_dir=[a", "key=value")),
+    (("data_dir=josé",), ("data_dir=josé", "quotes")),
+    (("=1",), ("=1", "key=value")),
+    (("seed=1,2",), ("seed=1,2",)),
+    (("data_dir=${nope}",), ("data_dir", "nope")),
+    (("hydra.run.dir=${nope}",), ("hydra.run.dir", "nope")),
+    # flags
+    (("--nope",), ("--nope", "--help")),
+    (("--cfg", "nope"), ("--cfg", "job")),
+    (("--config-name=nope",), ("nope",)),
+    (("--resolve",), ("--resolve", "--cfg")),
+    (("--experimental-rerun=x.pickle",), ("--experimental-rerun", "resume=")),
+    # a key left out
+    (("~seed",), ("~seed", "set it")),
+    (("~model",), ("~model", "set it")),
+    # what may not be built
+    (("model._target_=os.system",), ("model._target_=os.system", "smallvision.models.NAME")),
+    (("logger._target_=subprocess.run",), ("logger._target_=subprocess.run", "lightning.pytorch.loggers")),
+    # packages that are not here
+    (("logger=wandb",), ("logger=wandb", "pip install wandb")),
+    (("logger=mlflow",), ("logger=mlflow", "pip install mlflow-skinny")),
+]
+
+
+@pytest.mark.parametrize(("typed", "words"), REFUSED, ids=[" ".join(typed)[:50] for typed, _ in REFUSED])
+def test_a_mistake_is_refused_in_one_line_without_torch(
+    work: Path, typed: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused(run(work, *typed), work, *words)
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_run_directory_that_cannot_be_made_is_refused(work: Path, below: str) -> None:
+    (work / "file").write_text("mine")
+    directory = f"file/{below}".rstrip("/")
+    assert_refused(run(work, *SMALL, f"hydra.run.dir={directory}"), work, "hydra.run.dir=file", "choose another")
+    assert (work / "file").read_text() == "mine"
+
+
+def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
+    (work / "old").mkdir()
+    (work / "old" / "config.yaml").write_text("seed: 0\n")
+    assert_refused(run(work, *SMALL, "hydra.run.dir=old"), work, "hydra.run.dir=old", "resume=old")
+    assert [file.name for file in (work / "old").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--help",), ("task=test", "optimizer: adam, adamw, sgd")),
+        (("--help", "model=resnet18"), ("ResNet18",)),
+        (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
+        (("--cfg", "job", "optimizer=sgd", "seed=7"), ("seed: 7", "_target_: torch.optim.SGD")),
+        (("--cfg", "job", "model=cifar10"), ("smallvision.data.cifar10.cifar10",)),
+        (("--cfg", "job", "model=cifar10", "data=shapes"), ("smallvision.data.shapes.shapes",)),
+        (("--info", "defaults"), ("optimizer/adam",)),
+    ],
+    ids=" ".join,
+)
+def test_what_only_shows_ends_well_without_torch_and_leaves_nothing(
+    work: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    done = run(work, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in words:
+        assert word in done.stdout
+    assert list(work.iterdir()) == []
+
+
+def test_a_mistake_beside_help_flags_is_refused_too(work: Path) -> None:
+    assert_refused(run(work, "--cfg", "job", "seed=x"), work, "seed=x")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("device=cuda",), ("device=cuda", "cpu")),
+        (("+model.widht=[1,2]",), ("model.widht", "'widths'")),
+    ],
+    ids=["device", "key"],
+)
+def test_what_only_torch_can_know_is_refused_before_training(
+    work: Path, typed: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused(run(work, *SMALL, *typed, torch=True), work, *words)
+    assert list(work.iterdir()) == []
+
+
+class Marks:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(work: Path, tmp_path: Path) -> None:
+    mark, hostile = tmp_path / "mark", tmp_path / "hostile.ckpt"
+    with zipfile.ZipFile(hostile, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"smallvision": Marks(mark)}))
+        archive.writestr("archive/version", "3\n")
+    done = run(work, "task=test", f"checkpoint={hostile}", torch=True)
+    assert_refused(done, work, "hostile.ckpt")
+    assert not mark.exists()
+    assert list(work.iterdir()) == []
+
+
+# In this process -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (Refusal("seed=x:\n must be\t a number"), 2, "error: seed=x: must be a number\n"),
+        (Interrupted(), 130, ""),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=["refusal", "interrupted", "ctrl-c"],
+)
+def test_each_ending_has_its_exit_code(
+    raised: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, cli.exit_codes():
+        raise raised
+    assert ended.value.code == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), cli.exit_codes():
+        raise ZeroDivisionError
+
+
+def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    composed = cli.compose_config(ROOT / "configs", "train", [])
+    config = {group: {"name": composed[group].name} for group in ("data", "model", "optimizer")}
+    first = cli.make_run_dir(composed, config, [])
+    assert first.is_dir()
+    assert first.parent == Path("outputs/runs/mnist-mnist-adam")
+    with pytest.raises(Refusal, match=r"hydra\.run\.dir=.*choose another"):
+        cli.make_run_dir(composed, config, [])
+
+
+def test_the_run_directory_is_named_by_what_the_checkpoint_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    composed = cli.compose_config(ROOT / "configs", "train", [])
+    config = {"data": {"name": "digits"}, "model": {"name": "linear"}, "optimizer": {"name": "sgd"}}
+    assert cli.make_run_dir(composed, config, []).parent.name == "digits-linear-sgd"
+
+
+def test_a_continued_run_keeps_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    composed = cli.compose_config(ROOT / "configs", "train", [])
+    config = {group: {"name": "x"} for group in ("data", "model", "optimizer")} | {"resume": "old"}
+    assert cli.make_run_dir(composed, config, ["resume=old"]) == Path("old")
+    assert list(tmp_path.iterdir()) == []
