@@ -150,7 +150,9 @@ def test_a_mistake_is_refused_in_one_line_without_torch(
 def test_a_run_directory_that_cannot_be_made_is_refused(work: Path, below: str) -> None:
     (work / "file").write_text("mine")
     directory = f"file/{below}".rstrip("/")
-    assert_refused(run(work, *SMALL, f"hydra.run.dir={directory}"), work, "hydra.run.dir=file", "choose another")
+    assert_refused(
+        run(work, *SMALL, f"hydra.run.dir={directory}"), work, "hydra.run.dir=file", "choose another"
+    )
     assert (work / "file").read_text() == "mine"
 
 
@@ -213,7 +215,9 @@ class Marks:
         return os.mkdir, (str(self.mark),)
 
 
-def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(work: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(
+    work: Path, tmp_path: Path
+) -> None:
     mark, hostile = tmp_path / "mark", tmp_path / "hostile.ckpt"
     with zipfile.ZipFile(hostile, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"smallvision": Marks(mark)}))

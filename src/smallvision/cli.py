@@ -146,7 +146,7 @@ def _composition(error: Exception) -> str:
         key = key if key.startswith(f"{unknown[1]}.") else unknown[1]
         return f"{key}: no such key.{_near(key)}"
     key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
-    return f"{key}{_first_line(error)} {_first_line(cause)}"
+    return f"{key}{_shortened(_first_line(error))} {_shortened(_first_line(cause))}"
 
 
 def _first_line(error: BaseException | None) -> str:

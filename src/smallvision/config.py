@@ -211,7 +211,7 @@ def _plain(composed: DictConfig) -> Config:
             raise Refusal(f"{missing[0]}: needs a value; type {missing[0]}=VALUE")
         plain = OmegaConf.to_container(visible, resolve=True)
     except OmegaConfBaseException as error:
-        raise Refusal(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from None
+        raise Refusal(f"{error.full_key or 'config'}: {str(error).splitlines()[0][:200]}") from None
     assert isinstance(plain, dict)
     if plain.get("experiment") is not None:
         raise Refusal("experiment: has keys of its own; its file must open with # @package _global_")

@@ -64,7 +64,7 @@ class Run:
         self.close()
         if self.first and not self.was_there:
             (self.directory / "train.log").unlink(missing_ok=True)
-            for folder in (self.directory, *self.directory.parents[:2]):
+            for folder in (self.directory, *self.directory.parents[:3]):
                 try:
                     folder.rmdir()  # only where empty
                 except OSError:

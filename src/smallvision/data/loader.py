@@ -90,14 +90,15 @@ class BatchLoader:
         return order.to(self.images.device)
 
     def _gather(self, chosen: Tensor, batch: int) -> Batch:
+        count = len(chosen)
         if self.shuffle:
-            chosen = chosen[: len(chosen) // self.world * self.world]
+            chosen = chosen[: count // self.world * self.world]
         mine = chosen[self.rank :: self.world]
         images, labels = self.images[mine], self.labels[mine]
         if images.device != self.device:
             images, labels = images.to(self.device), labels.to(self.device)
         if self.augmentation:
             generator = stream(self.seed, "augmentation", self.epoch, batch, device=self.device)
-            draws = self.augmentation.draw(len(chosen), generator)
+            draws = self.augmentation.draw(count, generator)[: len(chosen)]
             images = self.augmentation(images, draws[self.rank :: self.world])
         return images, labels

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def read(path: Path) -> dict[str, Any]:
     """The whole checkpoint, on the CPU. Nothing in the file is run. Raises Refusal, naming the file."""
     refuse_other_files(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is not torch's own
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise Refusal(f"{path}: holds more than plain data, so it is not opened") from None
     except Exception as error:  # damage can surface as any kind

@@ -46,6 +46,7 @@ class Keeper(Checkpoint):
         self.images_per_second = 0.0
         self._since = self._lap = time.perf_counter()
         self._lap_images = 0
+        self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
         self._clock()
@@ -77,7 +78,9 @@ class Keeper(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._lap_images += len(batch[1]) * trainer.world_size
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True  # with this, Lightning validates what it ends with
+        if trainer.should_stop or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # the epoch's end saves
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients gathered so far are in no checkpoint
@@ -92,12 +95,15 @@ class Keeper(Checkpoint):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._lap_done(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._lap_done(trainer)
+        validated, self._validated = self._validated, False
         assert isinstance(pl_module, Classifier)
         figures = pl_module.figures
         row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        validated = trainer.fit_loop.epoch_loop._should_check_val_epoch()
         for name in COLUMNS[2:]:
             known = name in figures and (validated or not name.startswith("val/"))
             row[name] = figures[name] if known else None

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,6 +26,7 @@ DATA_CHOICES = (
     "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "augmentation",
     "normalisation",
 )  # fmt: skip
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 Config = dict[str, Any]
 
 
@@ -133,6 +135,8 @@ def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: A
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     arguments = dict(config["trainer"])
+    if arguments.get("profiler") in PROFILERS:
+        arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run_dir, filename="profile")
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
