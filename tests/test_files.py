@@ -21,9 +21,14 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
 def test_the_old_file_stays_when_the_block_raises(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(error), written_whole(target) as scratch:
-        scratch.write_text("half")
-        raise error
+
+    def write_half() -> None:
+        with written_whole(target) as scratch:
+            scratch.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     assert target.read_text() == "old"
 

@@ -115,8 +115,12 @@ def compose_config(directory: Path, name: str, typed: list[str]) -> DictConfig:
                 raise Refusal(f"{group}=null: needs a choice, or leave it out.{choices}")
         with initialize_config_dir(str(directory), version_base="1.3", job_name="train"):
             return compose(name, overrides=typed, return_hydra_config=True)
-    except (ValueError, AssertionError, RecursionError) as error:  # Hydra's parser gives way
-        raise Refusal(f"{_shortened(' '.join(typed))}: not understood ({error})") from None
+    except (Refusal, HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # Hydra has no name of its own for what it did not foresee
+        raise Refusal(
+            f"{_shortened(' '.join(typed))}: not understood ({_shortened(_first_line(error))})"
+        ) from None
 
 
 def _refuse_argument(message: str) -> NoReturn:

@@ -129,7 +129,10 @@ def loosened(typed: list[str]) -> list[str]:
     given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
     if given.get("resume") is None and given.get("task") != "test":
         return typed
-    plain = [not o.is_add() and not o.is_delete() and o.key_or_group not in CHOICES for o in overrides]
+    plain = [
+        line[:1] not in "+~" and o.key_or_group not in CHOICES
+        for o, line in zip(overrides, typed, strict=True)
+    ]
     return [
         f"++{o.input_line}" if forced else line
         for o, forced, line in zip(overrides, plain, typed, strict=True)
@@ -190,7 +193,11 @@ def refuse_other_files(path: Path) -> None:
         raise Refusal(f"checkpoint={path}: no such file")
     if not path.is_file():
         raise Refusal(f"checkpoint={path}: not a file; use {path}/checkpoints/best.ckpt")
-    if not zipfile.is_zipfile(path):
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it has the end of one, damaged
+        is_zip = False
+    if not is_zip:
         raise Refusal(f"{path}: not a checkpoint of smallvision, or truncated")
 
 

@@ -193,7 +193,7 @@ def test_a_class_that_the_test_set_lacks_keeps_its_number(tmp_path: Path) -> Non
     [
         ({"cat": 3}, "at least two; found 1"),
         ({"cat": 0}, "at least two; found 0"),
-        ({"train/cat": 1, "train/dog": 1, "test/cat": 0}, "at least two; found 0"),
+        ({"train/cat": 1, "train/dog": 1, "test/cat": 0}, "no image files"),
     ],
 )
 def test_too_few_classes_are_refused(tmp_path: Path, counts: dict[str, int], words: str) -> None:
@@ -208,4 +208,13 @@ def test_a_missing_folder_and_empty_classes_are_refused_by_name(tmp_path: Path) 
     (tmp_path / "cat").mkdir()
     (tmp_path / "dog").mkdir()
     with pytest.raises(Refusal, match="no image files"):
+        folder(str(tmp_path))
+
+
+def test_a_tree_with_train_and_val_but_no_test_is_refused_rather_than_taken_for_two_classes(tmp_path):
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / part / name / "1.png")
+    with pytest.raises(Refusal, match="has train but no test"):
         folder(str(tmp_path))

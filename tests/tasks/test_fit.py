@@ -223,3 +223,20 @@ def test_two_processes_train_as_one_does(finished, tmp_path):
     for name, value in one["metrics"].items():
         assert two["metrics"][name] == pytest.approx(value, rel=1e-3, abs=0.011)
     assert process.stdout.count("smallvision: training") == 1
+
+
+def test_a_last_batch_of_one_image_that_batch_norm_cannot_take_is_refused_before_training(tmp_path):
+    typed = [*TINY, "model=cifar10", "data.size=8", "data.images=125", "data.batch_size=64"]  # 65 to train on
+    process = train(tmp_path, *typed)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: data.batch_size=64: leaves a batch of one")
+    assert train(tmp_path, *typed, "data.drop_last=true", "trainer.max_epochs=1").returncode == 0
+
+
+def test_a_run_that_ends_in_mid_epoch_is_validated_where_it_ends(tmp_path):
+    process = train(tmp_path, *TINY, "trainer.max_steps=13", "trainer.profiler=simple", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[:2] for row in rows] == [["1", "10"], ["2", "13"]]
+    assert rows[0].split(",")[5:] != rows[1].split(",")[5:]
+    assert "run_training_batch" in (tmp_path / "run/fit-profile.txt").read_text()

@@ -1,5 +1,6 @@
 """Downloads: once, whole, and over within seconds where there is no network."""
 
+import errno
 import http.client
 import queue
 import shutil
@@ -59,8 +60,12 @@ def download_into(
     except Offline:
         if not complete():
             raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise Refusal(f"data_dir={folder}: {error.strerror}; use data_dir=FOLDER with room") from None
+        raise Offline(f"the download failed: {_words(error)}") from None
     # What torchvision's downloads raise; HTTPException: what answers speaks no HTTP, or breaks off.
-    except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
+    except (RuntimeError, EOFError, http.client.HTTPException) as error:
         raise Offline(f"the download failed: {_words(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -28,10 +28,14 @@ def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2
     if not root.is_dir():
         raise Refusal(f"data.path={path}: no such folder")
     split = (root / "train").is_dir() and (root / "test").is_dir()
-    classes = _classes(root / "train" if split else root)
+    classes = _subfolders(root / "train" if split else root)
+    if "train" in classes and set(classes) <= {"train", "val", "valid", "validation"}:
+        raise Refusal(f"{root}: has train but no test; name the folder of test images {root / 'test'}")
+    if len(classes) < 2:
+        raise Refusal(f"{root}: needs a folder per class, at least two; found {len(classes)}")
     images, labels = _read(root / "train" if split else root, classes, size, channels)
     if split:
-        extra = set(_classes(root / "test")) - set(classes)
+        extra = set(_subfolders(root / "test")) - set(classes)
         if extra:
             raise Refusal(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
         test_images, test_labels = _read(root / "test", classes, size, channels)
@@ -55,24 +59,15 @@ def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2
     )
 
 
-def _classes(root: Path) -> list[str]:
-    names = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if len(names) < 2:
-        raise Refusal(f"{root}: needs a folder per class, at least two; found {len(names)}")
-    return names
+def _subfolders(root: Path) -> list[str]:
+    return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
 
 
 def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Tensor, Tensor]:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        here = (
-            sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
-            if (root / name).is_dir()
-            else []
-        )
+        here = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
         files += here
         labels += [label] * len(here)
     if not files:

@@ -1,5 +1,6 @@
 """From a config to the things that train: data, model, device and Trainer."""
 
+import copy
 import logging
 import warnings
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
         )
     network = make_network(config, shape, len(plain["classes"]))
     flops = count_flops(network, shape)
+    if saved is None:
+        refuse_lone_image(network, shape, data)
     device = devices.choose(config["device"], flops)
     schedule = build("scheduler", config["scheduler"])
     make_optimizer = lambda parameters: build("optimizer", config["optimizer"], parameters)  # noqa: E731
@@ -127,6 +130,21 @@ def count_flops(network: nn.Module, shape: tuple[int, int, int]) -> int:
         raise Refusal(f"model: cannot take images of {by(shape)}: {str(error).splitlines()[0]}") from None
     network.train()
     return counter.get_total_flops()
+
+
+def refuse_lone_image(network: nn.Module, shape: tuple[int, int, int], data: VisionData) -> None:
+    """Raise Refusal where a training batch is one image and batch norm would have one value to work on."""
+    count, batch = data.sizes["train"], data.batch_size
+    lone = batch == 1 or (count % batch == 1 and not data.drop_last)
+    if not lone:
+        return
+    try:
+        copy.deepcopy(network).to("meta")(torch.empty(1, *shape, device="meta"))
+    except ValueError:
+        raise Refusal(
+            f"data.batch_size={batch}: leaves a batch of one of the {count} training images, which this"
+            " network's batch norm cannot train on; use data.drop_last=true or another size"
+        ) from None
 
 
 def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: Any) -> pl.Trainer:

@@ -1,0 +1,46 @@
+"""Wilson's interval against known values."""
+
+import math
+
+import pytest
+
+from smallvision.reports.statistics import wilson
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        (9, 10, 0.5958, 0.9821),  # these as R's prop.test(x, n, correct=FALSE) gives them
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (1, 1, 0.2065, 1.0),
+        (81, 263, 0.2553, 0.3662),  # R. G. Newcombe, Statistics in Medicine 17 (1998), table I
+        (15, 148, 0.0624, 0.1605),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_is_the_known_one(right: int, count: int, low: float, high: float) -> None:
+    assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_nothing_counted_says_nothing() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 10_000])
+def test_the_interval_holds_the_share_and_mirrors(count: int) -> None:
+    for right in {0, 1, count // 3, count - 1, count}:
+        low, high = wilson(right, count)
+        assert 0 <= low <= right / count <= high <= 1
+        assert (1 - high, 1 - low) == pytest.approx(wilson(count - right, count), abs=1e-12)
+
+
+def test_more_images_make_it_narrower() -> None:
+    widths = [high - low for low, high in (wilson(9 * n, 10 * n) for n in (1, 10, 100, 1000))]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_its_bounds_solve_the_equation_they_come_from() -> None:
+    for bound in wilson(37, 50, z=2.5):
+        assert abs(37 / 50 - bound) == pytest.approx(2.5 * math.sqrt(bound * (1 - bound) / 50))

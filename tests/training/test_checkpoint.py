@@ -1,0 +1,201 @@
+"""Checkpoints are plain, whole, and run nothing."""
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smallvision.errors import Refusal
+from smallvision.training import checkpoint
+from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO, read
+
+OURS = {
+    "format": FORMAT, "config": {"seed": 0, "optimizer": {"betas": [0.9, 0.999]}}, "shape": [1, 28, 28],
+    "classes": ["zero", "größe"], "mean": [0.5], "std": [0.25], "data": {"name": "x", "stand_in_for": None},
+}  # fmt: skip
+
+
+def plain() -> dict[str, Any]:
+    return {"state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "smallvision": dict(OURS)}
+
+
+def write(file: Path, content: Any = None) -> Path:
+    PlainCheckpointIO().save_checkpoint(plain() if content is None else content, file)
+    return file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.ckpt")
+
+
+def assert_same(found: dict[str, Any]) -> None:
+    torch.testing.assert_close(found["state_dict"], plain()["state_dict"], rtol=0, atol=0)
+    assert (found["epoch"], found["smallvision"]) == (3, OURS)
+
+
+def test_what_is_written_is_read_again(file: Path) -> None:
+    assert_same(read(file))
+    assert_same(PlainCheckpointIO().load_checkpoint(file))
+    assert_same(PlainCheckpointIO().load_checkpoint(str(file), map_location="meta", weights_only=False))
+
+
+def test_torch_itself_reads_it_as_weights_only(file: Path) -> None:
+    assert_same(torch.load(file, weights_only=True))
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    assert_same(read(write(tmp_path / "deep" / "er" / "a.ckpt")))
+
+
+def test_nothing_but_the_file_is_left(file: Path) -> None:
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        write(file, {"state_dict": {"weight": torch.zeros(1000)}, "bad": lambda: None})
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_copy_is_the_same_bytes_and_replaces_what_was_there(file: Path) -> None:
+    target = file.with_name("best.ckpt")
+    target.write_text("old")
+    checkpoint.copy(file, target)
+    assert target.read_bytes() == file.read_bytes()
+
+
+def test_a_copy_of_nothing_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "best.ckpt"
+    target.write_text("old")
+    with pytest.raises(FileNotFoundError):
+        checkpoint.copy(tmp_path / "nope", target)
+    assert [one.name for one in tmp_path.iterdir()] == ["best.ckpt"]
+    assert target.read_text() == "old"
+
+
+def test_a_checkpoint_can_be_removed_twice(file: Path) -> None:
+    for _ in range(2):
+        PlainCheckpointIO().remove_checkpoint(file)
+        assert not file.exists()
+
+
+# What is no checkpoint -----------------------------------------------------------------------------------
+
+
+class Marks:
+    """Unpickled, it calls ``function`` with the path of a mark."""
+
+    def __init__(self, function: Any, mark: Path) -> None:
+        self.function, self.mark = function, mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return self.function, (str(self.mark),)
+
+
+@pytest.mark.parametrize("function", [os.mkdir, os.system, eval, Path, io.open, torch.load], ids=repr)
+@pytest.mark.parametrize("form", ["torch", "zip", "legacy", "bare"])
+def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
+    tmp_path: Path, function: Any, form: str
+) -> None:
+    mark, file = tmp_path / "mark", tmp_path / "hostile.ckpt"
+    content = {**plain(), "extra": Marks(function, mark)}
+    if form == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a/data.pkl", pickle.dumps({"extra": content["extra"]}, protocol=2))
+            archive.writestr("a/version", "3\n")
+    elif form == "bare":
+        file.write_bytes(pickle.dumps({"extra": content["extra"]}))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=form == "torch")
+    with pytest.raises(Refusal, match=r"hostile\.ckpt"):
+        read(file)
+    assert not mark.exists()
+    assert [one.name for one in tmp_path.iterdir()] == ["hostile.ckpt"]
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(file: Path, share: float) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(Refusal, match=r"a\.ckpt"):
+        read(file)
+
+
+def test_a_damaged_checkpoint_is_refused_or_read_but_never_breaks(file: Path) -> None:
+    whole, said = file.read_bytes(), []
+    for start in range(0, len(whole), max(1, len(whole) // 60)):
+        damaged = bytes(255 - byte for byte in whole[start : start + 9])
+        file.write_bytes(whole[:start] + damaged + whole[start + 9 :])
+        try:
+            read(file)
+        except Refusal as refusal:
+            said.append(str(refusal))
+    assert len(said) > 10
+    assert [line for line in said if "a.ckpt" not in line or "\n" in line] == []
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["a.txt"], ["x/data.pkl"], ["x/data.pkl", "x/version"], ["x_train.npy"]], ids=str
+)
+def test_another_zip_file_is_refused(tmp_path: Path, names: list[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        for name in names:
+            archive.writestr(name, "3\n")
+    with pytest.raises(Refusal, match=r"a\.ckpt"):
+        read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04.", b"PK\x03\x04", b"\0" * 1000], ids=repr)
+def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.ckpt").write_bytes(content[:1000])
+    with pytest.raises(Refusal, match=r"a\.ckpt: not a checkpoint"):
+        read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        3,
+        "text",
+        torch.zeros(3),
+        {},
+        {"state_dict": {}},
+        {"smallvision": OURS},
+        {"state_dict": {}, "smallvision": None},
+        {"state_dict": {}, "smallvision": [1]},
+        {"state_dict": {}, "smallvision": {}},
+        *(
+            {"state_dict": {}, "smallvision": {k: v for k, v in OURS.items() if k != lacking}}
+            for lacking in OURS
+        ),
+    ],
+    ids=lambda content: str(content)[:60],
+)
+def test_plain_data_that_are_no_checkpoint_of_ours_are_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(Refusal, match=r"a\.ckpt: "):
+        read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("newer", [FORMAT + 1, 10**30, "1", 1.0, None])
+def test_a_newer_format_is_refused_with_its_number(tmp_path: Path, newer: Any) -> None:
+    file = write(tmp_path / "a.ckpt", {**plain(), "smallvision": OURS | {"format": newer}})
+    with pytest.raises(Refusal, match=f"format {newer}.*up to {FORMAT}"):
+        read(file)
+
+
+@pytest.mark.parametrize("name", ["nope.ckpt", "a" * 300, "folder", "file/below"])
+def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Refusal, match=r"checkpoint=.*(no such file|not a file)"):
+        read(tmp_path / name)

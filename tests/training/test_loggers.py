@@ -1,0 +1,71 @@
+"""Who is told of a run beside its directory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from smallvision.errors import Refusal
+from smallvision.training import loggers
+from smallvision.training.loggers import make_logger
+
+TENSORBOARD = {"name": "tensorboard", "_target_": "lightning.pytorch.loggers.TensorBoardLogger"}
+MLFLOW = {"name": "mlflow", "_target_": "lightning.pytorch.loggers.MLFlowLogger", "experiment_name": "x"}
+WANDB = {
+    "name": "wandb",
+    "_target_": "lightning.pytorch.loggers.WandbLogger",
+    "project": "x",
+    "offline": True,
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the logger would have been built with."""
+    seen: dict[str, Any] = {}
+
+    def build(section: str, config: dict[str, Any], **places: Any) -> None:
+        assert section == "logger"
+        seen.update(config, **{f"place of {name}": place for name, place in places.items()})
+
+    monkeypatch.setattr(loggers, "build", build)
+    return seen
+
+
+def test_csv_needs_no_logger(tmp_path: Path) -> None:
+    assert make_logger({"name": "csv", "_target_": None}, tmp_path) is None
+
+
+def test_tensorboard_writes_into_the_run_directory(tmp_path: Path) -> None:
+    logger = make_logger(TENSORBOARD, tmp_path)
+    assert isinstance(logger, TensorBoardLogger)
+    logger.log_metrics({"val/acc": 0.5}, step=1)
+    logger.finalize("success")
+    assert [file.is_file() for file in tmp_path.glob("events.*")] == [True]
+
+
+def test_mlflow_writes_into_the_run_directory_unless_a_server_is_named(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    make_logger({**MLFLOW, "tracking_uri": None}, tmp_path)
+    assert asked["tracking_uri"] == f"file:{tmp_path}/mlruns"
+    make_logger({**MLFLOW, "tracking_uri": "http://server"}, tmp_path)
+    assert asked["tracking_uri"] == "http://server"
+
+
+def test_wandb_calls_the_run_as_its_directory(tmp_path: Path, asked: dict[str, Any]) -> None:
+    make_logger(WANDB, tmp_path / "2026-01-02")
+    assert asked["place of name"] == "2026-01-02"
+    assert asked["place of save_dir"] == str(tmp_path / "2026-01-02")
+
+
+def test_the_config_is_not_changed(tmp_path: Path, asked: dict[str, Any]) -> None:
+    config = {**MLFLOW, "tracking_uri": None}
+    make_logger(config, tmp_path)
+    assert config == {**MLFLOW, "tracking_uri": None}
+
+
+def test_a_target_that_is_no_logger_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"logger\._target_"):
+        make_logger({"name": "tensorboard", "_target_": "os.system"}, tmp_path)
