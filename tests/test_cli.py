@@ -278,5 +278,7 @@ def test_a_continued_run_keeps_its_directory(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     composed = cli.compose_config(ROOT / "configs", "train", [])
     config = {group: {"name": "x"} for group in ("data", "model", "optimizer")} | {"resume": "old"}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/config.yaml").touch()
     assert cli.make_run_dir(composed, config, ["resume=old"]) == Path("old")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "old"]

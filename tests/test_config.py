@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smallvision import cli, config
+from smallvision import cli, config, overrides
 from smallvision.errors import Refusal
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def _as_the_command_line() -> Iterator[None]:
 
 
 def settle(*typed: str) -> dict[str, Any]:
-    forced = config.loosened(list(typed))
+    forced = overrides.loosened(list(typed))
     return config.settle(cli.compose_config(ROOT / "configs", "train", forced), forced)
 
 
@@ -284,12 +284,18 @@ def test_an_added_trainer_key_is_taken_up(run_dir: Path) -> None:
     assert made["trainer"] == {**kept(run_dir)["trainer"], "log_every_n_steps": 5}
 
 
-@pytest.mark.parametrize("typed", [("optimizer=adam",), ("optimizer=adam", "optimizer.lr=0.5")], ids=" ".join)
+@pytest.mark.parametrize(
+    "typed", [("scheduler=one_cycle",), ("scheduler=linear", "scheduler.final=0.5")], ids=" ".join
+)
 def test_a_typed_group_replaces_the_whole_section(run_dir: Path, typed: tuple[str, ...]) -> None:
     made = settle(f"resume={run_dir}", *typed)
-    assert made["optimizer"] == settle(*typed)["optimizer"]
-    assert "momentum" not in made["optimizer"]
-    assert made["scheduler"] == kept(run_dir)["scheduler"]
+    assert made["scheduler"] == settle(*typed)["scheduler"] != kept(run_dir)["scheduler"]
+    assert made["optimizer"] == kept(run_dir)["optimizer"]
+
+
+def test_the_kind_of_optimizer_stays_because_its_state_does(run_dir: Path) -> None:
+    with pytest.raises(Refusal, match="optimizer: a run keeps its kind"):
+        settle(f"resume={run_dir}", "optimizer=adam")
 
 
 @pytest.mark.parametrize(

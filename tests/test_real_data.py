@@ -51,9 +51,8 @@ def test_a_flipped_pixel_in_a_real_file_is_noticed_and_the_file_named(tmp_path):
     ("model", "epochs", "least"), [("mnist", 1, 0.95), ("fashion_mnist", 1, 0.82), ("linear", 1, 0.88)]
 )
 def test_a_short_run_learns(tmp_path, model, epochs, least):
-    process = train(
-        tmp_path, f"model={model}", "optimizer=adam", f"trainer.max_epochs={epochs}", f"data_dir={DATA}", "hydra.run.dir=run"
-    )  # fmt: skip
+    typed = [f"model={model}", "optimizer=adam", f"trainer.max_epochs={epochs}", f"data_dir={DATA}"]
+    process = train(tmp_path, *typed, "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     found = results(tmp_path / "run")
     assert (found["data"]["train"], found["data"]["val"], found["data"]["test"]) == (55_000, 5_000, 10_000)

@@ -20,8 +20,9 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smallvision.config import CHOICES, Config, loosened, parse, settle
+from smallvision.config import settle
 from smallvision.errors import Interrupted, Refusal, did_you_mean
+from smallvision.overrides import CHOICES, Config, loosened, parse
 from smallvision.signals import STOP
 
 CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
@@ -89,7 +90,7 @@ def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path
         composed[group].name = config[group]["name"]
     run_dir = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
     if config.get("resume") and not was_typed:
-        return Path(config["resume"])
+        run_dir, was_typed = Path(config["resume"]), True
     try:
         run_dir.mkdir(parents=True, exist_ok=was_typed)
     except OSError as error:

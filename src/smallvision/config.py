@@ -1,22 +1,18 @@
 """From what was typed to the one config that a run goes by."""
 
 import os
-import re
 import secrets
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smallvision import rules
 from smallvision.build import ALLOWED, check_target
 from smallvision.errors import Refusal, did_you_mean
+from smallvision.overrides import GROUPS, IN_TEST, ON_RESUME, Config, lay_over, parse, refuse_others
+from smallvision.saved import checked_stranger, refuse_other_files, saved_config
 
 # Known before the data are read.
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_437}
@@ -26,16 +22,8 @@ LOGGERS = {
     "mlflow": ("mlflow", "mlflow-skinny"),
     "wandb": ("wandb", "wandb"),
 }
-GROUPS = ("data", "model", "optimizer", "scheduler", "device", "logger")
-CHOICES = (*GROUPS, "task", "experiment")
 TASKS = ("fit", "test", "report")
-MAY_CHANGE_ON_RESUME = (
-    "resume", "data_dir", "data", "trainer", "optimizer", "scheduler", "device", "logger", "early_stopping",
-    "checkpoint", "hydra",
-)  # fmt: skip
-MAY_CHANGE_IN_TEST = ("task", "checkpoint", "data_dir", "data", "device", "trainer", "hydra")
 _SUFFIX = secrets.token_hex(3)
-Config = dict[str, Any]
 
 OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)
 
@@ -59,10 +47,10 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
     if config["task"] == "fit" and config.get("resume") is not None:
         if not isinstance(config["resume"], str):
             raise Refusal(f"resume={config['resume']}: must be a run directory")
-        _only(overrides, MAY_CHANGE_ON_RESUME, "resume continues the run as it was")
+        refuse_others(overrides, ON_RESUME, "resume continues the run as it was")
         config = lay_over(saved_config(Path(config["resume"])), config, overrides)
     if config["task"] == "test":
-        _only(overrides, MAY_CHANGE_IN_TEST, "the checkpoint says it")
+        refuse_others(overrides, IN_TEST, "the checkpoint says it")
         if not isinstance(config["checkpoint"], str):
             raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
         refuse_other_files(Path(config["checkpoint"]))
@@ -73,13 +61,6 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
         config = lay_over(saved, config, overrides)
     check(config)
     return config
-
-
-def parse(typed: list[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(typed)
-    except (ValueError, AssertionError, RecursionError) as error:  # Hydra's parser gives way
-        raise Refusal(f"{' '.join(typed)[:200]}: not understood ({error})") from None
 
 
 def check(config: Config) -> None:
@@ -119,96 +100,6 @@ def _check_data(data: Config) -> None:
         )
 
 
-def loosened(typed: list[str]) -> list[str]:
-    """The same overrides, for Hydra, of a run that continues or of a checkpoint.
-
-    What Hydra composes then is not the run's own config and may lack a key that this has. So values are
-    forced in; :func:`lay_over` holds them against the run's own keys.
-    """
-    overrides = parse(typed)
-    given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
-    if given.get("resume") is None and given.get("task") != "test":
-        return typed
-    plain = [
-        line[:1] not in "+~" and o.key_or_group not in CHOICES
-        for o, line in zip(overrides, typed, strict=True)
-    ]
-    return [
-        f"++{o.input_line}" if forced else line
-        for o, forced, line in zip(overrides, plain, typed, strict=True)
-    ]
-
-
-def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Config:
-    """``saved`` with every typed group and key taken from ``composed``, and with keys that it lacks.
-
-    Raises Refusal where a typed key is in no run of that kind.
-    """
-    config = {**composed, **{key: value for key, value in saved.items() if key in composed}}
-    for key, value in composed.items():
-        if isinstance(value, dict) and isinstance(saved.get(key), dict) and key not in GROUPS:
-            config[key] = {**value, **saved[key]}  # a key younger than the saved config
-    for key in ("task", "resume"):
-        config[key] = composed[key]
-    if isinstance(composed.get("checkpoint"), str):
-        config["checkpoint"] = composed["checkpoint"]
-    for override in overrides:
-        path = override.key_or_group.split(".")
-        if path[0] == "hydra":
-            continue
-        source: Any = composed
-        target: Any = config
-        for name in path[:-1]:
-            source = source.get(name) if isinstance(source, dict) else None
-            target = target.get(name) if isinstance(target, dict) else None
-        known = target if isinstance(target, dict) else {}
-        if (
-            not isinstance(source, dict)
-            or path[-1] not in source
-            or not (path[-1] in known or override.is_add())
-        ):
-            near = did_you_mean(path[-1], known, prefix=".".join([*path[:-1], ""]))
-            raise Refusal(f"{override.key_or_group}: no such key.{near}")
-        target[path[-1]] = source[path[-1]]
-    return config
-
-
-def saved_config(run_dir: Path) -> Config:
-    """The config that a run directory keeps."""
-    file = run_dir / "config.yaml"
-    if not os.path.isdir(run_dir):  # noqa: PTH112 - Path's own raises for a name that is too long
-        raise Refusal(f"resume={run_dir}: no such run directory")
-    if not os.path.isfile(file):  # noqa: PTH113
-        raise Refusal(f"resume={run_dir}: not a run directory: it has no config.yaml")
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except Exception as error:  # PyYAML has a dozen kinds for a file that is no YAML
-        raise Refusal(f"{file}: cannot be read ({error})") from None
-    return checked_stranger(config, str(file))
-
-
-def refuse_other_files(path: Path) -> None:
-    """Raise Refusal where ``path`` cannot be a checkpoint; needs no torch."""
-    if not os.path.exists(path):  # noqa: PTH110 - Path's own raises for a name that is too long
-        raise Refusal(f"checkpoint={path}: no such file")
-    if not path.is_file():
-        raise Refusal(f"checkpoint={path}: not a file; use {path}/checkpoints/best.ckpt")
-    try:
-        is_zip = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it has the end of one, damaged
-        is_zip = False
-    if not is_zip:
-        raise Refusal(f"{path}: not a checkpoint of smallvision, or truncated")
-
-
-def checked_stranger(config: Any, file: str) -> Config:
-    """A config out of a file, if it has the form of one."""
-    sections = ("trainer", "early_stopping", *GROUPS)
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in sections):
-        raise Refusal(f"{file}: does not hold the config of a run")
-    return config
-
-
 def _plain(composed: DictConfig) -> Config:
     """Resolved; Hydra's own node left out; a mandatory value that is missing becomes a refusal."""
     try:
@@ -230,11 +121,3 @@ def _check_present(config: Config) -> None:
     for key in ("task", "seed", "data_dir", *GROUPS, "trainer", "early_stopping"):
         if config.get(key) is None:
             raise Refusal(f"{key}: cannot be left out")
-
-
-def _only(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:
-    for override in overrides:
-        key = override.key_or_group
-        first = re.split(r"[.@/]", key)[0]
-        if first not in allowed or (key in ("data", "data.name", "data._target_") and "resume" in allowed):
-            raise Refusal(f"{key}: cannot be changed here: {reason}")

@@ -33,8 +33,10 @@ def _is_number(value: Any) -> bool:
 
 
 def whole(low: int, high: int | None = None) -> Rule:
+    """A whole number; without ``high`` up to 2**31 - 1, which is more than anything counts here."""
     words = f"a whole number from {low} to {high}" if high is not None else f"a whole number, at least {low}"
-    return Rule(words, lambda v: _is_whole(v) and v >= low and (high is None or v <= high))
+    last = high if high is not None else 2**31 - 1
+    return Rule(words, lambda v: _is_whole(v) and low <= v <= last)
 
 
 def number(

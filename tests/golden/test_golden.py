@@ -22,8 +22,9 @@ def losses(model: str, folder: Path) -> dict[str, list[float]]:
     """Training and validation loss of three epochs of a run by the command line, on one thread."""
     size, channels = MODELS[model]
     process = train(
-        folder, f"model={model}", "optimizer=adam", "data=shapes", f"data.size={size}", f"data.channels={channels}",
-        "data.images=480", "data.val_size=96", "data.test_images=0", "data.batch_size=32",
+        folder, f"model={model}", "optimizer=adam", "data=shapes", f"data.size={size}",
+        f"data.channels={channels}", "data.images=480", "data.val_size=96", "data.test_images=0",
+        "data.batch_size=32",
         "data.augmentation.flip=true", "data.augmentation.shift=2", "trainer.max_epochs=3", "device=cpu",
         "device.threads=1", "device.precision=32", "seed=0", "hydra.run.dir=run",
     )  # fmt: skip

@@ -161,9 +161,9 @@ def test_every_optimizer_runs_with_every_schedule(tmp_path):
 def test_every_model_runs_on_any_data(tmp_path):
     process = train(
         tmp_path, "-m", *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=2", "data.test_images=20",
-        "data.val_size=20", "data.channels=3", "data.size=32", "data.classes=12", "data.augmentation.flip=true",
-        "data.augmentation.shift=3", "data.augmentation.cutout=8", "hydra.sweep.dir=sweep",
-        "model=mnist,fashion_mnist,cifar10,linear,lenet5,resnet18",
+        "data.val_size=20", "data.channels=3", "data.size=32", "data.classes=12",
+        "data.augmentation.flip=true", "data.augmentation.shift=3", "data.augmentation.cutout=8",
+        "hydra.sweep.dir=sweep", "model=mnist,fashion_mnist,cifar10,linear,lenet5,resnet18",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     names = [results(tmp_path / "sweep" / str(number))["model"]["name"] for number in range(6)]
@@ -172,9 +172,14 @@ def test_every_model_runs_on_any_data(tmp_path):
 
 @pytest.mark.parametrize(
     ("typed", "data"),
-    [(["model=cifar10"], "cifar10"), (["model=fashion_mnist"], "fashion_mnist"), (["model=cifar10", "data=digits"], "digits"),
-     (["data=digits"], "digits"), ([], "mnist")],
-)  # fmt: skip
+    [
+        (["model=cifar10"], "cifar10"),
+        (["model=fashion_mnist"], "fashion_mnist"),
+        (["model=cifar10", "data=digits"], "digits"),
+        (["data=digits"], "digits"),
+        ([], "mnist"),
+    ],
+)
 def test_a_model_picks_its_data_and_data_on_the_command_line_wins(tmp_path, typed, data):
     shown = train(tmp_path, "--cfg", "job", *typed)
     assert yaml.safe_load(shown.stdout)["data"]["name"] == data

@@ -119,3 +119,38 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     again = train(folder, "resume=run")  # nothing is left to train: the same figures
     assert again.returncode == 0, again.stderr
     assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}
+
+
+def test_a_run_begun_on_a_stand_in_does_not_go_on_with_other_images(tmp_path):
+    typed = ["model=mnist", "data_dir=here", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    begun = train(tmp_path, *typed, "hydra.run.dir=run")
+    assert begun.returncode == 0, begun.stderr
+    (tmp_path / "here/MNIST").mkdir(parents=True)
+    for part, count in (("train", 300), ("t10k", 20)):  # other images have come there since
+        header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        (tmp_path / f"here/MNIST/{part}-images-idx3-ubyte").write_bytes(header + bytes(count * 784))
+        header = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big")
+        (tmp_path / f"here/MNIST/{part}-labels-idx1-ubyte").write_bytes(
+            header + bytes(range(10)) * (count // 10)
+        )
+    process = train(tmp_path, "resume=run", "trainer.max_epochs=2")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: resume=run: began on digits (stand-in for mnist")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("data.val_size=5", "data.val_size: cannot be changed here"),
+        ("seed=3", "seed: cannot be changed here"),
+        ("optimizer=sgd", "optimizer: a run keeps its kind"),
+        ("optimizer.momentum=0.5", "optimizer.momentum: no such key"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: must be a number above 0"),
+    ],
+)
+def test_what_a_run_was_cannot_be_changed_on_resume(finished, typed, words):
+    folder, _ = finished
+    process = train(folder, "resume=run", typed)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith(f"error: {words}")

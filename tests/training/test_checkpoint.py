@@ -100,7 +100,9 @@ class Marks:
         return self.function, (str(self.mark),)
 
 
-@pytest.mark.parametrize("function", [os.mkdir, os.system, eval, Path, io.open, torch.load], ids=repr)
+@pytest.mark.parametrize(
+    "function", [os.mkdir, os.system, eval, Path, io.open, torch.load], ids=lambda function: function.__name__
+)
 @pytest.mark.parametrize("form", ["torch", "zip", "legacy", "bare"])
 def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
     tmp_path: Path, function: Any, form: str

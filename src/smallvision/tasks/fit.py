@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from smallvision.errors import Interrupted
+from smallvision.errors import Interrupted, Refusal
 from smallvision.runs import Run, command
 from smallvision.tasks import common
 from smallvision.training.checkpoint import read
@@ -20,6 +20,9 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """One whole run in its directory, from the start or from its last.ckpt; gives its results.json."""
     screen = Screen()
     setup = make_setup(config, make_data(config))
+    last = run.directory / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        refuse_other_data(read(last)["smallvision"]["data"], setup, run)
     display = Display(screen, config["trainer"]["max_epochs"])
     keeper = Keeper(run.directory, config["checkpoint"]["every_n_steps"], display.row)
     trainer = make_trainer(
@@ -30,13 +33,13 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         callbacks=[display, *early_stopping(config), keeper],
     )
     run.describe(config, setup.device.hardware)
-    verb = "continuing" if keeper.last_path.is_file() else "training"
+    verb = "continuing" if last.is_file() else "training"
     common.summary(screen, config, setup, run, f"{verb} {config['model']['name']}")
     status, test_seconds = "failed", None
     tested: dict[str, float] = {}
     try:
-        last = keeper.last_path if keeper.last_path.is_file() else None
-        trainer.fit(setup.model, datamodule=setup.data, ckpt_path=last, weights_only=True)
+        ckpt_path = last if last.is_file() else None
+        trainer.fit(setup.model, datamodule=setup.data, ckpt_path=ckpt_path, weights_only=True)
         tested_from = time.perf_counter()
         tested = test_best(trainer, setup, keeper)
         test_seconds = time.perf_counter() - tested_from
@@ -58,6 +61,16 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         run.results(figures)
         closing_lines(screen, config, setup, run, keeper, figures)
     return figures
+
+
+def refuse_other_data(begun_on: dict[str, Any], setup: Setup, run: Run) -> None:
+    """A run ends on the images that it began on: a stand-in, say, does not turn into the real thing."""
+    record = setup.data.data
+    if begun_on["fingerprint"] != record.fingerprint:
+        raise Refusal(
+            f"resume={run.directory}: began on {begun_on['name']} ({begun_on['source']}); what is here now is"
+            f" {record.name} ({record.source}); start a new run, or set data_dir to where it began"
+        )
 
 
 def early_stopping(config: Config) -> list[Callback]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from smallvision.config import refuse_other_files
 from smallvision.errors import Refusal
 from smallvision.files import written_whole
+from smallvision.saved import refuse_other_files
 
 FORMAT = 1
 NEEDED = ("config", "shape", "classes", "mean", "std", "data")  # what rebuilds a model

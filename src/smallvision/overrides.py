@@ -1,0 +1,93 @@
+"""What was typed, and what of it is laid over a config that a run already has."""
+
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from smallvision.errors import Refusal, did_you_mean
+
+GROUPS = ("data", "model", "optimizer", "scheduler", "device", "logger")
+CHOICES = (*GROUPS, "task", "experiment")
+Config = dict[str, Any]
+# Keys and sections that may be typed with resume=: those that leave what was learnt, and the images that
+# it was learnt from and chosen by, as they are.
+ON_RESUME = (
+    "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
+    "optimizer", "scheduler", "device", "logger", "early_stopping", "checkpoint", "hydra",
+)  # fmt: skip
+IN_TEST = ("task", "checkpoint", "data_dir", "data", "device", "trainer", "hydra")
+
+
+def parse(typed: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(typed)
+    except (ValueError, AssertionError, RecursionError) as error:  # Hydra's parser gives way
+        raise Refusal(f"{' '.join(typed)[:200]}: not understood ({error})") from None
+
+
+def refuse_others(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:
+    """Raise Refusal where something else than the ``allowed`` keys and sections was typed."""
+    for override in overrides:
+        key = override.key_or_group.split("@")[0].replace("/", ".")
+        if not any(key == one or key.startswith(f"{one}.") for one in allowed):
+            raise Refusal(f"{key}: cannot be changed here: {reason}")
+
+
+def loosened(typed: list[str]) -> list[str]:
+    """The same overrides, for Hydra, of a run that continues or of a checkpoint.
+
+    What Hydra composes then is not the run's own config and may lack a key that this has. So values are
+    forced in; :func:`lay_over` holds them against the run's own keys.
+    """
+    overrides = parse(typed)
+    given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
+    if given.get("resume") is None and given.get("task") != "test":
+        return typed
+    plain = [
+        line[:1] not in "+~" and o.key_or_group not in CHOICES
+        for o, line in zip(overrides, typed, strict=True)
+    ]
+    return [
+        f"++{o.input_line}" if forced else line
+        for o, forced, line in zip(overrides, plain, typed, strict=True)
+    ]
+
+
+def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Config:
+    """``saved`` with every typed group and key taken from ``composed``, and with keys that it lacks.
+
+    Raises Refusal where a typed key is in no run of that kind.
+    """
+    config = {**composed, **{key: value for key, value in saved.items() if key in composed}}
+    for key, value in composed.items():
+        if isinstance(value, dict) and isinstance(saved.get(key), dict) and key not in GROUPS:
+            config[key] = {**value, **saved[key]}  # a key younger than the saved config
+    for key in ("task", "resume"):
+        config[key] = composed[key]
+    if isinstance(composed.get("checkpoint"), str):
+        config["checkpoint"] = composed["checkpoint"]
+    kind = [part["optimizer"].get("_target_") for part in (saved, composed)]
+    if kind[0] != kind[1] and any(override.key_or_group == "optimizer" for override in overrides):
+        raise Refusal(
+            f"optimizer: a run keeps its kind ({kind[0]}); its values can change: optimizer.lr=VALUE"
+        )
+    for override in overrides:
+        path = override.key_or_group.split(".")
+        if path[0] == "hydra":
+            continue
+        source: Any = composed
+        target: Any = config
+        for name in path[:-1]:
+            source = source.get(name) if isinstance(source, dict) else None
+            target = target.get(name) if isinstance(target, dict) else None
+        known = target if isinstance(target, dict) else {}
+        if (
+            not isinstance(source, dict)
+            or path[-1] not in source
+            or not (path[-1] in known or override.is_add())
+        ):
+            near = did_you_mean(path[-1], known, prefix=".".join([*path[:-1], ""]))
+            raise Refusal(f"{override.key_or_group}: no such key.{near}")
+        target[path[-1]] = source[path[-1]]
+    return config
