@@ -285,7 +285,7 @@ def test_an_added_trainer_key_is_taken_up(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", [("scheduler=one_cycle",), ("scheduler=linear", "scheduler.final=0.5")], ids=" ".join
+    "typed", [("scheduler=one_cycle",), ("scheduler=cosine", "scheduler.final=0.25")], ids=" ".join
 )
 def test_a_typed_group_replaces_the_whole_section(run_dir: Path, typed: tuple[str, ...]) -> None:
     made = settle(f"resume={run_dir}", *typed)

@@ -154,3 +154,25 @@ def test_what_a_run_was_cannot_be_changed_on_resume(finished, typed, words):
     process = train(folder, "resume=run", typed)
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.startswith(f"error: {words}")
+
+
+def test_a_run_killed_right_after_its_last_checkpoint_still_ends_whole(tmp_path):
+    """All that is left to do then is the test and the files that are drawn at the end."""
+    whole = tmp_path / "whole"
+    assert train(tmp_path, *TINY, "hydra.run.dir=whole").returncode == 0
+    expected, rows = figures(whole), (whole / "metrics.csv").read_bytes()
+    (whole / "results.json").unlink()
+    continued = train(tmp_path, "resume=whole")
+    assert continued.returncode == 0, continued.stderr
+    assert figures(whole) == expected
+    assert (whole / "metrics.csv").read_bytes() == rows
+
+
+def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
+    early = ["trainer.max_epochs=50", "early_stopping.patience=0", "early_stopping.min_delta=0.9"]
+    assert train(tmp_path, *TINY, *early, "hydra.run.dir=run").returncode == 0
+    before = figures(tmp_path / "run")
+    assert before["epochs"] == 2
+    continued = train(tmp_path, "resume=run")
+    assert continued.returncode == 0, continued.stderr
+    assert figures(tmp_path / "run") == before

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Ten
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
 
 
-def _decode(file: Path, size: int, channels: int) -> np.ndarray:
+def _decode(file: Path, size: int, channels: int) -> np.ndarray[Any, Any]:
     """uint8, channels x size x size; turned as the camera's note says, transparency on white."""
     try:
         with Image.open(file) as picture:

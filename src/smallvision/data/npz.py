@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def read(file: Path) -> Arrays:
                 raise Refusal(f"{file}: has no {missing[0]}; the keys are x_train, y_train, x_test, y_test")
             found = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
         for key, array in found.items():
-            if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
+            if not isinstance(array, np.ndarray[Any, Any]):  # numpy hands out what is no array as bytes
                 raise ValueError(f"{key} is not an array")
     except UNREADABLE as error:
         raise Refusal(f"{file}: truncated, altered or not an npz of plain arrays ({error})") from None
@@ -87,7 +88,7 @@ def arrays(path: str) -> ImageData:
     return ImageData.of(read_arrays.parts, file.stem, str(file), classes)
 
 
-def _images(where: str, array: np.ndarray) -> Tensor:
+def _images(where: str, array: np.ndarray[Any, Any]) -> Tensor:
     if array.dtype != np.uint8:
         raise Refusal(f"{where}: images must be uint8 (0 to 255), these are {array.dtype}")
     if array.ndim not in (3, 4):
@@ -99,7 +100,7 @@ def _images(where: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
-def _labels(where: str, array: np.ndarray) -> Tensor:
+def _labels(where: str, array: np.ndarray[Any, Any]) -> Tensor:
     if not np.issubdtype(array.dtype, np.integer):
         raise Refusal(f"{where}: labels must be integers, these are {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:  # as Keras has them for CIFAR-10

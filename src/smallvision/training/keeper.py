@@ -65,10 +65,10 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping) and 0 < callback.patience <= callback.wait_count:
-                trainer.should_stop = True
+            if isinstance(callback, EarlyStopping) and callback.wait_count >= max(callback.patience, 1):
+                trainer.should_stop = True  # it had stopped the run before
         if self._stop_asked(trainer):
-            self._save(trainer)
+            trainer.save_checkpoint(self.last_path)
             raise Interrupted
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -88,7 +88,8 @@ class Keeper(Checkpoint):
         stop = self._stop_asked(trainer)
         if due or stop:
             self._lap_done(trainer)
-            self._save(trainer)
+            trainer.save_checkpoint(self.last_path)
+            self._lap = time.perf_counter()
         if stop:
             raise Interrupted
 
@@ -111,11 +112,15 @@ class Keeper(Checkpoint):
         better = self._is_better(row, validated)
         if better:
             self.best = row
-        self._save(trainer)
+        # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
         if trainer.is_global_zero:
-            if better:
-                checkpoint.copy(self.last_path, self.best_path)
             self._write_rows()
+        if better:
+            trainer.save_checkpoint(self.best_path)
+            if trainer.is_global_zero:
+                checkpoint.copy(self.best_path, self.last_path)
+        else:
+            trainer.save_checkpoint(self.last_path)
         self.tell(row, better, self.images_per_second)
         if self._stop_asked(trainer):
             raise Interrupted
@@ -138,9 +143,6 @@ class Keeper(Checkpoint):
         if trainer.world_size > 1:  # all processes stop at the same step
             return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
         return asked
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.last_path)
 
     def _clock(self) -> None:
         now = time.perf_counter()
