@@ -55,7 +55,7 @@ def read(file: Path) -> Arrays:
                 raise Refusal(f"{file}: has no {missing[0]}; the keys are x_train, y_train, x_test, y_test")
             found = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
         for key, array in found.items():
-            if not isinstance(array, np.ndarray[Any, Any]):  # numpy hands out what is no array as bytes
+            if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
                 raise ValueError(f"{key} is not an array")
     except UNREADABLE as error:
         raise Refusal(f"{file}: truncated, altered or not an npz of plain arrays ({error})") from None
