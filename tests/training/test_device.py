@@ -131,7 +131,7 @@ def test_lightning_hears_its_own_word_for_the_device(kind: str, accelerator: str
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        (Device("cpu", "32", True, 2, "A CPU"), "cpu (A CPU, 2 threads), 32, channels last"),
+        (Device("cpu", "32", True, 2, "A CPU"), "cpu (A CPU, 2 threads), precision 32, channels last"),
         (Device("cpu", "32", False, 1, "A CPU"), "cpu (A CPU, 1 thread), 32, contiguous"),
         (Device("cuda", "bf16-mixed", True, 2, "A GPU"), "cuda (A GPU), bf16-mixed, channels last"),
     ],

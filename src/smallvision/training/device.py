@@ -32,7 +32,7 @@ class Device:
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "contiguous"
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.kind == "cpu" else ""
-        return f"{self.kind} ({self.hardware}{threads}), {self.precision}, {layout}"
+        return f"{self.kind} ({self.hardware}{threads}), precision {self.precision}, {layout}"
 
 
 def kind_of(name: str) -> str:
