@@ -132,8 +132,8 @@ def test_lightning_hears_its_own_word_for_the_device(kind: str, accelerator: str
     ("device", "said"),
     [
         (Device("cpu", "32", True, 2, "A CPU"), "cpu (A CPU, 2 threads), precision 32, channels last"),
-        (Device("cpu", "32", False, 1, "A CPU"), "cpu (A CPU, 1 thread), 32, contiguous"),
-        (Device("cuda", "bf16-mixed", True, 2, "A GPU"), "cuda (A GPU), bf16-mixed, channels last"),
+        (Device("cpu", "32", False, 1, "A CPU"), "cpu (A CPU, 1 thread), precision 32, contiguous"),
+        (Device("cuda", "bf16-mixed", True, 2, "A GPU"), "cuda (A GPU), precision bf16-mixed, channels last"),
     ],
 )
 def test_a_device_says_what_it_is(device: Device, said: str) -> None:
