@@ -29,6 +29,17 @@ class Device:
     def accelerator(self) -> str:
         return "gpu" if self.kind == "cuda" else self.kind
 
+    def with_kernel(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """The optimizer's section with the fastest kernel that torch has here, unless one was chosen.
+
+        Fused: one kernel for all tensors. Not with 16-mixed, whose gradient scaler would have to unscale
+        inside of it, and then nothing can be clipped.
+        """
+        free = optimizer.get("fused", False) is None and not optimizer.get("foreach")
+        if free and self.kind in ("cpu", "cuda") and self.precision != "16-mixed":
+            return {**optimizer, "fused": not optimizer.get("differentiable")}
+        return optimizer
+
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "contiguous"
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.kind == "cpu" else ""

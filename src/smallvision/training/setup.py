@@ -83,7 +83,8 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
         refuse_lone_image(network, shape, data)
     device = devices.choose(config["device"], flops)
     schedule = build("scheduler", config["scheduler"])
-    make_optimizer = lambda parameters: build("optimizer", config["optimizer"], parameters)  # noqa: E731
+    chosen = device.with_kernel(config["optimizer"])
+    make_optimizer = lambda parameters: build("optimizer", chosen, parameters)  # noqa: E731
     make_optimizer(network.parameters())  # refuse impossible values before any training
     model = Classifier(
         network,
