@@ -22,7 +22,7 @@ LOGGERS = {
     "mlflow": ("mlflow", "mlflow-skinny"),
     "wandb": ("wandb", "wandb"),
 }
-TASKS = ("fit", "test", "report")
+TASKS = ("fit", "test", "report", "bench")
 _SUFFIX = secrets.token_hex(3)
 
 OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)

@@ -99,6 +99,8 @@ RULES: dict[str, Rule] = {
     "resume": null | text,
     "runs": text,
     "checkpoint": text,
+    "bench.rounds": whole(1),
+    "bench.seconds": number(above=0),
     "checkpoint.every_n_steps": null | whole(1),
     "trainer.max_epochs": whole(1),
     "trainer.min_epochs": null | whole(1),

@@ -1,0 +1,101 @@
+"""Where the time goes, on this machine: our run against others, and the hardware's own limit."""
+
+import statistics
+from typing import Any
+
+import torch
+
+from smallvision.bench.pipelines import contenders
+from smallvision.bench.products import devices, elementwise, matrix_products
+from smallvision.runs import Run
+from smallvision.tasks import common
+from smallvision.training.display import Screen
+from smallvision.training.setup import Config, Setup, make_data, make_setup
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """Time every contender in turn, ``bench.rounds`` times; medians and ratios go to results.json."""
+    screen = Screen()
+    setup = make_setup(config, make_data(config))
+    run.describe(config, setup.device.hardware)
+    common.summary(screen, config, setup, run, f"timing {config['model']['name']}")
+    choice = config["bench"]
+    rates = time_in_turn(screen, config, setup, run, choice["rounds"], choice["seconds"])
+    speed = compare(rates)
+    screen.say()
+    screen.say(f"  {'images/s':>10}{'range':>20}{'smallvision is':>18}", style="bold")
+    for name, row in speed.items():
+        spread = f"{row['low']:,.0f} to {row['high']:,.0f}"
+        times = "" if name == "smallvision" else f"{row['ours_is']:.2f} times"
+        screen.say(f"  {row['images_per_second']:>10,.0f}{spread:>20}{times:>18}  {name}")
+    products = product_tables(screen)
+    share = peak_share(setup, speed["smallvision"]["images_per_second"], products)
+    screen.say()
+    screen.say(
+        f"  the network's arithmetic runs at {share['gflops']:,.0f} GFLOP/s, {share['share']:.0%} of the"
+        f" fastest matrix product here in {share['dtype']}"
+    )
+    figures = common.results(config, setup, run, "completed")
+    figures["images_per_second"] = speed["smallvision"]["images_per_second"]
+    figures["seconds"]["total"] = run.seconds
+    figures["bench"] = {"speed": speed, "products": products, "peak": share}
+    run.results(figures)
+    return figures
+
+
+def time_in_turn(
+    screen: Screen, config: Config, setup: Setup, run: Run, rounds: int, seconds: float
+) -> dict[str, list[float]]:
+    """Images per second of each contender, A B C, A B C, ..., so that a machine's moods meet all alike."""
+    field = list(contenders(config, setup, run.directory))
+    rates: dict[str, list[float]] = {contender.name: [] for contender in field}
+    screen.say()
+    for number in range(rounds):
+        for contender in field:
+            rates[contender.name].append(contender.measure(seconds))
+        screen.say(f"  round {number + 1} of {rounds}")
+    return rates
+
+
+def compare(rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Median and range of each, and the median over rounds of our rate by its rate."""
+    own = next(iter(rates.values()))
+    return {
+        name: {
+            "images_per_second": statistics.median(values),
+            "low": min(values),
+            "high": max(values),
+            "ours_is": statistics.median(a / b for a, b in zip(own, values, strict=True)),
+            "rounds": values,
+        }
+        for name, values in rates.items()
+    }
+
+
+def product_tables(screen: Screen) -> dict[str, Any]:
+    """Matrix products of growing size on each device in each precision, printed and returned."""
+    tables: dict[str, Any] = {}
+    for device in devices():
+        for dtype in (torch.float32, torch.bfloat16):
+            name = f"{device.type} {str(dtype).removeprefix('torch.')}"
+            tables[name] = matrix_products(device, dtype)
+        tables[f"{device.type} 1,000,000 products, ms"] = elementwise(device)
+    sizes = next(table for table in tables.values() if isinstance(table, dict))
+    screen.say()
+    screen.say("  matrix products, GFLOP/s; n x n by n x n, n =", style="bold")
+    screen.say("  " + " " * 14 + "".join(f"{size:>9,}" for size in sizes))
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            screen.say(f"  {name:<14}" + "".join(f"{rate:>9,.0f}" for rate in table.values()))
+    for device in devices():
+        taken = tables[f"{device.type} 1,000,000 products, ms"]
+        screen.say(f"  {device.type}: 1,000,000 elements times 1,000,000 elements in {taken:.3f} ms")
+    return tables
+
+
+def peak_share(setup: Setup, images_per_second: float, products: dict[str, Any]) -> dict[str, Any]:
+    """What the network computes per second (backward counts twice forward), and of what it could."""
+    dtype = "bfloat16" if setup.device.precision == "bf16-mixed" else "float32"
+    gflops = 3 * setup.flops * images_per_second / 1e9
+    peak = max(products[f"{setup.device.kind} {dtype}"].values())
+    return {"gflops": gflops, "peak_gflops": peak, "share": gflops / peak, "dtype": dtype}

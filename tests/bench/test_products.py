@@ -1,0 +1,24 @@
+"""Products are timed on every device that is here."""
+
+import torch
+
+from smallvision.bench import products
+
+
+def test_matrix_products_have_a_rate_for_every_size(monkeypatch):
+    monkeypatch.setattr(products, "SIZES", (8, 64))
+    monkeypatch.setattr(products, "SECONDS", 0.01)
+    rates = products.matrix_products(torch.device("cpu"), torch.float32)
+    assert list(rates) == [8, 64]
+    assert min(rates.values()) > 0
+
+
+def test_the_median_of_a_call_counts_the_call_and_not_the_warm_up(monkeypatch):
+    calls = []
+    monkeypatch.setattr(products, "SECONDS", 0.0)
+    products.timed(torch.device("cpu"), lambda: calls.append(1))
+    assert len(calls) == 2 + 3
+
+
+def test_the_processor_is_always_among_the_devices():
+    assert torch.device("cpu") in products.devices()
