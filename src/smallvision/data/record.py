@@ -71,6 +71,12 @@ class ImageData:
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What checkpoints and results.json say of the data."""
+        names = ("name", "source", "fingerprint", "stand_in_for", "remark")
+        return {name: getattr(self, name) for name in names}
+
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when any pixel, label or class name does."""

@@ -110,13 +110,7 @@ def describe(config: Config, data: VisionData) -> Config:
         "classes": list(record.classes),
         "mean": list(data.mean),
         "std": list(data.std),
-        "data": {
-            "name": record.name,
-            "source": record.source,
-            "fingerprint": record.fingerprint,
-            "stand_in_for": record.stand_in_for,
-            "remark": record.remark,
-        },
+        "data": record.identity,
     }
 
 
