@@ -26,7 +26,6 @@ PACKAGES = (
     "numpy",
     "smallvision",
 )
-log = logging.getLogger("smallvision")
 
 
 class Run:

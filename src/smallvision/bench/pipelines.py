@@ -18,9 +18,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from smallvision.build import build
 from smallvision.data.module import VisionData
+from smallvision.overrides import Config
 from smallvision.randomness import stream
 from smallvision.training.device import Device
-from smallvision.training.setup import Config, Setup, make_network, make_setup, make_trainer
+from smallvision.training.setup import Setup, make_network, make_setup, make_trainer
 
 WARM_UP_STEPS = 5
 

@@ -130,7 +130,7 @@ def _fills(x: Tensor, y: Tensor) -> list[Tensor]:
     def wave(t: Tensor, cycles: float) -> Tensor:
         return torch.sin(math.pi * cycles * t)
 
-    patterns = [torch.full_like(x + y, 1.0)]
+    patterns = [torch.ones_like(x)]
     for cycles in (2.5, 5.0):
         patterns += [
             wave(y, cycles),
@@ -139,7 +139,7 @@ def _fills(x: Tensor, y: Tensor) -> list[Tensor]:
         ]
     striped, dotted, checked, fine_striped, fine_dotted, fine_checked = patterns[1:]
     ordered = [
-        patterns[0], striped, dotted, checked, x + y * 0, fine_striped, fine_dotted, fine_checked,
+        patterns[0], striped, dotted, checked, x, fine_striped, fine_dotted, fine_checked,
         x * y, torch.minimum(wave(x, 4).abs(), wave(y, 4).abs()) - 0.4,
     ]  # fmt: skip
     return [(pattern * 8).clamp(-1, 1) * 0.425 + 0.575 for pattern in ordered]

@@ -7,10 +7,11 @@ import torch
 
 from smallvision.bench.pipelines import contenders
 from smallvision.bench.products import devices, elementwise, matrix_products
+from smallvision.overrides import Config
 from smallvision.runs import Run
 from smallvision.tasks import common
 from smallvision.training.display import Screen
-from smallvision.training.setup import Config, Setup, make_data, make_setup
+from smallvision.training.setup import Setup, make_data, make_setup
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:

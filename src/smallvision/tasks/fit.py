@@ -7,13 +7,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from smallvision.errors import Interrupted, Refusal
+from smallvision.overrides import Config
 from smallvision.runs import Run, command
 from smallvision.tasks import common
 from smallvision.training.checkpoint import read
 from smallvision.training.display import Display, Screen
 from smallvision.training.keeper import Keeper
 from smallvision.training.loggers import make_logger
-from smallvision.training.setup import Config, Setup, make_data, make_setup, make_trainer
+from smallvision.training.setup import Setup, make_data, make_setup, make_trainer
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:

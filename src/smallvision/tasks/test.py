@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from smallvision.errors import Refusal
+from smallvision.overrides import Config
 from smallvision.runs import Run
 from smallvision.tasks import common
 from smallvision.training.checkpoint import read
 from smallvision.training.display import Screen
-from smallvision.training.setup import Config, make_data, make_setup, make_trainer
+from smallvision.training.setup import make_data, make_setup, make_trainer
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:

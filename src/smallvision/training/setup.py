@@ -18,6 +18,7 @@ from smallvision.build import build
 from smallvision.data.module import VisionData
 from smallvision.data.record import ImageData
 from smallvision.errors import Refusal
+from smallvision.overrides import Config
 from smallvision.randomness import keyed
 from smallvision.training import device as devices
 from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO
@@ -28,7 +29,6 @@ DATA_CHOICES = (
     "normalisation",
 )  # fmt: skip
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-Config = dict[str, Any]
 
 
 @dataclass
