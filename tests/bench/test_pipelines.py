@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from smallvision.bench.pipelines import Clock, _floats, _PerImage
+from smallvision.bench.classic import _per_image
+from smallvision.bench.clock import Clock
+from smallvision.bench.pipelines import _floats
 from smallvision.data.module import VisionData
 from smallvision.data.shapes import shapes
-from smallvision.training.module import Normalise
+from smallvision.training.inputs import Normalise
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -15,7 +17,7 @@ def test_every_pipeline_feeds_the_network_the_same_numbers(channels):
     data = VisionData(record, val_size=8, batch_size=16, eval_batch_size=16, seed=0)
     ours = Normalise(data.mean, data.std)(record.train_images[data.indices["train"]])
     by_hand, labels = _floats(data, channels_last=False)
-    per_image = _PerImage(data)
+    per_image = _per_image(data)
     one_by_one = torch.stack([per_image[index][0] for index in range(len(per_image))])
     torch.testing.assert_close(by_hand, ours)
     torch.testing.assert_close(one_by_one, ours)

@@ -2,6 +2,7 @@
 
 import pytest
 from command import TINY, results, train
+from PIL import Image
 
 from smallvision.tasks.bench import compare
 
@@ -25,6 +26,9 @@ def test_a_benchmark_times_our_run_its_choices_and_the_others(tmp_path):
     assert found["images_per_second"] == speed["smallvision"]["images_per_second"]
     assert 0 < found["bench"]["peak"]["share"] < 1
     assert set(found["bench"]["products"]) >= {"cpu float32", "cpu bfloat16"}
+    with Image.open(tmp_path / "run" / "bench.png") as picture:
+        assert picture.size[0] > 1000
+        assert len(picture.getcolors(1_000_000) or []) > 50
 
 
 def test_ratios_are_medians_over_rounds_not_ratios_of_medians():

@@ -1,11 +1,16 @@
 """Where the time goes, on this machine: our run against others, and the hardware's own limit."""
 
 import statistics
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from smallvision.bench.pipelines import contenders
+from smallvision.bench.classic import classic
+from smallvision.bench.clock import Contender
+from smallvision.bench.picture import draw
+from smallvision.bench.pipelines import ours, raw_loop
 from smallvision.bench.products import devices, elementwise, matrix_products
 from smallvision.overrides import Config
 from smallvision.runs import Run
@@ -41,7 +46,31 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     figures["seconds"]["total"] = run.seconds
     figures["bench"] = {"speed": speed, "products": products, "peak": share}
     run.results(figures)
+    picture = run.directory / "bench.png"
+    title = f"{config['model']['name']} on {setup.data.data.name}, {setup.device}"
+    draw(speed, products, title, picture)
+    screen.say()
+    screen.pairs({"picture": str(picture)})
     return figures
+
+
+def contenders(config: Config, setup: Setup, run_dir: Path) -> Iterator[Contender]:
+    """Our run, the same with each of the device's choices turned off, and what others do."""
+    yield ours("smallvision", config, setup.data, run_dir)
+    off: dict[str, tuple[str, dict[str, Any], bool]] = {
+        "float32": ("device", {"precision": "32"}, setup.device.precision != "32"),
+        "contiguous": ("device", {"memory_format": "contiguous"}, setup.device.channels_last),
+        "not compiled": ("device", {"compile": False}, setup.device.compile),
+        "optimizer not fused": ("optimizer", {"fused": False}, "fused" in config["optimizer"]),
+    }
+    for words, (section, change, on) in off.items():
+        if on:
+            other = {**config, section: {**config[section], **change}}
+            yield ours(f"  {words}", other, setup.data, run_dir)
+    if setup.device.channels_last or setup.device.precision != "32":
+        yield raw_loop("raw loop, our format and precision", config, setup, like_ours=True)
+    yield raw_loop("raw loop, float32, default format", config, setup, like_ours=False)
+    yield classic("classic pipeline", config, setup)
 
 
 def time_in_turn(
