@@ -1,4 +1,4 @@
-"""Whole batches are flipped, shifted and cut where they lie."""
+"""Whole batches are turned, flipped, shifted and cut where they lie."""
 
 import numpy as np
 import pytest
@@ -19,10 +19,14 @@ def some_images(count: int, channels: int = 3, height: int = 7, width: int = 5) 
 
 
 def draws(
-    flip: float = NEVER, shift: tuple[float, float] = (0.5, 0.5), cut: tuple[float, float] = (0.5, 0.5)
+    flip: float = NEVER,
+    shift: tuple[float, float] = (0.5, 0.5),
+    cut: tuple[float, float] = (0.5, 0.5),
+    turn: float = 0.5,
+    size: float = 0.5,
 ) -> Tensor:
-    """The draws for one image."""
-    return torch.tensor([[flip, *shift, *cut]])
+    """The draws for one image; those of ``turn`` and ``size`` leave it as it is."""
+    return torch.tensor([[flip, *shift, *cut, turn, size]])
 
 
 def shift_draw(by: int, most: int) -> float:
@@ -52,8 +56,8 @@ def test_indices_beyond_the_border_are_mirrored_without_repeating_it(
 def test_a_flip_is_exact(count: int, channels: int, height: int, width: int) -> None:
     images = some_images(count, channels, height, width)
     flip = Augmentation(flip=True)
-    assert torch.equal(flip(images, draws(ALWAYS).expand(count, 5)), images.flip(3))
-    assert torch.equal(flip(images, draws(NEVER).expand(count, 5)), images)
+    assert torch.equal(flip(images, draws(ALWAYS).expand(count, 7)), images.flip(3))
+    assert torch.equal(flip(images, draws(NEVER).expand(count, 7)), images)
 
 
 @settings(deadline=None, max_examples=60)
@@ -138,7 +142,7 @@ def test_a_hole_in_the_middle_is_a_whole_square(side: int) -> None:
 def test_any_augmentation_keeps_type_and_shape_and_repeats_exactly(
     seed: int, count: int, flip: bool, shift: int, cutout: int, height: int, width: int
 ) -> None:
-    augment = Augmentation(flip, shift, cutout, (1, 2, 3))
+    augment = Augmentation(flip, shift, cutout, fill=(1, 2, 3))
     images = some_images(count, 3, height, width)
     before = images.clone()
     results = [augment(images, augment.draw(count, stream(seed, "test"))) for _ in range(2)]
@@ -150,6 +154,162 @@ def test_any_augmentation_keeps_type_and_shape_and_repeats_exactly(
     assert set(results[0].unique().tolist()) <= colours
 
 
+# Turned and drawn larger or smaller ------------------------------------------------------------------------
+
+
+FULL = 1.0  # the end of what may be drawn; streams come as near to it as they like
+angles, sizes_drawn = st.floats(0, 1, width=32), st.floats(0, 1, width=32)
+
+
+def smooth_image(height: int = 24, width: int = 24) -> Tensor:
+    """One in which no pixel is far from its neighbours, so that to interpolate loses little."""
+    down, right = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return (128 + 60 * torch.sin(down / 4) + 60 * torch.cos(right / 5 + 1)).view(1, 1, height, width)
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 4), height=sizes, width=sizes, floats=st.booleans())
+def test_a_turn_by_0_degrees_and_a_scale_of_1_change_nothing(
+    count: int, height: int, width: int, floats: bool
+) -> None:
+    images = some_images(count, 3, height, width)
+    images = images / 255 if floats else images
+    table = draws().expand(count, 7)
+    found = Augmentation(rotate=30, scale=0.2)(images, table)
+    assert found.dtype == images.dtype
+    assert torch.allclose(found, images, rtol=0, atol=1e-5)
+    none = Augmentation(flip=True, rotate=0, scale=0)(images, Augmentation.draw(count, stream(0, "test")))
+    assert torch.equal(none, Augmentation(flip=True)(images, Augmentation.draw(count, stream(0, "test"))))
+
+
+@settings(deadline=None, max_examples=30)
+@given(height=st.integers(2, 9), width=st.integers(2, 9), turn=st.sampled_from([0.0, FULL]))
+def test_half_a_turn_is_a_flip_of_both_axes(height: int, width: int, turn: float) -> None:
+    images = some_images(3, 3, height, width)
+    found = Augmentation(rotate=180)(images, draws(turn=turn).expand(3, 7))
+    assert (found.int() - images.flip(2, 3).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("turn", "quarters"), [(0.0, -1), (FULL, 1)])
+def test_a_quarter_turn_of_a_square_is_one_and_the_ends_turn_opposite_ways(
+    turn: float, quarters: int
+) -> None:
+    images = some_images(3, 3, 8, 8)
+    found = Augmentation(rotate=90)(images, draws(turn=turn).expand(3, 7))
+    assert (found.int() - images.rot90(quarters, (2, 3)).int()).abs().max() <= 1
+
+
+def test_what_is_not_square_is_turned_without_being_bent() -> None:
+    """A bar along the middle row lies along the middle column after a quarter turn, as long as it was."""
+    image = torch.zeros(1, 1, 21, 41, dtype=torch.uint8)
+    image[..., 9:12, 15:26] = 255
+    found = Augmentation(rotate=90)(image, draws(turn=FULL))
+    expected = torch.zeros_like(image)
+    expected[..., 5:16, 19:22] = 255
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    grey=st.integers(0, 255), turn=angles, size=sizes_drawn, height=sizes, width=sizes,
+    rotate=st.floats(0, 180), scale=st.floats(0, 0.99),
+)  # fmt: skip
+def test_a_picture_of_one_colour_stays_it_however_it_is_turned(
+    grey: int, turn: float, size: float, height: int, width: int, rotate: float, scale: float
+) -> None:
+    """Nothing comes in from beyond the border."""
+    images = torch.full((1, 3, height, width), grey, dtype=torch.uint8)
+    assert torch.equal(Augmentation(rotate=rotate, scale=scale)(images, draws(turn=turn, size=size)), images)
+
+
+@pytest.mark.parametrize(("size", "factor"), [(FULL, 1.5), (0.5, 1.0), (0.0, 0.5)])
+def test_a_square_in_the_middle_grows_and_shrinks_by_the_share(size: float, factor: float) -> None:
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 8:24, 8:24] = 1
+    found = Augmentation(scale=0.5)(image, draws(size=size))
+    assert found.sum().item() == pytest.approx((16 * factor) ** 2, rel=0.02)
+    assert torch.allclose(found, found.flip(2, 3), atol=1e-5)  # and it stays in the middle
+
+
+@settings(deadline=None, max_examples=30)
+@given(turn=angles, size=sizes_drawn)
+def test_bytes_are_turned_to_the_nearest_of_what_floats_are_turned_to(turn: float, size: float) -> None:
+    images, augment = some_images(2), Augmentation(rotate=40, scale=0.3)
+    table = draws(turn=turn, size=size).expand(2, 7)
+    turned, floats = augment(images, table), augment(images.float(), table)
+    assert (turned.dtype, floats.dtype) == (torch.uint8, torch.float32)
+    assert (turned - floats).abs().max() <= 0.5
+    assert floats.min() >= images.min()
+    assert floats.max() <= images.max()
+
+
+@settings(deadline=None, max_examples=30)
+@given(turn=angles)
+def test_a_turn_and_the_same_turn_back_give_the_middle_back(turn: float) -> None:
+    image, augment = smooth_image(), Augmentation(rotate=30)
+    back = augment(augment(image, draws(turn=turn)), draws(turn=1 - turn))
+    assert (back - image)[..., 7:17, 7:17].abs().max() < 4
+
+
+def test_every_angle_and_size_up_to_the_most_is_drawn_about_equally_often() -> None:
+    """A bright spot lies above and right of the middle, at a distance of 10: where it goes is what was
+    drawn."""
+    down, right = torch.meshgrid(torch.arange(41), torch.arange(41), indexing="ij")
+    image = torch.exp(-((down - 12) ** 2 + (right - 26) ** 2) / 8).view(1, 1, 41, 41)
+    table = Augmentation.draw(1000, stream(0, "test"))
+    found = Augmentation(rotate=40, scale=0.25)(image.expand(1000, 1, 41, 41), table)[:, 0]
+    place = torch.arange(41) - 20.0
+    mass = found.sum((1, 2))
+    right = (found.sum(1) * place).sum(1) / mass
+    up = -(found.sum(2) * place).sum(1) / mass
+    start = np.degrees(np.arctan2(8, 6))
+    turned = torch.rad2deg(torch.atan2(up, right)) - start
+    distance = (up**2 + right**2).sqrt() / 10
+    assert turned.abs().max() < 42
+    assert 0.74 < distance.min() < 0.78
+    assert 1.22 < distance.max() < 1.27
+    assert turned.histc(4, -40, 40).min() > 200
+    assert distance.histc(4, 0.75, 1.25).min() > 200
+
+
+def test_to_turn_or_scale_too_leaves_the_other_draws_as_they_were() -> None:
+    table = Augmentation.draw(50, stream(3, "test"))
+    assert torch.equal(table[:, :5], torch.rand((50, 5), generator=stream(3, "test")))
+    assert ((table >= 0) & (table < 1)).all()
+    assert len(table.unique()) > 340  # no column is another's copy
+    images, table = some_images(8), Augmentation.draw(8, stream(0, "test"))
+    turned = Augmentation(rotate=30, scale=0.2)(images, table)
+    flipped = Augmentation(flip=True, shift=2)(turned, table)
+    assert torch.equal(Augmentation(True, 2, rotate=30, scale=0.2)(images, table), flipped)
+
+
+def test_to_turn_leaves_the_sizes_and_to_scale_the_angles() -> None:
+    images, table = some_images(8), Augmentation.draw(8, stream(0, "test"))
+    still = table.clone()
+    still[:, 6] = 0.5
+    assert torch.equal(
+        Augmentation(rotate=30)(images, table), Augmentation(rotate=30, scale=0.5)(images, still)
+    )
+    still = table.clone()
+    still[:, 5] = 0.5
+    assert torch.equal(
+        Augmentation(scale=0.5)(images, table), Augmentation(rotate=30, scale=0.5)(images, still)
+    )
+
+
+@pytest.mark.parametrize(
+    "choices", [{"flip": True}, {"shift": 2}, {"cutout": 3}, {"rotate": 20.0}, {"scale": 0.2}]
+)
+def test_floats_stay_floats(choices: dict[str, float]) -> None:
+    images = some_images(4) / 255
+    found = Augmentation(**choices)(images, Augmentation.draw(4, stream(0, "test")))
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, images)
+
+
+# All together -----------------------------------------------------------------------------------------------
+
+
 def test_each_image_has_its_own_draws() -> None:
     images = some_images(1).expand(50, 3, 7, 5)
     moved = Augmentation(flip=True, shift=2)(images, Augmentation.draw(50, stream(0, "test")))
@@ -157,7 +317,7 @@ def test_each_image_has_its_own_draws() -> None:
 
 
 def test_images_do_not_depend_on_what_else_is_in_the_batch() -> None:
-    augment = Augmentation(flip=True, shift=3, cutout=3, fill=(9,))
+    augment = Augmentation(flip=True, shift=3, cutout=3, rotate=20, scale=0.2, fill=(9,))
     images, table = some_images(8), Augmentation.draw(8, stream(0, "test"))
     whole = augment(images, table)
     parts = [augment(images[rank::3], table[rank::3]) for rank in range(3)]
@@ -174,5 +334,6 @@ def test_one_choice_switched_on_leaves_the_others_as_they_were() -> None:
 def test_an_augmentation_of_nothing_is_false_and_gives_the_images_back() -> None:
     images = some_images(2)
     assert not Augmentation()
-    assert Augmentation(cutout=1)
+    for choices in ({"cutout": 1}, {"rotate": 0.5}, {"scale": 0.01}, {"flip": "alternating"}):
+        assert Augmentation(**choices)
     assert torch.equal(Augmentation()(images, Augmentation.draw(2, stream(0, "test"))), images)

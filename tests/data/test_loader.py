@@ -1,5 +1,6 @@
 """Batches by index: every image once, from any position, on any number of processes."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -151,3 +152,99 @@ def test_the_images_in_store_are_never_changed() -> None:
     before = IMAGES.clone()
     list(loader(MANY, 7, shuffle=True, augmentation=Augmentation(flip=True, shift=1, cutout=2)))
     assert torch.equal(IMAGES, before)
+
+
+# Mirrored in every other epoch ---------------------------------------------------------------------------
+
+
+ARROWS = torch.tensor([[0, 255]], dtype=torch.uint8).expand(MANY, 1, 1, 2).contiguous()
+
+
+def arrows(batch_size: int = 7, indices: torch.Tensor | None = None, **choices: Any) -> BatchLoader:
+    """Of images that show whether they are mirrored."""
+    choices = {"shuffle": True, "augmentation": Augmentation(flip="alternating"), **choices}
+    return BatchLoader(
+        ARROWS, LABELS, torch.arange(MANY) if indices is None else indices, batch_size=batch_size, **choices
+    )
+
+
+def mirrored(loader: BatchLoader) -> dict[int, bool]:
+    """To the end of the epoch, by the number of the image."""
+    return {
+        int(label): bool(image[0, 0, 0] == 255)
+        for images, labels in loader
+        for image, label in zip(images, labels, strict=True)
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_an_image_is_mirrored_in_exactly_one_of_any_two_epochs_in_a_row(seed: int, batch_size: int) -> None:
+    one = arrows(batch_size, seed=seed)
+    epochs = [mirrored(one) for _ in range(5)]
+    for before, after in pairwise(epochs):
+        assert all(before[image] != after[image] for image in range(MANY))
+    one.start_epoch(98)
+    assert mirrored(one) == epochs[0]
+    assert mirrored(one) == epochs[1]
+
+
+def test_about_half_of_the_images_begin_mirrored_and_others_for_another_seed() -> None:
+    starts = [mirrored(arrows(seed=seed)) for seed in range(20)]
+    assert all(10 < sum(start.values()) < 50 for start in starts)
+    assert 530 < sum(sum(start.values()) for start in starts) < 670
+    assert len({tuple(start[image] for image in range(MANY)) for start in starts}) == 20
+
+
+def test_whether_an_image_is_mirrored_is_its_own_affair() -> None:
+    """Not its batch's, nor that of the other images that are trained on."""
+    whole, part = mirrored(arrows(seed=3)), torch.arange(50, 4, -3)
+    for few in (arrows(4, part, seed=3), arrows(5, part, seed=3, drop_last=True)):
+        found = mirrored(few)
+        assert found == {image: whole[image] for image in found}
+        assert len(found) >= 15
+
+
+@settings(deadline=None, max_examples=40)
+@given(batch_size=st.integers(1, 30), epoch=st.integers(0, 3), data=st.data())
+def test_a_loader_continued_in_mid_epoch_mirrors_the_same_images(
+    batch_size: int, epoch: int, data: st.DataObject
+) -> None:
+    augmentation = Augmentation(flip="alternating", rotate=20, scale=0.2)
+    whole = arrows(batch_size, seed=8, augmentation=augmentation)
+    whole.start_epoch(epoch)
+    done = data.draw(st.integers(0, len(whole)))
+    continued = arrows(batch_size, seed=8, augmentation=augmentation)
+    continued.load_state_dict({"epoch": epoch, "batch": done})
+    expected = list(whole)[done:]
+    found = list(continued)
+    assert len(found) == len(expected)
+    for (images, labels), (same_images, same_labels) in zip(expected, found, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_together_mirror_what_one_alone_would(world: int) -> None:
+    alone = mirrored(arrows(12, seed=2))
+    ranks = [mirrored(arrows(12, seed=2, rank=rank, world=world)) for rank in range(world)]
+    together = {image: way for rank in ranks for image, way in rank.items()}
+    assert sum(map(len, ranks)) == len(together) == MANY
+    assert together == alone
+
+
+def test_to_mirror_by_turns_leaves_the_other_draws_as_they_were() -> None:
+    ramp = torch.arange(99, dtype=torch.uint8).view(1, 1, 9, 11).expand(12, 1, 9, 11)
+    by_turns, by_chance, never = (
+        list(
+            BatchLoader(
+                ramp, torch.arange(12), torch.arange(12), batch_size=6, shuffle=True,
+                augmentation=Augmentation(flip, cutout=3, fill=(200,)),
+            )
+        )
+        for flip in ("alternating", True, False)
+    )  # fmt: skip
+    for (images, _), (others, _), (plain, _) in zip(by_turns, by_chance, never, strict=True):
+        assert torch.equal(images == 200, plain == 200)
+        assert torch.equal(others == 200, plain == 200)
+    assert not all(torch.equal(one[0], other[0]) for one, other in zip(by_turns, by_chance, strict=True))

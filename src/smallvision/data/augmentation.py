@@ -1,30 +1,40 @@
 """Augmentation of whole batches where they lie: uint8 in, uint8 out, no loop over images."""
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """What is done to each training image, each by its own draw.
 
-    ``flip``: left-right with probability 1/2. ``shift``: moved by up to that many pixels in each
-    direction, the border reflected. ``cutout``: a square of that many pixels is set to ``fill``, its
-    centre anywhere in the image (T. DeVries and G. Taylor, arXiv:1708.04552). 0 or False turns one off.
+    ``flip``: left-right with probability 1/2; "alternating": in every other epoch, half of the images
+    beginning with it (K. Jordan, arXiv:2404.00498, section 3.6). ``shift``: moved by up to that many
+    pixels in each direction, the border reflected. ``rotate`` and ``scale``: turned by up to that many
+    degrees either way and drawn up to that share larger or smaller, about the middle, the border repeated.
+    ``cutout``: a square of that many pixels is set to ``fill``, its centre anywhere in the image (T. DeVries
+    and G. Taylor, arXiv:1708.04552). 0 or False turns one off.
     """
 
-    flip: bool = False
+    flip: bool | Literal["alternating"] = False
     shift: int = 0
     cutout: int = 0
+    rotate: float = 0.0
+    scale: float = 0.0
     fill: tuple[int, ...] = (0,)
 
     def __bool__(self) -> bool:
-        return bool(self.flip or self.shift or self.cutout)
+        return bool(self.flip or self.shift or self.cutout or self.rotate or self.scale)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """``images``: uint8, N x C x H x W; ``draws``: N x 5 uniform in [0, 1), see :meth:`draw`."""
+        """``images``: N x C x H x W, uint8 or floats; ``draws``: N x 7 of :meth:`draw`, in [0, 1)."""
+        if self.rotate or self.scale:
+            images = self._turn(images, draws[:, 5], draws[:, 6])
         if self.flip or self.shift:
             images = self._move(images, draws[:, 0], draws[:, 1:3])
         if self.cutout:
@@ -34,7 +44,21 @@ class Augmentation:
     @staticmethod
     def draw(count: int, generator: torch.Generator) -> Tensor:
         """One row per image, whatever is turned on: switching one choice leaves the others' draws."""
-        return torch.rand((count, 5), generator=generator, device=generator.device)
+        return torch.cat(
+            [torch.rand((count, n), generator=generator, device=generator.device) for n in (5, 2)], 1
+        )
+
+    def _turn(self, images: Tensor, angle: Tensor, size: Tensor) -> Tensor:
+        """Rotate and scale: each target pixel is interpolated between the four about its source."""
+        angle = (2 * angle - 1) * math.radians(self.rotate)
+        zoom = 1 / (1 + (2 * size - 1) * self.scale)
+        cosine, sine, none = angle.cos() * zoom, angle.sin() * zoom, torch.zeros_like(angle)
+        height, width = images.shape[2:]
+        shape = height / width  # in the grid's units both sides are 2 long
+        rows = [cosine, -sine * shape, none, sine / shape, cosine, none]
+        grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
+        turned = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+        return turned.round_().to(images.dtype) if images.dtype == torch.uint8 else turned
 
     def _move(self, images: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
         """Flip and shift in one gather: each target pixel looks up its source row and column."""
@@ -47,9 +71,10 @@ class Augmentation:
             columns = _reflect(columns + by[:, 1:], width)
         if self.flip:
             columns = torch.where((flip < 0.5)[:, None], width - 1 - columns, columns)
-        source = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, height * width)
-        moved = images.flatten(2).gather(2, source.expand(count, channels, height * width))
-        return moved.view_as(images)
+        source = (rows[:, :, None] * width + columns[:, None, :]).view(count, height * width, 1)
+        pixels = images.permute(0, 2, 3, 1).reshape(count, height * width, channels)
+        moved = pixels.gather(1, source.expand_as(pixels))
+        return moved.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def _cut(self, images: Tensor, centre: Tensor) -> Tensor:
         height, width = images.shape[2:]

@@ -82,6 +82,6 @@ def _from_batches(root: Path) -> ImageData:
     parts: dict[str, Tensor] = {}
     for part, train in (("train", True), ("test", False)):
         batches = official(str(root), train=train)
-        parts[f"{part}_images"] = torch.from_numpy(batches.data).permute(0, 3, 1, 2).contiguous()
+        parts[f"{part}_images"] = torch.from_numpy(batches.data).permute(0, 3, 1, 2)
         parts[f"{part}_labels"] = torch.tensor(batches.targets)
     return ImageData.of(parts, "cifar10", str(root / FOLDER), CLASSES)

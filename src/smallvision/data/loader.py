@@ -48,6 +48,9 @@ class BatchLoader:
         self.rank, self.world = rank, world
         self.device = torch.device(device)
         self.epoch = self.batch = 0
+        # By the image: with half an epoch's number added it changes sides at every epoch.
+        if augmentation and augmentation.flip == "alternating":
+            self.flips = torch.rand(len(images), generator=stream(seed, "flip")).to(self.device)
         last = len(indices) % batch_size
         short = last > 0 and (drop_last or (shuffle and last < world))
         self.batches = len(indices) // batch_size + (last > 0 and not short)
@@ -55,6 +58,12 @@ class BatchLoader:
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return self.batches
+
+    @property
+    def sizes(self) -> list[int]:
+        """Images in a training batch of this process: one number, or two where the last batch is smaller."""
+        last = len(self.indices) - (self.batches - 1) * self.batch_size
+        return sorted({min(count, self.batch_size) // self.world for count in (self.batch_size, last)})
 
     def __iter__(self) -> Iterator[Batch]:
         """From the present position to the end of the epoch; the position then starts the next.
@@ -100,5 +109,7 @@ class BatchLoader:
         if self.augmentation:
             generator = stream(self.seed, "augmentation", self.epoch, batch, device=self.device)
             draws = self.augmentation.draw(count, generator)[: len(chosen)]
+            if self.augmentation.flip == "alternating":
+                draws[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch / 2) % 1
             images = self.augmentation(images, draws[self.rank :: self.world])
         return images, labels

@@ -36,9 +36,11 @@ class VisionData(pl.LightningDataModule):
         eval_batch_size: int,
         seed: int,
         drop_last: bool = False,
-        flip: bool = False,
+        flip: bool | Literal["alternating"] = False,
         shift: int = 0,
         cutout: int = 0,
+        rotate: float = 0.0,
+        scale: float = 0.0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
@@ -56,7 +58,7 @@ class VisionData(pl.LightningDataModule):
         }
         self.mean, self.std = self._normalisation(mean, std)
         fill = tuple(round(255 * value) for value in self.mean)
-        self.augmentation = Augmentation(flip, shift, cutout, fill)
+        self.augmentation = Augmentation(flip, shift, cutout, rotate, scale, fill)
         self._resident: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _normalisation(
