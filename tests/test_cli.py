@@ -96,6 +96,13 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("data.val_size=60000",), ("data.val_size=60000", "below 60000")),
     (("data=shapes", "data.images=9", "data.val_size=9"), ("data.val_size=9", "below 9")),
     (("trainer.min_epochs=11",), ("trainer.min_epochs", "trainer.max_epochs")),
+    (("loss.label_smoothing=1",), ("loss.label_smoothing=1", "below 1")),
+    (("tta.shift=-1",), ("tta.shift=-1", "at least 0")),
+    (("param_groups.head.lr=-1",), ("param_groups.head.lr=-1", "at least 0")),
+    (("param_groups.body.lr=1",), ("param_groups.body",)),
+    (("data.augmentation.flip=sometimes",), ("data.augmentation.flip=sometimes", "alternating")),
+    (("data.normalisation.whiten=9",), ("data.normalisation.whiten=9", "from 0 to 8")),
+    (("optimizer=muon", "optimizer.rest.lr=0"), ("optimizer.rest.lr=0", "above 0")),
     (("early_stopping.patience=2", "data.val_size=0"), ("early_stopping.patience", "data.val_size")),
     (("data=folder",), ("data.path", "VALUE")),
     (("data=arrays", "data.path=nope.npz"), ("data.path=nope.npz", "no such file")),
@@ -131,6 +138,9 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("~model",), ("~model", "set it")),
     # what may not be built
     (("model._target_=os.system",), ("model._target_=os.system", "smallvision.models.NAME")),
+    (("optimizer=muon", "optimizer.rest._target_=os.system"), ("_target_=os.system", "torch.optim.NAME")),
+    (("optimizer=muon", "optimizer.rest=null"), ("optimizer",)),
+    (("+optimizer.rest=os.system",), ("optimizer", "os.system")),
     (("logger._target_=subprocess.run",), ("logger._target_=subprocess.run", "lightning.pytorch.loggers")),
     # packages that are not here
     (("logger=wandb",), ("logger=wandb", "pip install wandb")),
@@ -166,7 +176,7 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--help",), ("task=test", "optimizer: adam, adamw, sgd")),
+        (("--help",), ("task=test", "optimizer: adam, adamw, muon, sgd")),
         (("--help", "model=resnet18"), ("ResNet18",)),
         (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
         (("--cfg", "job", "optimizer=sgd", "seed=7"), ("seed: 7", "_target_: torch.optim.SGD")),
@@ -195,8 +205,10 @@ def test_a_mistake_beside_help_flags_is_refused_too(work: Path) -> None:
     [
         (("device=cuda",), ("device=cuda", "cpu")),
         (("+model.widht=[1,2]",), ("model.widht", "'widths'")),
+        (("data.size=4", "data.normalisation.whiten=5"), ("data.normalisation.whiten=5", "1x4x4")),
+        (("model=linear", "optimizer=muon"), ("optimizer=muon", "hidden")),
     ],
-    ids=["device", "key"],
+    ids=["device", "key", "whitening", "optimizer"],
 )
 def test_what_only_torch_can_know_is_refused_before_training(
     work: Path, typed: tuple[str, ...], words: tuple[str, ...]

@@ -64,6 +64,10 @@ def test_every_shipped_key_is_an_argument_of_its_target(file: Path) -> None:
         return
     parameters = inspect.signature(resolve(section, content["_target_"])).parameters
     known = {name for name in parameters if name not in RUNTIME[section]}
+    partner = content.pop("rest", None)  # of Muon
+    if partner is not None:
+        theirs = inspect.signature(resolve(section, partner["_target_"])).parameters
+        assert partner.keys() - COMMON == theirs.keys() - RUNTIME[section]
     given = content.keys() - {"defaults", *COMMON, *(DATA_CHOICES if section == "data" else ())}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     assert takes_any or given <= known
@@ -179,6 +183,23 @@ def test_a_key_that_a_run_needs_cannot_be_missing(key: str) -> None:
         ("nope", {"x": 1}, "nope: no such key"),
         ("device.thread", 1, "device.thread: no such key. Did you mean 'device.threads'?"),
         ("data.augmentation.flop", True, "Did you mean 'data.augmentation.flip'?"),
+        ("data.augmentation.rotation", 10, "data.augmentation.rotation: no such key"),
+        ("data.augmentation.rotate", 181, "data.augmentation.rotate=181: must be a number at least 0 and at"),
+        ("data.augmentation.scale", 1, "data.augmentation.scale=1: must be a number at least 0 and below 1"),
+        ("data.augmentation.flip", "sometimes", "must be true or false or one of alternating"),
+        ("data.normalisation.whiten", 9, "data.normalisation.whiten=9: must be a whole number from 0 to 8"),
+        ("loss", 0.1, "loss=0.1: must be a section"),
+        ("loss.label_smoothing", 1, "loss.label_smoothing=1: must be a number at least 0 and below 1"),
+        ("loss.smoothing", 0.1, "Did you mean 'loss.label_smoothing'?"),
+        ("tta.shift", -1, "tta.shift=-1: must be a whole number, at least 0"),
+        ("tta.flip", 1, "tta.flip=1: must be true or false"),
+        ("tta.x", 1, "tta.x: no such key. Choices: flip, shift."),
+        ("param_groups", None, "param_groups=null: must be a section"),
+        ("param_groups.head", None, "param_groups.head=null: must be a section"),
+        ("param_groups.head.lr", -1, "param_groups.head.lr=-1: must be null or a number at least 0"),
+        ("param_groups.head.momentum", 0.5, "param_groups.head.momentum: no such key"),
+        ("param_groups.heads", {"lr": 1}, "param_groups.heads"),
+        ("optimizer.rest", {"_target_": "torch.optim.SGD", "lr": 0}, "optimizer.rest.lr=0: must be"),
         ("early_stopping.x", 1, "early_stopping.x: no such key. Choices: min_delta, patience."),
         ("checkpoint.x", 1, "checkpoint.x: no such key. Choices: every_n_steps."),
     ],

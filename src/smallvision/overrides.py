@@ -14,9 +14,9 @@ Config = dict[str, Any]
 # it was learnt from and chosen by, as they are.
 ON_RESUME = (
     "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
-    "optimizer", "scheduler", "device", "logger", "early_stopping", "checkpoint", "hydra",
+    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "hydra",
 )  # fmt: skip
-IN_TEST = ("task", "checkpoint", "data_dir", "data", "device", "trainer", "hydra")
+IN_TEST = ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "hydra")
 
 
 def parse(typed: list[str]) -> list[Override]:
@@ -60,9 +60,7 @@ def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Conf
     Raises Refusal where a typed key is in no run of that kind.
     """
     config = {**composed, **{key: value for key, value in saved.items() if key in composed}}
-    for key, value in composed.items():
-        if isinstance(value, dict) and isinstance(saved.get(key), dict) and key not in GROUPS:
-            config[key] = {**value, **saved[key]}  # a key younger than the saved config
+    config = _with_younger_keys(config, composed)
     for key in ("task", "resume"):
         config[key] = composed[key]
     if isinstance(composed.get("checkpoint"), str):
@@ -90,4 +88,28 @@ def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Conf
             near = did_you_mean(path[-1], known, prefix=".".join([*path[:-1], ""]))
             raise Refusal(f"{override.key_or_group}: no such key.{near}")
         target[path[-1]] = source[path[-1]]
+    return config
+
+
+def _with_younger_keys(config: Config, composed: Config) -> Config:
+    """``config`` with the keys that it lacks because a younger smallvision brought them.
+
+    A group's own arguments belong to its choice, so of data only the sections that all choices have.
+    """
+
+    def filled(saved: Any, value: Any) -> Any:
+        return {**value, **saved} if isinstance(value, dict) and isinstance(saved, dict) else saved
+
+    config = {
+        key: filled(saved, composed.get(key)) if key not in GROUPS or key == "device" else saved
+        for key, saved in config.items()
+    }
+    if isinstance(config.get("data"), dict):
+        sections = ("augmentation", "normalisation")
+        younger = {
+            key: filled(config["data"][key], composed["data"][key])
+            for key in sections
+            if key in config["data"]
+        }
+        config["data"] = {**config["data"], **younger}
     return config

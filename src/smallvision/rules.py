@@ -90,6 +90,27 @@ null = Rule("null", lambda v: v is None)
 duration = Rule("DD:HH:MM:SS", lambda v: isinstance(v, str) and bool(re.fullmatch(r"\d\d(:\d\d){3}", v)))
 batches = whole(1) | Rule("a share between 0.0 and 1.0", lambda v: isinstance(v, float) and 0 < v <= 1)
 
+OPTIMIZER: dict[str, Rule] = {
+    "lr": number(above=0),
+    "momentum": number(0, below=1),
+    "dampening": number(0, 1),
+    "weight_decay": number(0),
+    "betas": many(number(0, below=1), length=2),
+    "eps": number(0),
+    "nesterov": truth,
+    "amsgrad": truth,
+    "maximize": truth,
+    "capturable": truth,
+    "differentiable": truth,
+    "decoupled_weight_decay": truth,
+    "foreach": null | truth,
+    "fused": null | truth,
+    "ns_steps": whole(1, 99),
+    "ns_coefficients": many(number(), length=3),
+    "adjust_lr_fn": one_of(None, "original", "match_rms_adamw", "spectral_unclamped"),
+}
+PARAM_KINDS = ("weight", "bias", "norm", "head")
+
 # By the full key; the first pattern that matches counts. Keys of a user's own model or data set that
 # stand in no row are held against their class's signature when it is built.
 RULES: dict[str, Rule] = {
@@ -119,14 +140,20 @@ RULES: dict[str, Rule] = {
     "trainer.num_nodes": whole(1),
     "early_stopping.patience": null | whole(0),
     "early_stopping.min_delta": number(0, 1),
+    "loss.label_smoothing": number(0, below=1),
+    "tta.flip": truth,
+    "tta.shift": whole(0),
     "data.val_size": whole(0),
     "data.batch_size": whole(1),
     "data.eval_batch_size": whole(1),
     "data.drop_last": truth,
     "data.offline": one_of("stand_in", "error"),
-    "data.augmentation.flip": truth,
+    "data.augmentation.flip": truth | one_of("alternating"),
     "data.augmentation.shift": whole(0),
     "data.augmentation.cutout": whole(0),
+    "data.augmentation.rotate": number(0, 180),
+    "data.augmentation.scale": number(0, below=1),
+    "data.normalisation.whiten": whole(0, 8),
     "data.normalisation.mean": null | many(number(0, 1), least=1),
     "data.normalisation.std": null | many(number(above=0), least=1),
     "data.images": whole(1),
@@ -142,47 +169,47 @@ RULES: dict[str, Rule] = {
     "model.depths": many(whole(0), least=1),
     "model.hidden": many(whole(1)),
     "model.dropout": number(0, below=1),
-    "optimizer.lr": number(above=0),
-    "optimizer.momentum": number(0, below=1),
-    "optimizer.dampening": number(0, 1),
-    "optimizer.weight_decay": number(0),
-    "optimizer.betas": many(number(0, below=1), length=2),
-    "optimizer.eps": number(0),
-    "optimizer.nesterov": truth,
-    "optimizer.amsgrad": truth,
-    "optimizer.maximize": truth,
-    "optimizer.capturable": truth,
-    "optimizer.differentiable": truth,
-    "optimizer.decoupled_weight_decay": truth,
-    "optimizer.foreach": null | truth,
-    "optimizer.fused": null | truth,
+    **{
+        f"{section}.{name}": rule
+        for section in ("optimizer", "optimizer.rest")
+        for name, rule in OPTIMIZER.items()
+    },
+    **{f"param_groups.{kind}.lr": null | number(0) for kind in PARAM_KINDS},
+    **{f"param_groups.{kind}.weight_decay": null | number(0) for kind in PARAM_KINDS},
     "scheduler.warmup": number(0, 1),
     "scheduler.final": number(0, 1),
     "device.name": one_of("auto", "cpu", "cuda", "mps"),
     "device.precision": one_of("auto", 32, "32", "32-true", "bf16-mixed", "16-mixed"),
     "device.memory_format": one_of("auto", "channels_last", "contiguous"),
     "device.threads": null | whole(1),
+    "device.compile": truth,
     "logger.experiment_name": text,
     "logger.tracking_uri": null | text,
     "logger.project": text,
     "logger.offline": truth,
     **{f"{section}.name": plain_name for section in ("data", "model", "optimizer", "scheduler", "logger")},
-    **{f"{section}._target_": text for section in ("data", "model", "optimizer", "scheduler")},
+    **{
+        f"{section}._target_": text
+        for section in ("data", "model", "optimizer", "optimizer.rest", "scheduler")
+    },
     "logger._target_": null | text,
 }
 SECTIONS = (
-    "trainer", "early_stopping", "data", "data.augmentation", "data.normalisation", "model", "optimizer",
-    "scheduler", "device", "logger",
+    "trainer", "early_stopping", "loss", "tta", "param_groups",
+    *(f"param_groups.{kind}" for kind in PARAM_KINDS), "data", "data.augmentation", "data.normalisation",
+    "model", "optimizer", "scheduler", "device", "logger",
 )  # fmt: skip
 # Sections that may have keys of their own, which Trainer or the target checks; but not these parts of them.
 OPEN = ("trainer.", "data.", "model.", "optimizer.", "scheduler.", "logger.")
 CLOSED = ("data.augmentation.", "data.normalisation.")
 NEEDED = (
     "task", "seed", "data_dir", "trainer.max_epochs", "trainer.min_epochs", "trainer.deterministic",
-    "early_stopping.patience", "early_stopping.min_delta", "data.name", "data._target_", "data.val_size",
-    "data.batch_size", "data.eval_batch_size", "data.drop_last", "data.augmentation", "data.normalisation",
-    "model.name", "model._target_", "optimizer.name", "optimizer._target_", "optimizer.lr", "scheduler.name",
+    "early_stopping.patience", "early_stopping.min_delta", "loss.label_smoothing", "tta.flip", "tta.shift",
+    "data.name", "data._target_", "data.val_size", "data.batch_size", "data.eval_batch_size",
+    "data.drop_last", "data.augmentation", "data.normalisation", "data.normalisation.whiten", "model.name",
+    "model._target_", "optimizer.name", "optimizer._target_", "optimizer.lr", "scheduler.name",
     "scheduler._target_", "device.name", "device.precision", "device.memory_format", "device.threads",
+    "device.compile",
     "logger.name", "logger._target_",
 )  # fmt: skip
 

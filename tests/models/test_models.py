@@ -12,7 +12,7 @@ from smallvision.training.setup import make_network
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 8, 8), (4, 17, 23), (2, 1, 1)]
 # The smallest height and width that each network can take.
-LEAST = {"MLP": 1, "Linear": 1, "MnistNet": 10, "LeNet5": 12, "CifarNet": 8, "ResNet18": 8}
+LEAST = {"MLP": 1, "Linear": 1, "MnistNet": 10, "LeNet5": 12, "CifarNet": 8, "ResNet18": 8, "AirbenchNet": 8}
 FITTING = [
     pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}")
     for name in models.__all__
@@ -52,7 +52,9 @@ def test_gradients_reach_every_parameter(name: str, shape: tuple[int, int, int])
     network = make(name, shape, classes=5)
     F.cross_entropy(network(torch.randn(8, *shape)), torch.arange(8) % 5).backward()
     unreached = [
-        key for key, value in network.named_parameters() if value.grad is None or not value.grad.any()
+        key
+        for key, value in network.named_parameters()
+        if value.requires_grad and (value.grad is None or not value.grad.any())
     ]
     assert unreached == []
 
@@ -77,6 +79,7 @@ def test_images_are_classified_one_by_one_whatever_else_is_in_the_batch(
         ("Linear", (1, 28, 28), 7_850),
         ("CifarNet", (3, 32, 32), 1_664_426),
         ("ResNet18", (3, 32, 32), 11_173_962),
+        ("AirbenchNet", (24, 31, 31), 1_972_480),
     ],
 )
 def test_networks_have_the_parameters_that_the_configs_speak_of(
@@ -105,7 +108,40 @@ def test_choices_change_the_widths_and_depths() -> None:
         assert count(make("MLP", (1, 2, 2), classes=3, hidden=[])) == 4 * 3 + 3
         assert count(make("MLP", (1, 2, 2), classes=3, hidden=[5])) == 4 * 5 + 5 + 5 * 3 + 3
         assert make("MnistNet", (1, 28, 28), widths=[3, 7]).classifier.in_features == 7 * 25
+        assert len(make("AirbenchNet", (1, 4, 4), widths=[8, 9]).stages) == 14
         assert make("CifarNet", (1, 4, 4), widths=[8, 9], depths=[0, 0]).classifier.in_features == 9
+
+
+def test_a_convolution_of_airbench_begins_by_handing_on_its_inputs() -> None:
+    first = make("AirbenchNet", (3, 8, 8), widths=[5, 5, 2]).stages[0]
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(first(images)[:, :3], images)
+    assert not torch.equal(first(images)[:, 3:], torch.zeros(2, 2, 8, 8))
+    narrower = make("AirbenchNet", (5, 8, 8), widths=[3]).stages[0]
+    assert torch.equal(narrower(torch.ones(1, 5, 8, 8)), torch.ones(1, 3, 8, 8))
+
+
+def test_airbench_learns_shifts_of_its_norms_and_no_scales_and_few_biases() -> None:
+    network = make("AirbenchNet", (3, 8, 8), widths=[4, 6])
+    learnt = {name for name, value in network.named_parameters() if value.requires_grad}
+    norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    assert len(norms) == len(convolutions) == 4
+    assert learnt == {
+        "classifier.weight",
+        *(f"{name}.bias" for name in norms),
+        *(f"{name}.weight" for name in convolutions),
+    }
+    for name, value in network.named_parameters():
+        assert value.requires_grad or value.eq(1).all(), name
+
+
+def test_airbench_is_unsure_of_everything_at_first() -> None:
+    torch.manual_seed(0)
+    network = make("AirbenchNet", (3, 32, 32), classes=10)
+    shares = network(torch.randn(64, 3, 32, 32)).softmax(1)
+    assert shares.max() < 0.4
+    assert network.classifier.weight.std().item() == pytest.approx(1 / 256, rel=0.1)
 
 
 def test_widths_without_depths_are_refused() -> None:

@@ -15,6 +15,10 @@ RUNS = {
     "dropout": ["model=fashion_mnist", "model.dropout=0.4", "model.hidden=[64]", "data.augmentation.shift=2"],
     "batch norm": ["model=cifar10", "model.widths=[8,16]", "model.depths=[0,1]", "data.size=16",
                    "data.augmentation.flip=true", "optimizer=adamw", "trainer.accumulate_grad_batches=2"],
+    "muon": ["model=airbench", "model.widths=[8,8]", "optimizer=muon", "param_groups.head.lr=0.02",
+             "data.size=16", "data.channels=3", "data.normalisation.whiten=2",
+             "data.augmentation.flip=alternating", "data.augmentation.rotate=10", "loss.label_smoothing=0.2",
+             "tta.flip=true", "tta.shift=1"],
 }  # fmt: skip
 
 
@@ -147,6 +151,8 @@ def test_a_run_begun_on_a_stand_in_does_not_go_on_with_other_images(tmp_path):
         ("optimizer=sgd", "optimizer: a run keeps its kind"),
         ("optimizer.momentum=0.5", "optimizer.momentum: no such key"),
         ("optimizer.lr=-1", "optimizer.lr=-1: must be a number above 0"),
+        ("param_groups.head.lr=0.1", "param_groups.head.lr: cannot be changed here"),
+        ("tta.flip=true", "tta.flip: cannot be changed here"),
     ],
 )
 def test_what_a_run_was_cannot_be_changed_on_resume(finished, typed, words):

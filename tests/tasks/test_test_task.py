@@ -2,6 +2,7 @@
 
 import shutil
 
+import torch
 from command import TINY, results, train
 
 
@@ -45,6 +46,24 @@ def test_the_checkpoint_says_the_model_and_nobody_else(finished, tmp_path):
     assert process.stderr == "error: model: cannot be changed here: the checkpoint says it\n"
 
 
+def test_a_checkpoint_brings_its_whitening_and_its_views(tmp_path):
+    whitened = [
+        "model=airbench", "model.widths=[8,8]", "data.size=12", "data.channels=3", "optimizer=muon",
+        "data.normalisation.whiten=2", "tta.flip=true", "tta.shift=1", "loss.label_smoothing=0.2",
+    ]  # fmt: skip
+    trained = train(tmp_path, *TINY, *whitened, "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    test = ["task=test", "checkpoint=run/checkpoints/best.ckpt"]
+    runs = {"again": [], "one_view": ["tta.flip=false", "tta.shift=0"]}
+    for name, typed in runs.items():
+        process = train(tmp_path, *test, *typed, f"hydra.run.dir={name}")
+        assert (process.returncode, process.stderr) == (0, "")
+    found = {name: results(tmp_path / name)["metrics"] for name in ("run", *runs)}
+    for name in ("test/loss", "test/acc"):
+        assert found["again"][name] == found["run"][name]
+    assert found["one_view"]["test/loss"] != found["run"]["test/loss"]
+
+
 def test_a_failure_of_ours_is_told_as_one(tmp_path):
     """Exit 1, a traceback, and status failed: here a class that fails once training has begun."""
     broken = tmp_path / "sitecustomize.py"
@@ -68,3 +87,20 @@ def test_a_failure_of_ours_is_told_as_one(tmp_path):
     assert process.returncode == 1
     assert "broken on purpose" in process.stderr
     assert results(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_checkpoint_of_an_earlier_smallvision_lacks_younger_choices_and_is_tested_all_the_same(
+    finished, tmp_path
+):
+    folder, _ = finished
+    saved = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
+    config = saved["smallvision"]["config"]
+    for section in ("loss", "tta", "param_groups"):
+        del config[section]
+    del config["device"]["compile"], config["data"]["normalisation"]["whiten"]
+    del config["data"]["augmentation"]["rotate"], config["data"]["augmentation"]["scale"]
+    torch.save(saved, tmp_path / "old.ckpt")
+    process = train(tmp_path, "task=test", "checkpoint=old.ckpt", "hydra.run.dir=tested")
+    assert (process.returncode, process.stderr) == (0, "")
+    now, then = results(tmp_path / "tested")["metrics"], results(folder / "run")["metrics"]
+    assert (now["test/loss"], now["test/acc"]) == (then["test/loss"], then["test/acc"])

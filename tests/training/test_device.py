@@ -1,6 +1,7 @@
 """Which device, which precision, which layout."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from smallvision.training import device as devices
 from smallvision.training.device import Device, choose, kind_of
 
 FEW, MANY = 1_000_000, 100_000_000
-AUTO = {"name": "cpu", "precision": "auto", "memory_format": "auto", "threads": None}
+AUTO = {"name": "cpu", "precision": "auto", "memory_format": "auto", "threads": None, "compile": False}
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,19 @@ def test_this_machine_has_a_name_and_a_core() -> None:
     assert devices.hardware("cpu").strip()
     assert devices.cores() >= 1
     assert devices.cpu_has_bf16() in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("share", "cores"), [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4)]
+)
+def test_a_container_s_share_of_the_processor_bounds_the_threads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{share}\n")
+    monkeypatch.setattr(devices, "CPU_SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.setattr(devices.torch, "get_num_threads", lambda: 64)
+    asked: list[int] = []
+    monkeypatch.setattr(devices.torch, "set_num_threads", asked.append)
+    choose({**AUTO, "name": "cpu"}, FEW)
+    assert asked == [cores]

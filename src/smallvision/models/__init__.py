@@ -4,9 +4,10 @@ Every class here takes ``channels``, ``size`` (height, width) and ``classes`` fr
 arguments from ``configs/model/``; each maps float N x C x H x W to logits N x classes.
 """
 
+from smallvision.models.airbench import AirbenchNet
 from smallvision.models.cifar import CifarNet
 from smallvision.models.convnets import LeNet5, MnistNet
 from smallvision.models.flat import MLP, Linear
 from smallvision.models.resnet import ResNet18
 
-__all__ = ["MLP", "CifarNet", "LeNet5", "Linear", "MnistNet", "ResNet18"]
+__all__ = ["MLP", "AirbenchNet", "CifarNet", "LeNet5", "Linear", "MnistNet", "ResNet18"]

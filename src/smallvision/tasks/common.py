@@ -29,14 +29,23 @@ def summary(screen: Screen, config: Config, setup: Setup, run: Run, title: str) 
     if config["task"] == "fit":
         screen.pairs(
             {
-                "optimizer": f"{config['optimizer']['name']}, lr {config['optimizer']['lr']:g},"
-                f" {config['scheduler']['name']} schedule, batches of {config['data']['batch_size']}",
+                "optimizer": f"{optimizer_words(config['optimizer'], setup)},"
+                f" lr {config['optimizer']['lr']:g}, {config['scheduler']['name']} schedule,"
+                f" batches of {config['data']['batch_size']}",
                 "seed": f"{config['seed']}",
             }
         )
     screen.pairs({"device": str(setup.device), "run": str(run.directory)})
     if record.remark:
         screen.say(f"  note       {record.remark}", style="yellow")
+
+
+def optimizer_words(section: Config, setup: Setup) -> str:
+    """Its name, which of torch's kernels the device gets where there is a choice, and who moves the rest."""
+    chosen = setup.device.with_kernel(section)
+    kernel = " (fused)" if chosen.get("fused") else " (foreach)" if chosen.get("foreach") else ""
+    words = section.get("name", section["_target_"].rpartition(".")[2].lower()) + kernel
+    return f"{words} and {optimizer_words(section['rest'], setup)}" if "rest" in section else words
 
 
 def results(config: Config, setup: Setup, run: Run, status: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from smallvision.overrides import Config
 from smallvision.runs import Run, command
 from smallvision.tasks import common
 from smallvision.training.checkpoint import read
+from smallvision.training.compiling import compile_seconds
 from smallvision.training.display import Display, Screen
 from smallvision.training.keeper import Keeper
 from smallvision.training.loggers import make_logger
@@ -56,7 +57,12 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             "steps": trainer.global_step,
             "metrics": chosen_figures(keeper) | tested,
             "best_checkpoint": str(keeper.best_path.relative_to(run.directory)) if keeper.best else None,
-            "seconds": {"total": run.seconds, "fit": keeper.seconds, "test": test_seconds},
+            "seconds": {
+                "total": run.seconds,
+                "fit": keeper.seconds,
+                "test": test_seconds,
+                **compile_seconds(trainer),
+            },
             "images_per_second": keeper.images / keeper.train_seconds if keeper.images else None,
         }
         run.results(figures)

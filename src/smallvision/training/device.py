@@ -13,17 +13,22 @@ from smallvision.errors import Refusal
 # Below this many multiplications and additions an image, bf16's conversions on a CPU cost more than its
 # arithmetic saves; measured on a two-core AVX-512 machine, where the tutorials' networks have 1e6.
 WORTH_BF16_ON_CPU = 2e7
+CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, and in how many
 
 
 @dataclass(frozen=True)
 class Device:
-    """``kind``: cpu, cuda or mps; ``precision``: Lightning's word for it; ``hardware``: in words."""
+    """``kind``: cpu, cuda or mps; ``precision``: Lightning's word for it; ``hardware``: in words.
+
+    ``compile``: whether torch.compile makes code of the network for it.
+    """
 
     kind: str
     precision: str
     channels_last: bool
     threads: int
     hardware: str
+    compile: bool = False
 
     @property
     def accelerator(self) -> str:
@@ -43,7 +48,8 @@ class Device:
     def __str__(self) -> str:
         layout = "channels last" if self.channels_last else "contiguous"
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.kind == "cpu" else ""
-        return f"{self.kind} ({self.hardware}{threads}), precision {self.precision}, {layout}"
+        compiled = ", compiled" if self.compile else ""
+        return f"{self.kind} ({self.hardware}{threads}), precision {self.precision}, {layout}{compiled}"
 
 
 def kind_of(name: str) -> str:
@@ -60,8 +66,7 @@ def kind_of(name: str) -> str:
 def choose(config: dict[str, Any], flops: int) -> Device:
     """The device for a network of ``flops`` floating-point operations an image, forward."""
     kind = kind_of(config["name"])
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
+    torch.set_num_threads(config["threads"] or min(torch.get_num_threads(), cores()))
     precision = str(config["precision"])
     if precision == "auto":
         fast = {
@@ -79,6 +84,7 @@ def choose(config: dict[str, Any], flops: int) -> Device:
         channels_last=kind != "mps" if layout == "auto" else layout == "channels_last",
         threads=torch.get_num_threads(),
         hardware=hardware(kind),
+        compile=config["compile"],
     )
 
 
@@ -98,8 +104,15 @@ def hardware(kind: str) -> str:
 
 
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use: those it is bound to, and no more than a container's share.
+
+    torch itself starts a thread for each that it sees, also where it may only use two at a time.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not CPU_SHARE.is_file():
+        return bound
+    quota, period = CPU_SHARE.read_text().split()
+    return bound if quota == "max" else min(bound, max(1, round(int(quota) / int(period))))
 
 
 def _cpuinfo(field: str) -> str:

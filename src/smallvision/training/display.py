@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from smallvision.training.compiling import compile_seconds
 from smallvision.training.keeper import Row
 
 log = logging.getLogger("smallvision")
@@ -18,17 +19,21 @@ REFRESH_SECONDS = 0.1
 
 
 class Screen:
-    """Lines for standard output and train.log alike; only the first of several processes speaks."""
+    """Lines for standard output and train.log alike; only the first of several processes speaks.
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+    With a ``console`` of its own, they go there alone.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, markup=False, soft_wrap=True)
+        self.logged = console is None
         self.silent = int(os.environ.get("LOCAL_RANK", 0)) != 0
 
     def say(self, line: str = "", style: str = "") -> None:
         if self.silent:
             return
         self.console.print(Text(line, style=style))
-        if line:
+        if line and self.logged:
             log.info(line)
 
     def pairs(self, pairs: dict[str, str]) -> None:
@@ -48,6 +53,8 @@ class Display(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.should_stop:
             return
+        for seconds in compile_seconds(trainer).values():
+            self.screen.pairs({"compiled": f"in {seconds:.1f} s"})
         self.screen.say()
         self.screen.say("   epoch  train/loss  train/acc   val/loss   val/acc   images/s", style="bold")
         if self.screen.console.is_terminal and not self.screen.silent:

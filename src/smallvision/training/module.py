@@ -1,6 +1,6 @@
 """The LightningModule: one network, its normalisation, its loss and its optimizer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,38 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from smallvision.data.loader import Batch, BatchLoader
 from smallvision.randomness import key_global
+from smallvision.training.inputs import Normalise, Views, Whiten
 from smallvision.training.metrics import LossAndAccuracy
 from smallvision.training.schedules import Factor, by_step
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-class Normalise(nn.Module):
-    """uint8 images in [0, 255] to floats of mean 0 and deviation 1 per channel, in the wanted layout."""
-
-    scale: Tensor
-    offset: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> None:
-        super().__init__()
-        deviation = torch.tensor(std).view(1, -1, 1, 1)
-        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
-        self.register_buffer("offset", -torch.tensor(mean).view(1, -1, 1, 1) / deviation, persistent=False)
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def forward(self, images: Tensor) -> Tensor:
-        floats = images.to(self.scale.dtype, memory_format=self.layout)
-        return torch.addcmul(self.offset, floats, self.scale)
+MakeOptimizer = Callable[[nn.Module], Optimizer]
 
 
 class Classifier(pl.LightningModule):
     """Images uint8 N x C x H x W in, logits N x classes out.
 
-    ``network`` maps normalised floats to logits. ``make_optimizer`` and ``factor`` (see schedules) are
+    ``network`` maps normalised and, where ``whiten`` is given, whitened floats to logits; validation and
+    test take the mean over ``views``. ``make_optimizer`` and ``factor`` (see schedules) are
     needed for training only. ``plain`` is carried by every checkpoint under "smallvision": what rebuilds
     the model. ``figures`` holds the latest epoch's ("val/acc" and so on). Dropout draws from (seed, "step",
     epoch, batch).
@@ -51,6 +34,9 @@ class Classifier(pl.LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         *,
+        whiten: Whiten | None = None,
+        views: Views | None = None,
+        label_smoothing: float = 0.0,
         channels_last: bool = False,
         make_optimizer: MakeOptimizer | None = None,
         factor: Factor | None = None,
@@ -62,6 +48,8 @@ class Classifier(pl.LightningModule):
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
         self.normalise = Normalise(mean, std, channels_last)
+        self.whiten = whiten or nn.Identity()
+        self.views, self.label_smoothing = views or Views(), label_smoothing
         self.make_optimizer, self.factor = make_optimizer, factor
         self.seed = seed
         self.plain = plain or {}
@@ -70,43 +58,46 @@ class Classifier(pl.LightningModule):
         self._position: dict[str, int] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(self.normalise(images))
+        return self.logits(self.normalise(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Of normalised images."""
+        return self.network(self.whiten(images))
 
     # Training -----------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> Optimizer:
         assert self.make_optimizer is not None
-        assert self.factor is not None
-        optimizer = self.make_optimizer(self.network.parameters())
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, by_step(self.factor, max(steps, 1)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer = self.make_optimizer(self.network)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
 
     def on_train_start(self) -> None:
-        """After a resume: go to the next batch, and take the rates from the config, which may be new.
+        """After a resume: go to the next batch, and take the arguments from the config, which may be new.
 
         Lightning itself restores a loader's position only if nothing asked for the loader before, and
         the number of steps, which the schedule needs, asks for it.
         """
+        assert self.factor is not None
+        self.factor_at = by_step(self.factor, max(int(self.trainer.estimated_stepping_batches), 1))
         loader = self.trainer.train_dataloader
         if isinstance(loader, BatchLoader) and self._position is not None:
             loader.load_state_dict(self._position)
             self._position = None
         for optimizer in self.trainer.optimizers:
-            fresh = self.configure_optimizers()["optimizer"]
+            fresh = self.configure_optimizers()
             for group, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
-                group.update({name: value for name, value in new.items() if name not in ("params", "lr")})
-        for config in self.trainer.lr_scheduler_configs:
-            schedule = config.scheduler
-            assert isinstance(schedule, LambdaLR)
-            schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
-            rates = [
-                base * at(schedule.last_epoch)
-                for base, at in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-            ]
-            for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-            schedule._last_lr = rates
+                group.update({name: value for name, value in new.items() if name != "params"})
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """One step at the rates of its number, which is all that a schedule goes by."""
+        factor = self.factor_at(self.trainer.global_step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def on_train_epoch_start(self) -> None:
         self.train_figures.reset()
@@ -120,15 +111,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_figures.update(loss, logits, labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
         self._report("train", self.train_figures)
-        schedule = self.trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(schedule, LambdaLR)
-        self.figures["lr"] = float(schedule.base_lrs[0]) * schedule.lr_lambdas[0](schedule.last_epoch - 1)
+        self.figures["lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("lr", self.figures["lr"])
 
     # Validation and test ------------------------------------------------------------------------------
@@ -139,7 +128,7 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         if len(labels):
-            logits = self(images)
+            logits = self.views(self.normalise(images), self.logits)
             self.eval_figures.update(F.cross_entropy(logits, labels), logits, labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -4,6 +4,7 @@ import copy
 import logging
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ from smallvision.overrides import Config
 from smallvision.randomness import keyed
 from smallvision.training import device as devices
 from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO
+from smallvision.training.compiling import Compiler
+from smallvision.training.inputs import Normalise, Views, Whiten
 from smallvision.training.module import Classifier
+from smallvision.training.optimizers import make_optimizer
 
 DATA_CHOICES = (
     "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "augmentation",
     "normalisation",
 )  # fmt: skip
+WHITEN_IMAGES = 5_000  # give the directions of patches well enough
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -51,7 +56,12 @@ def make_data(config: Config) -> VisionData:
     )
     chosen = {key: section[key] for key in ("val_size", "batch_size", "eval_batch_size", "drop_last")}
     return VisionData(
-        image_data, seed=config["seed"], **chosen, **section["augmentation"], **section["normalisation"]
+        image_data,
+        seed=config["seed"],
+        **chosen,
+        **section["augmentation"],
+        mean=section["normalisation"]["mean"],
+        std=section["normalisation"]["std"],
     )
 
 
@@ -70,6 +80,7 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
     record = data.data
     plain = saved or describe(config, data)
     shape = (plain["shape"][0], plain["shape"][1], plain["shape"][2])
+    whiten = make_whiten(config, shape)
     if saved is not None and (
         list(record.shape) != saved["shape"] or len(record.classes) != len(saved["classes"])
     ):
@@ -77,27 +88,47 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
             f"data={config['data']['name']}: images of {by(record.shape)} in {len(record.classes)} classes;"
             f" the checkpoint is for {by(shape)} in {len(saved['classes'])}"
         )
-    network = make_network(config, shape, len(plain["classes"]))
-    flops = count_flops(network, shape)
+    seen = whiten.shape(shape) if whiten else shape
+    network = make_network(config, seen, len(plain["classes"]))
+    whole = nn.Sequential(whiten, network) if whiten else network
+    flops = count_flops(whole, shape)
     if saved is None:
-        refuse_lone_image(network, shape, data)
+        refuse_lone_image(whole, shape, data)
+        if whiten:
+            fit_whiten(whiten, data)
     device = devices.choose(config["device"], flops)
     schedule = build("scheduler", config["scheduler"])
-    chosen = device.with_kernel(config["optimizer"])
-    make_optimizer = lambda parameters: build("optimizer", chosen, parameters)  # noqa: E731
-    make_optimizer(network.parameters())  # refuse impossible values before any training
+    optimizer_for = partial(make_optimizer, config, fitted=device.with_kernel)
+    optimizer_for(network)  # refuse impossible values before any training
     model = Classifier(
         network,
         plain["mean"],
         plain["std"],
+        whiten=whiten,
+        views=Views(**config["tta"]),
+        label_smoothing=config["loss"]["label_smoothing"],
         channels_last=device.channels_last,
-        make_optimizer=make_optimizer,
+        make_optimizer=optimizer_for,
         factor=schedule,
         seed=config["seed"],
         plain=plain,
     )
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Setup(data, model, device, parameters, flops)
+
+
+def make_whiten(config: Config, shape: tuple[int, int, int]) -> Whiten | None:
+    """The whitening layer that the config asks for, if any, not yet fitted."""
+    side = config["data"]["normalisation"]["whiten"]
+    if side > min(shape[1:]):
+        raise Refusal(f"data.normalisation.whiten={side}: larger than the images, which are {by(shape)}")
+    return Whiten(shape[0], side) if side else None
+
+
+def fit_whiten(whiten: Whiten, data: VisionData) -> None:
+    """Fit it on the first training images, as the network would see them."""
+    first = data.data.train_images[data.indices["train"][:WHITEN_IMAGES]]
+    whiten.fit(Normalise(data.mean, data.std)(first))
 
 
 def describe(config: Config, data: VisionData) -> Config:
@@ -148,6 +179,8 @@ def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: A
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     arguments = dict(config["trainer"])
+    if device.compile:
+        own["callbacks"] = [Compiler(), *own.get("callbacks", [])]
     if arguments.get("profiler") in PROFILERS:
         arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run_dir, filename="profile")
     if arguments["deterministic"]:

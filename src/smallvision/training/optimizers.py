@@ -1,0 +1,154 @@
+"""From a config to one optimizer: groups of parameters with rates of their own, and Muon with its partner."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from smallvision.build import build
+from smallvision.errors import Refusal
+from smallvision.overrides import Config
+
+KINDS = ("weight", "bias", "norm", "head")
+Section = dict[str, Any]
+Groups = list[dict[str, Any]]
+
+
+def kinds(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters that learn, by what they are.
+
+    ``head``: those of the last linear layer; ``norm``: of batch norm and its kin; ``bias``: the other
+    vectors; ``weight``: the rest, of convolutions and linear layers.
+    """
+    found: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
+    head = next((module for module in reversed([*network.modules()]) if isinstance(module, nn.Linear)), None)
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    for module in network.modules():
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if module is head:
+                kind = "head"
+            elif isinstance(module, norms):
+                kind = "norm"
+            else:
+                kind = "weight" if parameter.ndim > 1 else "bias"
+            found[kind].append(parameter)
+    return {kind: parameters for kind, parameters in found.items() if parameters}
+
+
+def make_optimizer(config: Config, network: nn.Module, fitted: Callable[[Section], Section]) -> Optimizer:
+    """The optimizer of ``config["optimizer"]`` over the network's parameters.
+
+    ``config["param_groups"]`` gives kinds of parameters arguments of their own. Muon is for hidden
+    matrices only: ``optimizer.rest`` is what moves the others beside it. ``fitted`` completes the section
+    of an optimizer for the device.
+
+    Raises Refusal where a value is impossible.
+    """
+    section = dict(config["optimizer"])
+    rest = section.pop("rest", None)
+    own = {
+        kind: {name: value for name, value in chosen.items() if value is not None}
+        for kind, chosen in config["param_groups"].items()
+    }
+    by_kind = {kind: {"params": found, **own.get(kind, {})} for kind, found in kinds(network).items()}
+    if rest is None:
+        groups = list(by_kind.values())
+        if not any(own.values()):
+            groups = [{"params": [one for group in groups for one in group["params"]]}]
+        return _build(fitted(section), groups)
+    if "weight" not in by_kind:
+        raise Refusal(f"optimizer={section['name']}: moves hidden matrices, and this network has none")
+    matrices = MatrixMuon([by_kind.pop("weight")], **_build(section, [{"params": []}]).defaults)
+    others = list(by_kind.values())
+    if not others:
+        return matrices
+    return Together([matrices, _build(fitted({"name": f"{section['name']}.rest", **rest}), others)])
+
+
+def _build(section: Section, groups: Groups) -> Optimizer:
+    optimizer: Optimizer = build("optimizer", section, groups)
+    for group in groups:
+        for name in group:
+            if name != "params" and name not in optimizer.defaults:
+                raise Refusal(f"param_groups.*.{name}: {section['_target_']} has no such argument")
+    return optimizer
+
+
+class MatrixMuon(torch.optim.Muon):
+    """torch's Muon, for convolutions too: a kernel counts as a matrix, output channels by all the rest.
+
+    Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
+    https://kellerjordan.github.io/posts/muon/
+    """
+
+    def __init__(self, groups: Groups, **defaults: Any) -> None:
+        super().__init__([{"params": []}], **defaults)  # refuses kernels, so they come afterwards
+        self.param_groups.clear()
+        for group in groups:
+            self.add_param_group(group)
+
+    def _init_group(
+        self,
+        group: Any,
+        params_with_grad: list[Tensor],
+        grads: list[Tensor],
+        muon_momentum_bufs: list[Tensor],
+    ) -> bool:
+        for weight in group["params"]:
+            if weight.grad is None:
+                continue
+            layout = _layout(weight)
+            state = self.state[weight]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            state["momentum_buffer"] = state["momentum_buffer"].contiguous(memory_format=layout)
+            params_with_grad.append(_matrix(weight, layout))
+            grads.append(_matrix(weight.grad.contiguous(memory_format=layout), layout))
+            muon_momentum_bufs.append(_matrix(state["momentum_buffer"], layout))
+        return False
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+
+
+def _matrix(kernel: Tensor, layout: torch.memory_format) -> Tensor:
+    """The same memory as a matrix: output channels by everything else, in whatever order that lies."""
+    kernel = kernel.detach()
+    if layout is torch.channels_last:
+        kernel = kernel.permute(0, 2, 3, 1)
+    return kernel.view(len(kernel), -1)
+
+
+class Together(Optimizer):
+    """Several optimizers, each with its own parameters, that Lightning sees as one."""
+
+    def __init__(self, parts: Sequence[Optimizer]) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts work on this one's groups and state."""
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
