@@ -28,51 +28,56 @@ BASES = {
 COMMON = ("name", "_target_")
 
 
-def check_target(section: str, target: Any) -> tuple[str, str]:
-    """``(module, name)`` of an allowed target; Refusal for any other, without importing anything."""
+def check_target(section: str, target: Any, key: str | None = None) -> tuple[str, str]:
+    """``(module, name)`` of an allowed target; Refusal for any other, without importing anything.
+
+    ``key``: where the config has it, if not at the section's name.
+    """
     module, _, name = str(target).rpartition(".")
     if module not in ALLOWED[section] or not name.isidentifier() or name.startswith("_"):
         allowed = " or ".join(f"{module}.NAME" for module in ALLOWED[section])
-        raise Refusal(f"{section}._target_={target}: not allowed here; a {section} is {allowed}")
+        raise Refusal(f"{key or section}._target_={target}: not allowed here; a {section} is {allowed}")
     return module, name
 
 
-def build(section: str, config: dict[str, Any], *args: Any, **runtime: Any) -> Any:
+def build(section: str, config: dict[str, Any], *args: Any, key: str | None = None, **runtime: Any) -> Any:
     """Call what ``config["_target_"]`` names with the section's other keys.
 
     ``args`` and ``runtime`` are what only the running program knows (parameters, image size); a runtime
-    argument that the target does not take is left out.
+    argument that the target does not take is left out. ``key`` as in :func:`check_target`.
 
     Raises Refusal where the target is not on the list, an argument does not exist, or the target itself
     finds a value impossible.
     """
-    target = resolve(section, config["_target_"])
-    arguments = {key: value for key, value in config.items() if key not in COMMON}
+    where = key or section
+    target = resolve(section, config["_target_"], where)
+    arguments = {name: value for name, value in config.items() if name not in COMMON}
     known = inspect.signature(target).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        runtime = {key: value for key, value in runtime.items() if key in known}
-        for key in arguments:
-            if key not in known or key in runtime:
-                choices = [name for name in known if name not in runtime]
-                raise Refusal(f"{section}.{key}: no such key.{did_you_mean(key, choices)}")
+        runtime = {name: value for name, value in runtime.items() if name in known}
+        for name in arguments:
+            if name not in known or name in runtime:
+                choices = [one for one in known if one not in runtime]
+                raise Refusal(f"{where}.{name}: no such key.{did_you_mean(name, choices)}")
     try:
         return target(*args, **arguments, **runtime)
     except (TypeError, ValueError, RuntimeError, ImportError) as error:
-        raise Refusal(f"{section}={config.get('name')}: {error}") from error
+        raise Refusal(f"{where}={config.get('name', config['_target_'])}: {error}") from error
 
 
-def resolve(section: str, target: Any) -> Callable[..., Any]:
-    """The allowed class or function itself."""
-    module, name = check_target(section, target)
+def resolve(section: str, target: Any, key: str | None = None) -> Callable[..., Any]:
+    """The allowed class or function itself. ``key`` as in :func:`check_target`."""
+    where = key or section
+    module, name = check_target(section, target, key)
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
-        raise Refusal(f"{section}._target_={target}: cannot be imported ({error})") from None
+        raise Refusal(f"{where}._target_={target}: cannot be imported ({error})") from None
     if section in BASES:
         base = getattr(importlib.import_module(BASES[section][0]), BASES[section][1])
         fits = inspect.isclass(found) and issubclass(found, base)
     else:
         fits = inspect.isfunction(found) and found.__module__ == module
     if not fits or found is None:
-        raise Refusal(f"{section}._target_={target}: there is no such {section}")
+        raise Refusal(f"{where}._target_={target}: there is no such {section}")
     return found

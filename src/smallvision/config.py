@@ -77,7 +77,7 @@ def check(config: Config) -> None:
             check_target(section, target)
     if "rest" in config["optimizer"]:
         rest = config["optimizer"]["rest"]
-        check_target("optimizer", rest.get("_target_") if isinstance(rest, dict) else rest)
+        check_target("optimizer", rest.get("_target_") if isinstance(rest, dict) else rest, "optimizer.rest")
     _check_data(config["data"])
     needs, package = LOGGERS.get(config["logger"]["name"], (None, None))
     if needs is not None and find_spec(needs) is None:

@@ -65,11 +65,7 @@ def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Conf
         config[key] = composed[key]
     if isinstance(composed.get("checkpoint"), str):
         config["checkpoint"] = composed["checkpoint"]
-    kind = [part["optimizer"].get("_target_") for part in (saved, composed)]
-    if kind[0] != kind[1] and any(override.key_or_group == "optimizer" for override in overrides):
-        raise Refusal(
-            f"optimizer: a run keeps its kind ({kind[0]}); its values can change: optimizer.lr=VALUE"
-        )
+    kind = _kind(saved["optimizer"])
     for override in overrides:
         path = override.key_or_group.split(".")
         if path[0] == "hydra":
@@ -88,7 +84,16 @@ def lay_over(saved: Config, composed: Config, overrides: list[Override]) -> Conf
             near = did_you_mean(path[-1], known, prefix=".".join([*path[:-1], ""]))
             raise Refusal(f"{override.key_or_group}: no such key.{near}")
         target[path[-1]] = source[path[-1]]
+    if _kind(config["optimizer"]) != kind:
+        raise Refusal(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
     return config
+
+
+def _kind(optimizer: Any) -> str:
+    """What moves the weights, and what the rest of them."""
+    rest = optimizer.get("rest") if isinstance(optimizer, dict) else None
+    parts = [part["_target_"] for part in (optimizer, rest) if isinstance(part, dict) and "_target_" in part]
+    return " and ".join(map(str, parts))
 
 
 def _with_younger_keys(config: Config, composed: Config) -> Config:

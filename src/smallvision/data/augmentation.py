@@ -33,7 +33,7 @@ class Augmentation:
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """``images``: N x C x H x W, uint8 or floats; ``draws``: N x 7 of :meth:`draw`, in [0, 1)."""
-        if self.rotate or self.scale:
+        if (self.rotate or self.scale) and len(images):
             images = self._turn(images, draws[:, 5], draws[:, 6])
         if self.flip or self.shift:
             images = self._move(images, draws[:, 0], draws[:, 1:3])

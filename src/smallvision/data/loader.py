@@ -110,6 +110,6 @@ class BatchLoader:
             generator = stream(self.seed, "augmentation", self.epoch, batch, device=self.device)
             draws = self.augmentation.draw(count, generator)[: len(chosen)]
             if self.augmentation.flip == "alternating":
-                draws[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch / 2) % 1
+                draws[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch % 2 / 2) % 1
             images = self.augmentation(images, draws[self.rank :: self.world])
         return images, labels

@@ -148,6 +148,15 @@ class Classifier(pl.LightningModule):
 
     # What Lightning need not do -----------------------------------------------------------------------
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the name of each of its hooks here, forty times a step; a module need not look
+        each time whether that is a parameter.
+        """
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """The loader's batches lie there already."""
         return batch

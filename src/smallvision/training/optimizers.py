@@ -25,10 +25,12 @@ def kinds(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     found: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
     head = next((module for module in reversed([*network.modules()]) if isinstance(module, nn.Linear)), None)
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    seen: set[nn.Parameter] = set()  # tied ones have several places
     for module in network.modules():
         for parameter in module.parameters(recurse=False):
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or parameter in seen:
                 continue
+            seen.add(parameter)
             if module is head:
                 kind = "head"
             elif isinstance(module, norms):
@@ -60,17 +62,22 @@ def make_optimizer(config: Config, network: nn.Module, fitted: Callable[[Section
         if not any(own.values()):
             groups = [{"params": [one for group in groups for one in group["params"]]}]
         return _build(fitted(section), groups)
+    if section["_target_"] != "torch.optim.Muon":
+        raise Refusal(f"optimizer.rest: goes with optimizer=muon, not with {section['_target_']}")
     if "weight" not in by_kind:
         raise Refusal(f"optimizer={section['name']}: moves hidden matrices, and this network has none")
     matrices = MatrixMuon([by_kind.pop("weight")], **_build(section, [{"params": []}]).defaults)
     others = list(by_kind.values())
     if not others:
         return matrices
-    return Together([matrices, _build(fitted({"name": f"{section['name']}.rest", **rest}), others)])
+    partner = _build(fitted(rest), others, key="optimizer.rest")
+    if isinstance(partner, torch.optim.LBFGS):
+        raise Refusal("optimizer.rest._target_=torch.optim.LBFGS: goes alone; choose another")
+    return Together([matrices, partner])
 
 
-def _build(section: Section, groups: Groups) -> Optimizer:
-    optimizer: Optimizer = build("optimizer", section, groups)
+def _build(section: Section, groups: Groups, key: str = "optimizer") -> Optimizer:
+    optimizer: Optimizer = build("optimizer", section, groups, key=key)
     for group in groups:
         for name in group:
             if name != "params" and name not in optimizer.defaults:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +33,8 @@ DATA_CHOICES = (
     "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "augmentation",
     "normalisation",
 )  # fmt: skip
-WHITEN_IMAGES = 5_000  # give the directions of patches well enough
+# That many images give the directions of patches well enough; all numbers of all patches are in memory.
+WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -80,7 +82,9 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
     record = data.data
     plain = saved or describe(config, data)
     shape = (plain["shape"][0], plain["shape"][1], plain["shape"][2])
-    whiten = make_whiten(config, shape)
+    whiten = make_whiten(plain["config"], shape)
+    if config["tta"]["shift"] >= min(shape[1:]):
+        raise Refusal(f"tta.shift={config['tta']['shift']}: must be below the images' side, of {by(shape)}")
     if saved is not None and (
         list(record.shape) != saved["shape"] or len(record.classes) != len(saved["classes"])
     ):
@@ -127,7 +131,9 @@ def make_whiten(config: Config, shape: tuple[int, int, int]) -> Whiten | None:
 
 def fit_whiten(whiten: Whiten, data: VisionData) -> None:
     """Fit it on the first training images, as the network would see them."""
-    first = data.data.train_images[data.indices["train"][:WHITEN_IMAGES]]
+    channels, height, width = data.data.shape
+    count = min(WHITEN_IMAGES, WHITEN_NUMBERS // (channels * whiten.side**2 * height * width) + 1)
+    first = data.data.train_images[data.indices["train"][:count]]
     whiten.fit(Normalise(data.mean, data.std)(first))
 
 
@@ -173,15 +179,25 @@ def refuse_lone_image(network: nn.Module, shape: tuple[int, int, int], data: Vis
         ) from None
 
 
+class NoProfiler(PassThroughProfiler):
+    """None, at less cost: Lightning opens a context of its profiler around each of forty hooks a step."""
+
+    nothing: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.nothing
+
+
 def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: Any) -> pl.Trainer:
     """Lightning's Trainer with the config's arguments and without its boilerplate."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     arguments = dict(config["trainer"])
+    arguments["profiler"] = arguments.get("profiler") or NoProfiler()
     if device.compile:
         own["callbacks"] = [Compiler(), *own.get("callbacks", [])]
-    if arguments.get("profiler") in PROFILERS:
+    if arguments["profiler"] in PROFILERS:
         arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run_dir, filename="profile")
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
