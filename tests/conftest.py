@@ -15,3 +15,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     """The folder and the process of one tiny run in ``run``, shared by a file's tests."""
     folder = tmp_path_factory.mktemp("finished")
     return folder, train(folder, *TINY, "hydra.run.dir=run")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kill-points", type=int, default=12, help="instants at which runs are killed")
+    parser.addoption("--command-lines", type=int, default=500, help="random command lines tried")

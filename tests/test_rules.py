@@ -201,7 +201,7 @@ def test_a_key_that_a_run_needs_cannot_be_missing(key: str) -> None:
         ("param_groups.heads", {"lr": 1}, "param_groups.heads"),
         ("optimizer.rest", {"_target_": "torch.optim.SGD", "lr": 0}, "optimizer.rest.lr=0: must be"),
         ("early_stopping.x", 1, "early_stopping.x: no such key. Choices: min_delta, patience."),
-        ("checkpoint.x", 1, "checkpoint.x: no such key. Choices: every_n_steps."),
+        ("checkpoint.x", 1, "checkpoint.x: no such key. Choices: every_n_minutes, every_n_steps, keep."),
     ],
 )
 def test_a_refusal_names_the_key_the_value_and_the_mend(key: str, value: Any, said: str) -> None:

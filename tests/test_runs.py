@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from smallvision import runs
+from smallvision.errors import Refusal
 from smallvision.runs import Run, command
 
 CONFIG = {"task": "fit", "seed": 3, "resume": "old", "data": {"name": "mnist", "mean": [0.5]}}
@@ -127,7 +128,19 @@ def test_a_refused_continuation_keeps_the_run(tmp_path: Path) -> None:
     run = Run(tmp_path, [f"resume={tmp_path}"])
     run.open()
     run.discard()
-    assert names(tmp_path) == ["config.yaml", "environment.json", "overrides.yaml", "train.log"]
+    assert names(tmp_path) == [".lock", "config.yaml", "environment.json", "overrides.yaml", "train.log"]
+
+
+def test_a_run_refused_because_another_is_at_work_there_leaves_that_one_alone(tmp_path: Path) -> None:
+    first, second = Run(tmp_path, []), Run(tmp_path, [])
+    first.open()
+    with pytest.raises(Refusal, match="another process is at work"):
+        second.open()
+    second.discard()
+    assert names(tmp_path) == [".lock", "train.log"]
+    first.close()
+    second.open()
+    second.close()
 
 
 def test_a_refused_run_keeps_what_somebody_else_put_there(tmp_path: Path) -> None:

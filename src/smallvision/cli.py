@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smallvision.config import settle
-from smallvision.errors import Interrupted, Refusal, did_you_mean
+from smallvision.errors import Interrupted, Refusal, did_you_mean, printable
 from smallvision.overrides import CHOICES, Config, loosened, parse
 from smallvision.signals import STOP
+from smallvision.strangers import check_hydra, refuse_search_path
 
 CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
 
@@ -47,7 +48,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def refuse(line: str) -> NoReturn:
-    print("error:", " ".join(line.split()), file=sys.stderr)
+    print("error:", printable(" ".join(line.split())), file=sys.stderr)
     sys.exit(2)
 
 
@@ -66,14 +67,20 @@ def check_command_line() -> None:
         raise Refusal("--experimental-rerun: not here; a run is continued with resume=RUN_DIR")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         raise Refusal("--resolve: goes with --cfg job")
-    shown = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
-    if shown or arguments.multirun:
-        return
     directory = Path(arguments.config_path or arguments.config_dir or CONFIGS).resolve()
+    refuse_search_path(directory, arguments.config_name or "train")
+    shown = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
+    if shown:
+        return
+    if arguments.multirun:
+        single = [str(one.input_line) for one in parse(arguments.overrides) if not one.is_sweep_override()]
+        check_hydra(compose_config(directory, arguments.config_name or "train", single))
+        return
     typed = loosened(list(arguments.overrides))
     loose = dict(zip(arguments.overrides, typed, strict=True))
     sys.argv[1:] = [loose.get(argument, argument) for argument in sys.argv[1:]]
     composed = compose_config(directory, arguments.config_name or "train", typed)
+    check_hydra(composed)
     config = settle(composed, typed)
     if not arguments.cfg and config["task"] != "report":
         run_dir = make_run_dir(composed, config, typed)

@@ -15,6 +15,13 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM came; the run's state is saved; exit 130."""
 
 
+def printable(words: str) -> str:
+    """The same with control characters shown, not obeyed: a file's name may hold a terminal's commands."""
+    if words.isprintable():
+        return words
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in words)
+
+
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """``" Did you mean 'adam'?"`` where a known word is near, else the known words in a list."""
     names = sorted(known)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SCRATCH = ".part"
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -13,7 +15,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Where the block raises, ``path`` stays as it was and the scratch file is gone.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent)
     os.close(descriptor)
     scratch = Path(name)
     try:
@@ -25,6 +27,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def clear_scratch(folder: Path) -> None:
+    """Remove what a killed process left half written in ``folder`` and below."""
+    for scratch in folder.rglob(f".*{SCRATCH}"):
+        scratch.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

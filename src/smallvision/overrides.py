@@ -16,6 +16,12 @@ ON_RESUME = (
     "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
     "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "hydra",
 )  # fmt: skip
+# Keys of groups that the first checkpoints do not have; their defaults change nothing.
+YOUNGER = {
+    "device": ("compile",),
+    "data.augmentation": ("rotate", "scale"),
+    "data.normalisation": ("whiten",),
+}
 IN_TEST = ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "hydra")
 
 
@@ -97,24 +103,21 @@ def _kind(optimizer: Any) -> str:
 
 
 def _with_younger_keys(config: Config, composed: Config) -> Config:
-    """``config`` with the keys that it lacks because a younger smallvision brought them.
-
-    A group's own arguments belong to its choice, so of data only the sections that all choices have.
-    """
-
-    def filled(saved: Any, value: Any) -> Any:
-        return {**value, **saved} if isinstance(value, dict) and isinstance(saved, dict) else saved
-
+    """``config`` with the keys that it lacks because a younger smallvision brought them."""
     config = {
-        key: filled(saved, composed.get(key)) if key not in GROUPS or key == "device" else saved
+        key: {**composed[key], **saved} if key not in GROUPS and _both(saved, composed.get(key)) else saved
         for key, saved in config.items()
     }
-    if isinstance(config.get("data"), dict):
-        sections = ("augmentation", "normalisation")
-        younger = {
-            key: filled(config["data"][key], composed["data"][key])
-            for key in sections
-            if key in config["data"]
-        }
-        config["data"] = {**config["data"], **younger}
+    for section, names in YOUNGER.items():
+        *above, last = section.split(".")
+        saved, young = config, composed
+        for part in above:
+            saved[part] = dict(saved[part]) if isinstance(saved.get(part), dict) else {}
+            saved, young = saved[part], young[part]
+        if isinstance(saved.get(last), dict):
+            saved[last] = {**{name: young[last][name] for name in names}, **saved[last]}
     return config
+
+
+def _both(one: Any, other: Any) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)

@@ -123,6 +123,8 @@ RULES: dict[str, Rule] = {
     "bench.rounds": whole(1),
     "bench.seconds": number(above=0),
     "checkpoint.every_n_steps": null | whole(1),
+    "checkpoint.every_n_minutes": null | number(above=0),
+    "checkpoint.keep": whole(1, 100),
     "trainer.max_epochs": whole(1),
     "trainer.min_epochs": null | whole(1),
     "trainer.max_steps": one_of(-1) | whole(1),

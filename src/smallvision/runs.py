@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from smallvision.files import write_text
+from smallvision.errors import Refusal
+from smallvision.files import clear_scratch, write_text
 
 PACKAGES = (
     "torch",
@@ -40,10 +42,23 @@ class Run:
         self.first = int(os.environ.get("LOCAL_RANK", 0)) == 0
         self.started = time.perf_counter()
         self.was_there = (directory / "config.yaml").is_file()
+        self.began = False
         self._handler: logging.Handler | None = None
+        self._lock = FileLock(directory / ".lock", timeout=0)
 
     def open(self) -> None:
-        """Start train.log; what libraries warn of goes there, not to the screen."""
+        """Start train.log; what libraries warn of goes there, not to the screen.
+
+        Raises Refusal where another process is at work on this run.
+        """
+        if self.first:
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise Refusal(
+                    f"{self.directory}: another process is at work on this run; wait for its end"
+                ) from None
+            clear_scratch(self.directory)
         root = logging.getLogger()
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
@@ -57,12 +72,15 @@ class Run:
             logging.getLogger().removeHandler(self._handler)
             self._handler.close()
             self._handler = None
+        self._lock.release()
 
     def discard(self) -> None:
         """Leave no trace of a run that was refused before it began."""
+        ours = self._lock.is_locked
         self.close()
-        if self.first and not self.was_there:
-            (self.directory / "train.log").unlink(missing_ok=True)
+        if self.first and ours and not self.was_there and not self.began:
+            for name in ("train.log", ".lock"):
+                (self.directory / name).unlink(missing_ok=True)
             for folder in (self.directory, *self.directory.parents[:3]):
                 try:
                     folder.rmdir()  # only where empty
@@ -71,6 +89,7 @@ class Run:
 
     def describe(self, config: dict[str, Any], hardware: str) -> None:
         """Write config.yaml, overrides.yaml and environment.json."""
+        self.began = True
         if not self.first:
             return
         kept = {key: value for key, value in config.items() if key != "resume"}

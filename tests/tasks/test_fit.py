@@ -15,9 +15,11 @@ def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (folder / "run").iterdir()} == {
         "config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv", "train.log",
-        "checkpoints",
+        ".lock", "checkpoints",
     }  # fmt: skip
-    assert {path.name for path in (folder / "run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "run/checkpoints").iterdir()} == {
+        "best.ckpt", "last.ckpt", "last.1.ckpt",
+    }  # fmt: skip
     assert yaml.safe_load((folder / "run/overrides.yaml").read_text())[:3] == [*TINY[:3]]
 
 

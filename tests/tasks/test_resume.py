@@ -4,11 +4,11 @@ import re
 import shlex
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from command import TINY, figures, results, start, train
+from compared import same_end
 
 RUNS = {
     "mnist": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle"],
@@ -20,27 +20,6 @@ RUNS = {
              "data.augmentation.flip=alternating", "data.augmentation.rotate=10", "loss.label_smoothing=0.2",
              "tta.flip=true", "tta.shift=1"],
 }  # fmt: skip
-
-
-def equal(one: object, other: object) -> bool:
-    """Whether two trees of plain data are the same to the bit."""
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, dict):
-        return (
-            isinstance(other, dict)
-            and one.keys() == other.keys()
-            and all(equal(one[k], other[k]) for k in one)
-        )
-    if isinstance(one, list):
-        return isinstance(other, list) and len(one) == len(other) and all(map(equal, one, other))
-    return one == other
-
-
-def same_end(one: Path, other: Path) -> bool:
-    checkpoints = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (one, other)]
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
-    return all(equal(checkpoints[0][part], checkpoints[1][part]) for part in parts)
 
 
 def wait_for(condition, process) -> None:

@@ -3,6 +3,9 @@
 import io
 import os
 import pickle
+import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -201,3 +204,100 @@ def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(Refusal, match=r"checkpoint=.*(no such file|not a file)"):
         read(tmp_path / name)
+
+
+# Damage --------------------------------------------------------------------------------------------------
+
+
+def written_run(folder: Path, steps: dict[str, int]) -> Path:
+    """A folder of checkpoints at those steps."""
+    for name, step in steps.items():
+        write(folder / name, {**plain(), "global_step": step})
+    return folder
+
+
+@pytest.mark.parametrize("share", range(0, 100, 5))
+def test_a_truncated_checkpoint_is_refused_and_the_one_before_is_taken(tmp_path: Path, share: int) -> None:
+    folder = written_run(tmp_path, {"last.ckpt": 30, "last.1.ckpt": 20, "best.ckpt": 10})
+    whole = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[: len(whole) * share // 100])
+    found, damaged = checkpoint.newest(folder)
+    assert found == folder / "last.1.ckpt"
+    assert len(damaged) == 1
+    assert str(folder / "last.ckpt") in damaged[0]
+    assert (folder / "last.ckpt.damaged").is_file()
+    assert not (folder / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path, seed: int) -> None:
+    folder = written_run(tmp_path, {"last.ckpt": 30, "best.ckpt": 10})
+    content = bytearray((folder / "last.ckpt").read_bytes())
+    position = random.Random(seed).randrange(8 * len(content))
+    content[position // 8] ^= 1 << position % 8
+    (folder / "last.ckpt").write_bytes(content)
+    found, damaged = checkpoint.newest(folder)
+    if found == folder / "last.ckpt":
+        assert damaged == []
+        assert_same(read(found))
+    else:
+        assert found == folder / "best.ckpt"
+        assert str(folder / "last.ckpt") in damaged[0]
+
+
+def test_zero_bytes_in_the_midst_of_the_weights_are_noticed(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.ckpt", {**plain(), "state_dict": {"weight": torch.ones(5000)}})
+    content = bytearray(file.read_bytes())
+    at = content.index(torch.ones(100).numpy().tobytes())
+    content[at + 40 : at + 80] = bytes(40)
+    file.write_bytes(content)
+    with pytest.raises(Refusal, match="checksum of"):
+        read(file)
+
+
+def test_the_newest_that_can_be_read_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    folder = written_run(tmp_path, {"last.ckpt": 30, "last.1.ckpt": 10, "best.ckpt": 20})
+    assert checkpoint.newest(folder) == (folder / "last.ckpt", [])
+    (folder / "last.ckpt").write_bytes(b"")
+    assert checkpoint.newest(folder)[0] == folder / "best.ckpt"
+
+
+def test_with_no_checkpoint_left_that_can_be_read_it_is_refused_and_nothing_is_moved(tmp_path: Path) -> None:
+    folder = written_run(tmp_path, {"last.ckpt": 30, "best.ckpt": 10})
+    for file in folder.iterdir():
+        file.write_bytes(b"PK")
+    with pytest.raises(Refusal, match="no other checkpoint is left"):
+        checkpoint.newest(folder)
+    assert sorted(file.name for file in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_before_the_first_save_there_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) == (None, [])
+    assert checkpoint.newest(tmp_path / "nowhere") == (None, [])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_so_many_are_kept_and_the_newest_is_there_all_the_time(tmp_path: Path, count: int) -> None:
+    last = tmp_path / "last.ckpt"
+    for step in range(6):
+        if last.is_file():
+            checkpoint.keep_older(last, count)
+            assert read(last)["global_step"] == step - 1
+        written_run(tmp_path, {"last.ckpt": step})
+    kept = {file.name: read(file)["global_step"] for file in tmp_path.iterdir()}
+    names = ["last.ckpt", *(f"last.{number}.ckpt" for number in range(1, count))]
+    assert kept == {name: 5 - age for age, name in enumerate(names)}
+
+
+def test_a_full_disk_is_told_in_its_own_words_and_leaves_the_old_file(tmp_path: Path) -> None:
+    """In a process of its own, whose files may not grow beyond 100 kB."""
+    program = (
+        "import resource, torch; from smallvision.training.checkpoint import PlainCheckpointIO;"
+        "PlainCheckpointIO().save_checkpoint({'w': torch.ones(10)}, 'a.ckpt');"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "PlainCheckpointIO().save_checkpoint({'w': torch.ones(100_000)}, 'a.ckpt')"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in process.stderr
+    assert torch.equal(torch.load(tmp_path / "a.ckpt")["w"], torch.ones(10))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]

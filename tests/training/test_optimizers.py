@@ -212,7 +212,7 @@ def test_muon_for_a_network_without_hidden_weights_is_refused() -> None:
         (muon(ns_stepz=3), "ns_stepz: no such key"),
         (muon(adjust_lr_fn="nope"), "optimizer=muon: "),
         (muon(rest={**REST["SGD"], "betas": [0.5, 0.5]}), "betas: no such key"),
-        (muon(rest={**REST["SGD"], "dampening": 0.5}), r"optimizer=muon\.rest: "),
+        (muon(rest={**REST["SGD"], "dampening": 0.5}), r"optimizer\.rest=torch\.optim\.SGD: "),
     ],
     ids=["muon's key", "muon's value", "the partner's key", "the partner's value"],
 )

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from smallvision.errors import Refusal
+from smallvision.errors import Refusal, printable
 
 COLUMNS = (
     "run", "status", "data", "stand_in_for", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc",
@@ -72,5 +72,8 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: printable(str(row[name])) if row[name] is not None else None for name in COLUMNS}
+        for row in rows
+    )
     return text.getvalue()

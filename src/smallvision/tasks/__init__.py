@@ -25,8 +25,8 @@ def run(composed: DictConfig) -> float | None:
     if directory.is_relative_to(Path.cwd()):  # shorter to read and to type
         directory = directory.relative_to(Path.cwd())
     run = Run(directory, typed)
-    run.open()
     try:
+        run.open()
         results: dict[str, Any] = task.run(config, run)
     except Refusal:
         run.discard()

@@ -10,9 +10,10 @@ from smallvision.errors import Interrupted, Refusal
 from smallvision.overrides import Config
 from smallvision.runs import Run, command
 from smallvision.tasks import common
-from smallvision.training.checkpoint import read
+from smallvision.training.checkpoint import newest, read
 from smallvision.training.compiling import compile_seconds
 from smallvision.training.display import Display, Screen
+from smallvision.training.faults import Watch, told_what_to_lower
 from smallvision.training.keeper import Keeper
 from smallvision.training.loggers import make_logger
 from smallvision.training.setup import Setup, make_data, make_setup, make_trainer
@@ -22,26 +23,33 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """One whole run in its directory, from the start or from its last.ckpt; gives its results.json."""
     screen = Screen()
     setup = make_setup(config, make_data(config))
-    last = run.directory / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        refuse_other_data(read(last)["smallvision"]["data"], setup, run)
+    last, damaged = newest(run.directory / "checkpoints")
+    if last is not None:
+        saved = read(last)["smallvision"]
+        refuse_other_data(saved["data"], setup, run)
+        refuse_to_go_back(saved["position"], config["trainer"]["max_epochs"])
     display = Display(screen, config["trainer"]["max_epochs"])
-    keeper = Keeper(run.directory, config["checkpoint"]["every_n_steps"], display.row)
+    watch = Watch(config)
+    keeper = Keeper(
+        run.directory, **config["checkpoint"], tell=display.row, warn=display.warn, look=watch.look
+    )
     trainer = make_trainer(
         config,
         setup.device,
         run.directory,
         logger=make_logger(config["logger"], run.directory) or False,
-        callbacks=[display, *early_stopping(config), keeper],
+        callbacks=[watch, display, *early_stopping(config), keeper],
     )
     run.describe(config, setup.device.hardware)
-    verb = "continuing" if last.is_file() else "training"
+    verb = "training" if last is None else "continuing"
     common.summary(screen, config, setup, run, f"{verb} {config['model']['name']}")
+    for words in damaged:
+        screen.say(f"  damaged    {words}; going on from {last}", style="bold yellow")
     status, test_seconds = "failed", None
     tested: dict[str, float] = {}
     try:
-        ckpt_path = last if last.is_file() else None
-        trainer.fit(setup.model, datamodule=setup.data, ckpt_path=ckpt_path, weights_only=True)
+        with told_what_to_lower(config):
+            trainer.fit(setup.model, datamodule=setup.data, ckpt_path=last, weights_only=True)
         tested_from = time.perf_counter()
         tested = test_best(trainer, setup, keeper)
         test_seconds = time.perf_counter() - tested_from
@@ -63,6 +71,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
                 "test": test_seconds,
                 **compile_seconds(trainer),
             },
+            "unsaved": keeper.unsaved,
             "images_per_second": keeper.images / keeper.train_seconds if keeper.images else None,
         }
         run.results(figures)
@@ -80,6 +89,13 @@ def refuse_other_data(begun_on: dict[str, Any], setup: Setup, run: Run) -> None:
         )
 
 
+def refuse_to_go_back(position: dict[str, int] | None, max_epochs: int) -> None:
+    """A run cannot end before the epoch that it is in."""
+    begun = position["epoch"] + (position["batch"] > 0) if position else 0
+    if begun > max_epochs:
+        raise Refusal(f"trainer.max_epochs={max_epochs}: the run is in epoch {begun} already")
+
+
 def early_stopping(config: Config) -> list[Callback]:
     choice = config["early_stopping"]
     if choice["patience"] is None:
@@ -89,7 +105,7 @@ def early_stopping(config: Config) -> list[Callback]:
 
 def test_best(trainer: pl.Trainer, setup: Setup, keeper: Keeper) -> dict[str, float]:
     """The test figures of the checkpoint that validation chose; none where there are no test images."""
-    if not setup.data.sizes["test"] or keeper.best is None:
+    if not setup.data.sizes["test"] or keeper.best is None:  # there are none, or nothing could be saved
         return {}
     setup.model.load_state_dict(read(keeper.best_path)["state_dict"])
     trainer.test(setup.model, datamodule=setup.data, verbose=False)
@@ -109,9 +125,18 @@ def closing_lines(
     directory = str(run.directory)
     screen.say()
     if figures["status"] == "interrupted":
-        where = f"after {figures['steps']:,} steps" if keeper.last_path.is_file() else "before the first step"
-        screen.say(f"interrupted {where}; nothing is lost. To continue:", style="bold")
+        where = f"after {figures['steps']:,} steps" if figures["steps"] else "before the first step"
+        kept = keeper.saved_step
+        again = (
+            f"; steps from {kept + 1:,} on are done again" if kept < figures["steps"] else ", all of it saved"
+        )
+        screen.say(f"interrupted {where}{again}. To continue:", style="bold")
         screen.say(f"  {command(f'resume={directory}')}")
+    if keeper.unsaved:
+        screen.say(
+            f"{len(keeper.unsaved)} times something could not be saved, last: {keeper.unsaved[-1]}",
+            style="bold red",
+        )
     if figures["status"] != "completed":
         return
     record, count = setup.data.data, setup.data.sizes["test"]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from smallvision.errors import Refusal
+from smallvision.errors import Refusal, printable
 from smallvision.reports import runs
 
 SHOWN = ("val/acc", "test/acc", "epochs", "seed", "images/s", "status", "run")  # the run's name says the rest
@@ -42,4 +42,4 @@ def _shown(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4f}" if value <= 1 else f"{value:,.0f}"
-    return str(value)
+    return printable(str(value))

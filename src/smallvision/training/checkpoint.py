@@ -1,8 +1,11 @@
-"""Checkpoints: plain, written whole or not at all, and enough to rebuild the model."""
+"""Checkpoints: plain, written whole or not at all, checked when read, and enough to rebuild the model."""
 
+import os
 import pickle
 import shutil
 import warnings
+import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,13 @@ class PlainCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(Path(path)) as scratch:
-            torch.save(checkpoint, scratch)
+        with written_whole(Path(path)) as scratch, scratch.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # a full disk, in the words of torch's writer
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -40,10 +48,64 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, scratch)
 
 
+def keep_older(path: Path, count: int) -> None:
+    """Before ``path`` (last.ckpt) is written anew: let the ``count`` - 1 before it be last.1.ckpt, ..."""
+    older = [path, *(path.with_suffix(f".{number}.ckpt") for number in range(1, count))]
+    for newer, target in reversed(list(pairwise(older))):
+        if not newer.is_file():
+            continue
+        if newer is not path:
+            newer.replace(target)
+            continue
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)  # path itself is there at every moment
+        except OSError:  # a file system without links
+            copy(path, target)
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint of a run to go on from, and what is wrong with those that were newer.
+
+    Damaged ones are set aside as NAME.damaged, so that nothing good is ever replaced by them. None where
+    the run had not saved yet. Raises Refusal where it had, and none can be read.
+    """
+    found: list[tuple[int, Path]] = []
+    damaged: dict[Path, str] = {}
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path.name)):
+        try:
+            step = int(read(path)["global_step"])
+        except Refusal as refusal:
+            damaged[path] = str(refusal)
+            continue
+        if path.name == "last.ckpt":
+            return path, []
+        found.append((step, path))
+    if damaged and not found:
+        raise Refusal(f"{'; '.join(damaged.values())}; no other checkpoint is left in {folder}")
+    for path in damaged:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+    best = max(found, key=lambda one: one[0])[1] if found else None
+    return best, list(damaged.values())
+
+
+def check_bytes(path: Path) -> None:
+    """Raise BadZipFile where any part's checksum (CRC-32, which torch writes) is not that of its bytes.
+
+    torch itself reads past flipped bits without a word.
+    """
+    with zipfile.ZipFile(path) as archive:
+        packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+        wrong = packed[0] if packed else archive.testzip()
+    if wrong is not None:
+        raise zipfile.BadZipFile(f"checksum of {wrong}")
+
+
 def read(path: Path) -> dict[str, Any]:
     """The whole checkpoint, on the CPU. Nothing in the file is run. Raises Refusal, naming the file."""
     refuse_other_files(path)
     try:
+        check_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle that is not torch's own
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from smallvision.errors import printable
 from smallvision.training.compiling import compile_seconds
 from smallvision.training.keeper import Row
 
@@ -32,6 +33,7 @@ class Screen:
     def say(self, line: str = "", style: str = "") -> None:
         if self.silent:
             return
+        line = printable(line)
         self.console.print(Text(line, style=style))
         if line and self.logged:
             log.info(line)
@@ -96,6 +98,10 @@ class Display(Callback):
             cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
         mark = "  best" if is_best else ""
         self.screen.say(f"{' '.join(cells)} {images_per_second:>10,.0f}{mark}")
+
+    def warn(self, line: str) -> None:
+        """What the run goes on in spite of."""
+        self.screen.say(f"  {line}", style="bold red")
 
     def stop(self) -> None:
         if self.progress is not None:

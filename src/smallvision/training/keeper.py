@@ -18,6 +18,8 @@ from smallvision.training import checkpoint
 from smallvision.training.module import Classifier
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc")
+SHARE_OF_TIME = 50  # saves by time take at most one part in so many
+STEPS_TO_AGREE = 50
 Row = dict[str, float | int | None]
 
 
@@ -25,18 +27,31 @@ class Keeper(Checkpoint):
     """Writes ``metrics.csv``, ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` of a run directory.
 
     The best epoch is the one of the highest val/acc, then the lowest val/loss, then the earliest; without
-    validation it is the last. ``every_n_steps`` saves last.ckpt within an epoch, too. The rows live in
-    the checkpoint and the file is drawn from them, so a continued run's file is in one piece. ``tell`` is
-    called with each row, whether it is the best so far, and its training images per second.
+    validation it is the last. Within an epoch last.ckpt is saved every ``every_n_steps``, and every
+    ``every_n_minutes`` as long as that takes no more than a fiftieth of the time. The ``keep`` last ones
+    stay. The rows live in the checkpoint and the file is drawn from them, so a continued run's file is in
+    one piece. ``tell`` is called with each row, whether it is the best so far, and its training images per
+    second; ``warn`` with what could not be saved: training goes on, and :attr:`unsaved` keeps it;
+    ``look`` before every save, and raises where the run has gone astray.
     """
 
     def __init__(
         self,
         run_dir: Path,
         every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+        keep: int = 1,
         tell: Callable[[Row, bool, float], None] = lambda row, is_best, images_per_second: None,
+        warn: Callable[[str], None] = lambda line: None,
+        look: Callable[[pl.Trainer], None] = lambda trainer: None,
     ) -> None:
-        self.run_dir, self.every_n_steps, self.tell = run_dir, every_n_steps, tell
+        self.look = look
+        self.run_dir, self.every_n_steps, self.tell, self.warn = run_dir, every_n_steps, tell, warn
+        self.every_n_minutes, self.keep = every_n_minutes, keep
+        self.unsaved: list[str] = []
+        self.saved_step = 0  # of the last.ckpt that lies there
+        self._saved_at = time.perf_counter()
+        self._save_took = 0.0
         self.best_path = run_dir / "checkpoints" / "best.ckpt"
         self.last_path = run_dir / "checkpoints" / "last.ckpt"
         self.history: list[Row] = []
@@ -67,8 +82,9 @@ class Keeper(Checkpoint):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.wait_count >= max(callback.patience, 1):
                 trainer.should_stop = True  # it had stopped the run before
+        self._saved_at, self.saved_step = time.perf_counter(), trainer.global_step
         if self._stop_asked(trainer):
-            trainer.save_checkpoint(self.last_path)
+            self._save_last(trainer)
             raise Interrupted
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,16 +101,22 @@ class Keeper(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients gathered so far are in no checkpoint
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        due = due or self._time_has_come(trainer, batch_idx)
         stop = self._stop_asked(trainer)
         if due or stop:
             self._lap_done(trainer)
-            trainer.save_checkpoint(self.last_path)
+            self.look(trainer)
+            self._save_last(trainer)
             self._lap = time.perf_counter()
         if stop:
             raise Interrupted
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._lap_done(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self._stop_asked(trainer):  # the steps since the last save are done again
+            raise Interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = True
@@ -109,23 +131,58 @@ class Keeper(Checkpoint):
             known = name in figures and (validated or not name.startswith("val/"))
             row[name] = figures[name] if known else None
         self.history.append(row)
-        better = self._is_better(row, validated)
+        before, better = self.best, self._is_better(row, validated)
         if better:
             self.best = row
         # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
         if trainer.is_global_zero:
-            self._write_rows()
-        if better:
-            trainer.save_checkpoint(self.best_path)
-            if trainer.is_global_zero:
-                checkpoint.copy(self.best_path, self.last_path)
+            self._try(self._write_rows, self.run_dir / "metrics.csv")
+        if better and self._try(lambda: trainer.save_checkpoint(self.best_path), self.best_path):
+            self._save_last(trainer, of=self.best_path)
         else:
-            trainer.save_checkpoint(self.last_path)
+            self.best = before if better else self.best  # best.ckpt stays that of the epoch before
+            self._save_last(trainer)
         self.tell(row, better, self.images_per_second)
         if self._stop_asked(trainer):
             raise Interrupted
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _time_has_come(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether last.ckpt is old enough; several processes, which must agree, ask at few steps."""
+        if self.every_n_minutes is None or (trainer.world_size > 1 and batch_idx % STEPS_TO_AGREE):
+            return False
+        waited = time.perf_counter() - self._saved_at
+        due = waited >= max(60 * self.every_n_minutes, SHARE_OF_TIME * self._save_took)
+        if trainer.world_size > 1:
+            return bool(trainer.strategy.broadcast(due))
+        return due
+
+    def _save_last(self, trainer: pl.Trainer, of: Path | None = None) -> None:
+        """Write last.ckpt, as a copy ``of`` what was just written where there is such a file."""
+        started = time.perf_counter()
+        if trainer.is_global_zero and self.last_path.is_file():
+            self._try(lambda: checkpoint.keep_older(self.last_path, self.keep), self.last_path)
+        if of is None:
+            saved = self._try(lambda: trainer.save_checkpoint(self.last_path), self.last_path)
+        else:
+            saved = not trainer.is_global_zero or self._try(
+                lambda: checkpoint.copy(of, self.last_path), self.last_path
+            )
+        self.saved_step = trainer.global_step if saved else self.saved_step
+        self._saved_at = time.perf_counter()
+        self._save_took = self._saved_at - started
+
+    def _try(self, write: Callable[[], None], path: Path) -> bool:
+        """Whether it could be written. A full disk, say, does not end a training that is under way."""
+        try:
+            write()
+        except OSError as error:
+            said = error.strerror or str(error)
+            self.unsaved.append(f"{path.name}: {said}")
+            self.warn(f"could not save {path}: {said}; training goes on")
+            return False
+        return True
 
     def _is_better(self, row: Row, validated: bool) -> bool:
         if self.best is None or self.best["val/acc"] is None:

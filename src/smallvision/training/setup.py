@@ -123,7 +123,7 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
 
 def make_whiten(config: Config, shape: tuple[int, int, int]) -> Whiten | None:
     """The whitening layer that the config asks for, if any, not yet fitted."""
-    side = config["data"]["normalisation"]["whiten"]
+    side = config["data"]["normalisation"].get("whiten", 0)  # the first checkpoints do not say
     if side > min(shape[1:]):
         raise Refusal(f"data.normalisation.whiten={side}: larger than the images, which are {by(shape)}")
     return Whiten(shape[0], side) if side else None

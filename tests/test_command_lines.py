@@ -1,0 +1,131 @@
+"""Whatever is typed: it is understood or refused in one line, and never a traceback.
+
+`--command-lines 5000` tries more.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import TRAIN, train
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smallvision import cli
+from smallvision.rules import RULES
+
+CONFIGS = TRAIN.parent / "configs"
+KEYS = sorted(key for key in RULES if "*" not in key)
+GROUPS = {
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+    for folder in CONFIGS.iterdir()
+    if folder.is_dir()
+}
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats(allow_nan=True, width=32)
+WORDS = st.sampled_from(
+    ["null", "true", "auto", "???", "''", '"a b"', "[1,2]", "[]", "{a:1}", "{}", "[[1],[2]]", "${seed}",
+     "${oops}",
+     "${oc.env:HOME}", "${now:%Y}", "1e400", "0x10", "1_000", "-0.0", "torch.optim.SGD", "os.system", "../..",
+     "/dev/null", "ü", "a,b", "range(1,3)", "glob(*)", "choice(1,2)", "interval(0,1)", "\\", "'", "[",
+     "}", "="]
+)  # fmt: skip
+VALUES = (
+    NUMBERS.map(str) | WORDS | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+)
+LINES = st.one_of(
+    st.tuples(st.sampled_from(["", "", "", "+", "++", "~"]), st.sampled_from(KEYS), VALUES).map(
+        lambda parts: f"{parts[0]}{parts[1]}={parts[2]}"
+    ),
+    st.sampled_from(sorted(GROUPS)).flatmap(
+        lambda group: st.sampled_from([*GROUPS[group], "nope", "null", ""]).map(lambda one: f"{group}={one}")
+    ),
+    st.tuples(st.sampled_from(["~", "", "hydra.", "hydra/", "--", "-"]), VALUES, VALUES).map(
+        lambda parts: f"{parts[0]}{parts[1]}={parts[2]}"
+    ),
+    VALUES,
+)
+
+
+def exit_code(argv: list[str]) -> int:
+    """Of the command line's check, which is all of it but the run."""
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [str(TRAIN), *argv]
+    cli.CONFIGS = CONFIGS
+    try:
+        with cli.exit_codes():
+            cli.check_command_line()
+        return 0
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        sys.argv = before[0]
+
+
+def test_no_command_line_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("typed"))
+    codes: list[int] = []
+
+    @settings(
+        max_examples=request.config.getoption("--command-lines"),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        derandomize=True,
+    )
+    @given(st.lists(LINES, min_size=1, max_size=3))
+    def typed(argv: list[str]) -> None:
+        code = exit_code(argv)
+        said = capsys.readouterr().err
+        assert code in (0, 2), argv
+        if code == 2:
+            assert said.startswith("error: "), (argv, said)
+            assert said.count("\n") == 1, (argv, said)
+        codes.append(code)
+
+    typed()
+    assert {0, 2} == set(codes)
+
+
+# A config folder from elsewhere ----------------------------------------------------------------------------
+
+CALL = {"_target_": "marking.mark"}  # to import it leaves a mark
+HANDLED = {"version": 1, "handlers": {"one": {"()": "marking.mark"}}}
+NODES: dict[str, Any] = {
+    "callback": {"callbacks": {"one": CALL}},
+    "launcher": {"launcher": CALL},
+    "sweeper": {"sweeper": CALL},
+    "log handler": {"job_logging": HANDLED},
+    "log formatter": {"job_logging": {"version": 1, "formatters": HANDLED["handlers"]}},
+    "hydra's log handler": {"hydra_logging": HANDLED},
+    "environment": {"job": {"env_set": {"PYTHONSTARTUP": "mark"}}},
+    "search path": {"searchpath": ["pkg://marking"]},
+}
+
+
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=0,1"]], ids=["run", "multirun"])
+@pytest.mark.parametrize("name", NODES)
+def test_a_folder_of_configs_has_hydra_run_nothing(
+    finished: Any, tmp_path: Path, name: str, flags: list[str]
+) -> None:
+    """The run's own config with Hydra's node beside it, as a stranger would hand it over."""
+    begun = tmp_path / "theirs"
+    begun.mkdir()
+    config = yaml.safe_load((finished[0] / "run/config.yaml").read_text())
+    (begun / "config.yaml").write_text(yaml.safe_dump({**config, "hydra": NODES[name]}))
+    (tmp_path / "marking").mkdir()
+    (tmp_path / "marking/__init__.py").write_text("import os; os.mkdir('mark')")
+    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    process = train(tmp_path, *flags, f"--config-path={begun}", "--config-name=config", PYTHONPATH=path)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert "hydra." in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "mark").exists()
