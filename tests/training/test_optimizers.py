@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from smallvision import models
 from smallvision.errors import Refusal
-from smallvision.training.optimizers import KINDS, MatrixMuon, Together, kinds, make_optimizer
+from smallvision.rules import PARAM_KINDS
+from smallvision.training.optimizers import MatrixMuon, Together, kinds, make_optimizer
 
 MUON = Path(__file__).parents[2] / "configs/optimizer/muon.yaml"
 REST = {
@@ -47,7 +48,7 @@ def made(
     **own: dict[str, Any],
 ) -> Optimizer:
     """The optimizer of that section; ``own``: what of ``param_groups`` is not null."""
-    groups = {kind: {"lr": None, "weight_decay": None, **own.get(kind, {})} for kind in KINDS}
+    groups = {kind: {"lr": None, "weight_decay": None, **own.get(kind, {})} for kind in PARAM_KINDS}
     return make_optimizer({"optimizer": optimizer, "param_groups": groups}, network, fitted)
 
 
@@ -91,7 +92,7 @@ def test_every_parameter_that_learns_is_of_one_kind_and_no_other_of_any(
     together = [parameter for parameters in found.values() for parameter in parameters]
     assert ids(together) == ids([one for one in network.parameters() if one.requires_grad])
     assert all(found.values())
-    assert list(found) == [kind for kind in KINDS if kind in found]
+    assert list(found) == [kind for kind in PARAM_KINDS if kind in found]
 
 
 def test_a_parameter_is_of_the_kind_of_its_layer() -> None:
@@ -129,7 +130,7 @@ def test_without_values_of_their_own_all_parameters_are_one_group_of_torchs_opti
     assert ids(group["params"]) == ids([one for one in network.parameters() if one.requires_grad])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PARAM_KINDS)
 def test_a_kind_has_its_own_values_and_the_other_kinds_the_optimizers(kind: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     optimizer = made(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from smallvision.models.cifar import check_halvings
+
 
 class Convolution(nn.Conv2d):
     """3 x 3, without bias, that hands on its first inputs unchanged at the start."""
@@ -44,8 +46,7 @@ class AirbenchNet(nn.Module):
         widths: Sequence[int] = (64, 256, 256),
     ) -> None:
         super().__init__()
-        if min(size) < 2 ** len(widths):
-            raise ValueError(f"images of {size[0]} x {size[1]} cannot be halved {len(widths)} times")
+        check_halvings(size, len(widths))
         stages: list[nn.Module] = []
         for before, after in zip((channels, *widths[:-1]), widths, strict=True):
             stages += [Convolution(before, after), nn.MaxPool2d(2), Norm(after), nn.GELU()]

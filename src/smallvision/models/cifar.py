@@ -6,6 +6,12 @@ import torch
 from torch import nn
 
 
+def check_halvings(size: tuple[int, int], times: int) -> None:
+    """Raise ValueError where images of that height and width are too small to be halved so often."""
+    if min(size) < 2**times:
+        raise ValueError(f"images of {size[0]} x {size[1]} cannot be halved {times} times")
+
+
 def unit(before: int, after: int, pool: bool = False) -> nn.Sequential:
     """3 x 3 convolution, batch norm, GELU.
 
@@ -48,8 +54,7 @@ class CifarNet(nn.Module):
         super().__init__()
         if len(widths) != len(depths):
             raise ValueError(f"{len(widths)} widths but {len(depths)} depths")
-        if min(size) < 2 ** len(widths):
-            raise ValueError(f"images of {size[0]} x {size[1]} cannot be halved {len(widths)} times")
+        check_halvings(size, len(widths))
         stages: list[nn.Module] = []
         before = channels
         for width, depth in zip(widths, depths, strict=True):

@@ -60,5 +60,6 @@ class Compiler(Callback):
 
 def compile_seconds(trainer: pl.Trainer) -> dict[str, float]:
     """``{"compile": seconds}`` of a Trainer that compiled, for results.json; else nothing."""
-    found = (callback for callback in trainer.callbacks if isinstance(callback, Compiler))  # type: ignore[attr-defined]
-    return {"compile": one.seconds for one in found if one.seconds is not None}  # noqa: B035 - there is one at most
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    compiler = next((one for one in callbacks if isinstance(one, Compiler)), None)
+    return {} if compiler is None or compiler.seconds is None else {"compile": compiler.seconds}

@@ -41,11 +41,7 @@ class Watch(Callback):
 
     def look(self, trainer: pl.Trainer) -> None:
         """Raise Refusal where one of the losses since the last look is no number."""
-        values = (
-            [loss.item() for loss in self.losses[:1]]
-            if len(self.losses) < 2
-            else torch.stack(self.losses).tolist()
-        )
+        values = torch.stack(self.losses).tolist() if self.losses else []
         self.losses = []
         for ago, value in zip(reversed(range(len(values))), values, strict=True):
             if value - value == 0:  # neither nan nor infinite

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SMALLEST_VARIANCE = 5e-4  # below it, a direction is not blown up to 1: it is mostly noise
+
 
 class Normalise(nn.Module):
     """uint8 images in [0, 255] to floats of mean 0 and deviation 1 per channel, in the wanted layout."""
@@ -57,9 +59,6 @@ class Whiten(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return F.gelu(F.conv2d(images, self.kernel))
-
-
-SMALLEST_VARIANCE = 5e-4  # below it, a direction is not blown up to 1: it is mostly noise
 
 
 class Views:

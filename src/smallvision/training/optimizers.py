@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from smallvision.build import build
 from smallvision.errors import Refusal
 from smallvision.overrides import Config
+from smallvision.rules import PARAM_KINDS
 
-KINDS = ("weight", "bias", "norm", "head")
 Section = dict[str, Any]
 Groups = list[dict[str, Any]]
 
@@ -22,7 +22,7 @@ def kinds(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     ``head``: those of the last linear layer; ``norm``: of batch norm and its kin; ``bias``: the other
     vectors; ``weight``: the rest, of convolutions and linear layers.
     """
-    found: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[nn.Parameter]] = {kind: [] for kind in PARAM_KINDS}
     head = next((module for module in reversed([*network.modules()]) if isinstance(module, nn.Linear)), None)
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
     seen: set[nn.Parameter] = set()  # tied ones have several places
