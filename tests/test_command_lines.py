@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from command import TRAIN, train
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from smallvision import cli
@@ -53,7 +53,6 @@ def exit_code(argv: list[str]) -> int:
     """Of the command line's check, which is all of it but the run."""
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [str(TRAIN), *argv]
-    cli.CONFIGS = CONFIGS
     try:
         with cli.exit_codes():
             cli.check_command_line()
@@ -92,6 +91,35 @@ def test_no_command_line_ends_in_a_traceback(
 
     typed()
     assert {0, 2} == set(codes)
+
+
+REAL = 8  # of them as processes of their own
+
+
+def test_as_real_processes_they_end_in_the_same_way(tmp_path: Path) -> None:
+    """Those that are understood run, on little data: what is typed last counts."""
+    little = ["data=shapes", "data.images=120", "data.test_images=20", "data.size=12", "data.val_size=20",
+              "model=fashion_mnist", "model.hidden=[4]", "trainer.max_epochs=1"]  # fmt: skip
+    chosen: list[list[str]] = []
+
+    @settings(max_examples=REAL, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @given(st.lists(LINES, min_size=1, max_size=3))
+    def draw(argv: list[str]) -> None:
+        chosen.append(argv)
+
+    draw()
+    lines = [*([*little, *argv] for argv in chosen), little]
+    codes = []
+    for argv in lines:
+        process = train(tmp_path, *argv)
+        assert process.returncode in (0, 2), (argv, process.stderr)
+        assert "Traceback" not in process.stderr, argv
+        if process.returncode == 2:
+            assert process.stderr.startswith("error: "), argv
+            assert process.stderr.count("\n") == 1, argv
+        codes.append(process.returncode)
+    assert codes[-1] == 0
+    assert 2 in codes
 
 
 # A config folder from elsewhere ----------------------------------------------------------------------------

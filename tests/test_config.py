@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True, scope="module")
 def _as_the_command_line() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "CONFIGS", ROOT / "configs")
+        patch.setattr(cli, "configs", lambda: ROOT / "configs")
         patch.setattr(sys, "argv", [str(ROOT / "train.py")])
         yield
 
@@ -439,7 +439,13 @@ def test_keys_that_no_run_has_are_not_taken_from_a_file(run_dir: Path) -> None:
 @pytest.fixture
 def saved(run_dir: Path) -> dict[str, Any]:
     ours = {"format": 1, "config": kept(run_dir), "shape": [1, 28, 28], "classes": ["a"], "mean": [0.0]}
-    return {"state_dict": {}, "smallvision": ours | {"std": [1.0], "data": {}}}
+    identity = {"name": "a", "source": "b", "fingerprint": "c"}
+    counts = {"epoch": 1, "global_step": 9, "pytorch-lightning_version": "2.6.0"}
+    return {
+        "state_dict": {},
+        **counts,
+        "smallvision": ours | {"std": [1.0], "data": identity, "position": None},
+    }
 
 
 def test_a_checkpoint_says_its_model_and_data(tmp_path: Path, saved: dict[str, Any]) -> None:

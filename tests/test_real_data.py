@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from command import results, train
+from command import results
+from forked import train
 
 from smallvision.data.cifar10 import cifar10
 from smallvision.data.idx import fashion_mnist, mnist

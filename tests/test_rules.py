@@ -14,7 +14,7 @@ from smallvision.errors import Refusal
 from smallvision.training.setup import DATA_CHOICES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if "hydra" not in file.parts)
 # What only the running program knows.
 RUNTIME = {
     "data": {"data_dir"},

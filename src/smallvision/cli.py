@@ -26,25 +26,36 @@ from smallvision.overrides import CHOICES, Config, loosened, parse
 from smallvision.signals import STOP
 from smallvision.strangers import check_hydra, refuse_search_path
 
-CONFIGS = Path(sys.argv[0]).resolve().parent / "configs"
+
+def configs() -> Path:
+    """The folder beside train.py."""
+    return Path(sys.argv[0]).resolve().parent / "configs"
 
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """What the block raises becomes one line and an exit code: 2 wrong input, 130 interrupted."""
     try:
-        yield
+        with in_one_line():
+            yield
     except Refusal as refusal:
         refuse(str(refusal))
-    except MissingConfigException as error:
-        refuse(_unknown_choice(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        refuse(_composition(error))
     except (Interrupted, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """What Hydra says of wrong input, often in several lines, becomes a Refusal."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise Refusal(_unknown_choice(error)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refusal(_composition(error)) from None
 
 
 def refuse(line: str) -> NoReturn:
@@ -67,7 +78,7 @@ def check_command_line() -> None:
         raise Refusal("--experimental-rerun: not here; a run is continued with resume=RUN_DIR")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         raise Refusal("--resolve: goes with --cfg job")
-    directory = Path(arguments.config_path or arguments.config_dir or CONFIGS).resolve()
+    directory = Path(arguments.config_path or arguments.config_dir or configs()).resolve()
     refuse_search_path(directory, arguments.config_name or "train")
     shown = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
     if shown:
@@ -76,6 +87,7 @@ def check_command_line() -> None:
         single = [str(one.input_line) for one in parse(arguments.overrides) if not one.is_sweep_override()]
         check_hydra(compose_config(directory, arguments.config_name or "train", single))
         return
+    refuse_sweep_keys(arguments.overrides)
     typed = loosened(list(arguments.overrides))
     loose = dict(zip(arguments.overrides, typed, strict=True))
     sys.argv[1:] = [loose.get(argument, argument) for argument in sys.argv[1:]]
@@ -88,6 +100,13 @@ def check_command_line() -> None:
         sys.argv.append(f"hydra.run.dir='{quoted}'")
         if config["task"] == "fit":
             STOP.install()
+
+
+def refuse_sweep_keys(typed: list[str]) -> None:
+    """Raise Refusal for a choice of sweeps where there is none."""
+    for override in parse(typed):
+        if str(override.key_or_group).split(".")[0] == "sweep":
+            raise Refusal(f"{override.key_or_group}: goes with a sweep: python train.py -m ...")
 
 
 def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path:
@@ -171,7 +190,7 @@ def _shortened(words: str) -> str:
 
 def _near(key: str) -> str:
     """The nearest key beside it, in a run of the same groups where they can be had."""
-    config: Any = OmegaConf.to_container(compose_config(CONFIGS, "train", _group_choices()))
+    config: Any = OmegaConf.to_container(compose_config(configs(), "train", _group_choices()))
     prefix, path = "", key.replace("/", ".").split(".")
     while len(path) > 1 and isinstance(config.get(path[0]), dict):
         config, prefix, path = config[path[0]], f"{prefix}{path[0]}.", path[1:]
@@ -181,7 +200,7 @@ def _near(key: str) -> str:
 def _group_choices() -> list[str]:
     typed = [override for override in sys.argv[1:] if override.split("=")[0] in CHOICES]
     try:
-        compose_config(CONFIGS, "train", typed)
+        compose_config(configs(), "train", typed)
     except (Refusal, HydraException, OmegaConfBaseException):
         return []
     return typed

@@ -104,9 +104,11 @@ def _check_data(data: Config) -> None:
 
 
 def _plain(composed: DictConfig) -> Config:
-    """Resolved; Hydra's own node left out; a mandatory value that is missing becomes a refusal."""
+    """Resolved, without the nodes of Hydra and of sweeps; a mandatory value that is missing is refused."""
     try:
-        visible = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        visible = OmegaConf.masked_copy(
+            composed, [str(key) for key in composed if key not in ("hydra", "sweep")]
+        )
         missing = sorted(OmegaConf.missing_keys(visible))
         if missing:
             raise Refusal(f"{missing[0]}: needs a value; type {missing[0]}=VALUE")

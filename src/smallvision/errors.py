@@ -1,4 +1,4 @@
-"""How a run ends other than well: refused (the user's mend) or interrupted (to be continued)."""
+"""How a run ends other than well: refused (the user's mend), interrupted (to be continued) or pruned."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,6 +13,10 @@ class Refusal(Exception):
 
 class Interrupted(Exception):
     """SIGINT or SIGTERM came; the run's state is saved; exit 130."""
+
+
+class Pruned(Exception):
+    """A sweep has no hope for this run any more; it ends tidily after the epoch that it is in."""
 
 
 def printable(words: str) -> str:

@@ -5,17 +5,12 @@ about it is ever saved: a resumed run, a re-run and one process of many draw the
 ask for the same names.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-
-def key(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit key for the stream of that name; equal names give equal keys on every machine."""
-    name = "/".join(map(str, (seed, purpose, *counters)))
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+from smallvision.keys import key
 
 
 def stream(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -109,6 +109,32 @@ OPTIMIZER: dict[str, Rule] = {
     "ns_coefficients": many(number(), length=3),
     "adjust_lr_fn": one_of(None, "original", "match_rms_adamw", "spectral_unclamped"),
 }
+section = Rule("a section of keys", lambda v: isinstance(v, dict))
+anything = Rule("anything", lambda v: True)
+SWEEP: dict[str, Rule] = {  # held against a sweep's section when there is one: sweeps/plan.py
+    "sweep.name": null | plain_name,
+    "sweep.method": one_of("grid", "random", "tpe"),
+    "sweep.metric": text,
+    "sweep.direction": one_of("auto", "maximize", "minimize"),
+    "sweep.trials": whole(1),
+    "sweep.seeds": null | whole(1),
+    "sweep.sampler_seed": whole(0, 2**32 - 1),
+    "sweep.space": section,
+    "sweep.space.*": text,
+    "sweep.workers": null | whole(1, 1024),
+    "sweep.per_device": whole(1, 64),
+    "sweep.pruner": one_of(
+        "none", "median", "percentile", "successive_halving", "hyperband", "threshold", "wilcoxon"
+    ),
+    "sweep.pruner_options": section,
+    "sweep.pruner_options.*": anything,
+    "sweep.storage": null | text,
+    "sweep.retry_failed": truth,
+    "sweep.test_best": truth,
+    "sweep.launcher": one_of("local", "slurm"),
+    "sweep.launcher_options": section,
+    "sweep.launcher_options.*": anything,
+}
 PARAM_KINDS = ("weight", "bias", "norm", "head")
 
 # By the full key; the first pattern that matches counts. Keys of a user's own model or data set that
@@ -119,6 +145,7 @@ RULES: dict[str, Rule] = {
     "data_dir": text,
     "resume": null | text,
     "runs": text,
+    "storage": null | text,
     "checkpoint": text,
     "bench.rounds": whole(1),
     "bench.seconds": number(above=0),
@@ -195,6 +222,7 @@ RULES: dict[str, Rule] = {
         for section in ("data", "model", "optimizer", "optimizer.rest", "scheduler")
     },
     "logger._target_": null | text,
+    **SWEEP,
 }
 SECTIONS = (
     "trainer", "early_stopping", "loss", "tta", "param_groups",

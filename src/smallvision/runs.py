@@ -8,6 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,17 @@ PACKAGES = (
     "numpy",
     "smallvision",
 )
+
+
+class Log(logging.FileHandler):
+    """A full disk leaves gaps in train.log, and no tracebacks on the screen."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class Run:
@@ -63,7 +76,7 @@ class Run:
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
         if self.first:
-            self._handler = logging.FileHandler(self.directory / "train.log", encoding="utf-8")
+            self._handler = Log(self.directory / "train.log", encoding="utf-8")
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             root.addHandler(self._handler)
 
@@ -93,23 +106,46 @@ class Run:
         if not self.first:
             return
         kept = {key: value for key, value in config.items() if key != "resume"}
-        write_text(self.directory / "config.yaml", yaml.safe_dump(kept, sort_keys=False))
+        _write(self.directory / "config.yaml", yaml.safe_dump(kept, sort_keys=False))
         overrides = self.directory / "overrides.yaml"
         typed = yaml.safe_load(overrides.read_text()) if overrides.is_file() else []
         new = [one.removeprefix("++") for one in self.typed]
         typed += [one for one in new if one not in typed and not one.startswith(("resume=", "hydra."))]
-        write_text(overrides, yaml.safe_dump(typed))
-        write_text(self.directory / "environment.json", json.dumps(environment(hardware), indent=2) + "\n")
+        _write(overrides, yaml.safe_dump(typed))
+        _write(self.directory / "environment.json", json.dumps(environment(hardware), indent=2) + "\n")
 
     def results(self, figures: dict[str, Any]) -> None:
         """Write results.json."""
         if self.first:
-            write_text(self.directory / "results.json", json.dumps(figures, indent=2) + "\n")
+            _write(self.directory / "results.json", json.dumps(figures, indent=2) + "\n")
 
     @property
     def seconds(self) -> float:
         """Since this process opened the run."""
         return time.perf_counter() - self.started
+
+
+@contextmanager
+def opened(directory: Path, typed: list[str]) -> Iterator[Run]:
+    """The run of that directory while it is worked on; without a trace where it is refused at once."""
+    run = Run(directory, typed)
+    try:
+        run.open()
+        yield run
+    except Refusal:
+        run.discard()
+        raise
+    finally:
+        run.close()
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_text(file, text)
+    except OSError as error:
+        raise Refusal(
+            f"{file}: cannot be written: {error.strerror}; with free space resume={file.parent} goes on"
+        ) from None
 
 
 def command(*arguments: str) -> str:

@@ -3,12 +3,17 @@
 import os
 import zipfile
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
 
 from smallvision.errors import Refusal
 from smallvision.overrides import GROUPS, Config
+
+# A run's own config has some 150 entries in four layers; aliases and memos can make a small file endless.
+MOST_ENTRIES, MOST_LAYERS = 10_000, 20
+MOST_BITS = 1_000  # of a whole number: it can be printed, and made a float
 
 
 def saved_config(run_dir: Path) -> Config:
@@ -44,4 +49,24 @@ def checked_stranger(config: Any, file: str) -> Config:
     sections = ("trainer", "early_stopping", *GROUPS)
     if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in sections):
         raise Refusal(f"{file}: does not hold the config of a run")
+    refuse_other_than_plain(config, file, MOST_ENTRIES)
     return config
+
+
+def refuse_other_than_plain(tree: Any, file: str, most: int, *others: type) -> None:
+    """Raise Refusal where ``tree`` holds more than words, numbers, lists and dicts (and the ``others``),
+    or more than ``most`` entries, one that is there twice counted twice.
+    """
+    open_ends, seen = [(tree, 0)], 0
+    while open_ends:
+        value, layer = open_ends.pop()
+        if isinstance(value, (dict, list, tuple)):
+            parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            seen += len(parts)
+            if seen > most or layer == MOST_LAYERS:
+                raise Refusal(f"{file}: larger or deeper than anything that a run writes")
+            open_ends += [(part, layer + 1) for part in parts]
+        elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise Refusal(f"{file}: holds a number of {value.bit_length():,} bits")
+        elif not isinstance(value, (str, int, float, NoneType, *others)):
+            raise Refusal(f"{file}: holds a {type(value).__name__}, more than plain data")

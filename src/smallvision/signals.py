@@ -14,9 +14,10 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self.numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 
     def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.numbers:
             signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,10 @@ from smallvision.errors import Refusal
 
 TARGETS = {
     "launcher": {"hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
-    "sweeper": {"hydra._internal.core_plugins.basic_sweeper.BasicSweeper"},
+    "sweeper": {
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.smallvision_sweeper.SmallvisionSweeper",
+    },
 }
 EMPTY = {
     "callbacks": "callbacks",

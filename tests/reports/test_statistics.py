@@ -1,10 +1,10 @@
-"""Wilson's interval against known values."""
+"""Wilson's and Student's intervals against known values."""
 
 import math
 
 import pytest
 
-from smallvision.reports.statistics import wilson
+from smallvision.reports.statistics import t_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,29 @@ def test_more_images_make_it_narrower() -> None:
 def test_its_bounds_solve_the_equation_they_come_from() -> None:
     for bound in wilson(37, 50, z=2.5):
         assert abs(37 / 50 - bound) == pytest.approx(2.5 * math.sqrt(bound * (1 - bound) / 50))
+
+
+@pytest.mark.parametrize(
+    ("count", "level", "t"),
+    [
+        (2, 0.95, 12.7062), (3, 0.95, 4.3027), (5, 0.95, 2.7764), (10, 0.95, 2.2622), (31, 0.95, 2.0423),
+        (3, 0.99, 9.9248), (10, 0.9, 1.8331),
+    ],
+)  # fmt: skip
+def test_the_interval_of_a_mean_has_the_known_quantile_of_students_t(
+    count: int, level: float, t: float
+) -> None:
+    values = [float(one) for one in range(count)]
+    low, high = t_interval(values, level) or (0.0, 0.0)
+    deviation = math.sqrt(sum((one - (count - 1) / 2) ** 2 for one in values) / (count - 1))
+    assert (low + high) / 2 == pytest.approx((count - 1) / 2)
+    assert (high - low) / 2 == pytest.approx(t * deviation / math.sqrt(count), rel=2e-5)
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, math.nan], [0.5, math.inf], [-math.inf, math.inf]])
+def test_too_few_values_have_no_interval(values: list[float]) -> None:
+    assert t_interval(values) is None
+
+
+def test_equal_values_have_an_interval_of_no_width() -> None:
+    assert t_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)

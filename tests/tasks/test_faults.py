@@ -1,19 +1,25 @@
 """What goes wrong while a run trains is told, and what was saved before stays."""
 
+import contextlib
 import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from command import NO_NETWORK, TINY, TRAIN, results, start, train
+from command import NO_NETWORK, TINY, TRAIN, results, start
+from compared import same_end, same_files
+from forked import train
 
 from smallvision.errors import Refusal
+from smallvision.training.checkpoint import read
 from smallvision.training.faults import told_what_to_lower
 
 
@@ -59,6 +65,120 @@ def test_a_full_disk_does_not_end_training_and_is_told(tmp_path):
     assert any(line == "best.ckpt: File too large" for line in found["unsaved"])
     assert found["metrics"]["test/acc"] is None
     assert not list((tmp_path / "run/checkpoints").iterdir())
+
+
+# A model of 2,500 parameters, whose checkpoint takes 44 kB.
+FITTING = ["data=shapes", "data.images=400", "data.test_images=40", "data.val_size=40", "data.size=12",
+           "model=fashion_mnist", "model.hidden=[16]", "device=cpu"]  # fmt: skip
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """A file system of 140 kB in memory, and what makes it larger; RLIMIT_FSIZE stands in above without."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = ["mount", "-t", "tmpfs", "-o", options, *more, "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    mounted = mount("size=140k")
+    if mounted.returncode != 0:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield disk, lambda size: mount(f"remount,size={size}").check_returncode()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_file_system_that_fills_up_does_not_end_training_and_with_space_it_goes_on(tmp_path, small_disk):
+    """There is room for one checkpoint and for what is written beside it, not for the next."""
+    disk, enlarge = small_disk
+    process = train(tmp_path, *FITTING, "trainer.max_epochs=4", "hydra.run.dir=disk/run")
+    assert (process.returncode, process.stderr) == (0, "")
+    run = disk / "run"
+    assert "No space left on device; training goes on" in process.stdout
+    found = results(run)
+    assert (found["status"], found["epochs"]) == ("completed", 4)
+    assert any("No space left on device" in line for line in found["unsaved"])
+    assert not list(run.rglob(".*.part"))
+    left = [read(file)["global_step"] for file in run.glob("checkpoints/*.ckpt")]  # whole, all of them
+    assert left
+    assert max(left) < found["steps"]
+
+    enlarge("2m")
+    whole = train(tmp_path, *FITTING, "trainer.max_epochs=4", "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    continued = train(tmp_path, "resume=disk/run")
+    assert (continued.returncode, continued.stderr) == (0, "")
+    assert results(run)["unsaved"] == []
+    assert same_end(tmp_path / "whole", run)
+    assert same_files(tmp_path / "whole", run)
+
+
+def test_a_file_system_that_is_full_for_a_while_leaves_a_good_checkpoint_after_it(tmp_path, small_disk):
+    disk, enlarge = small_disk
+    enlarge("1m")
+    process = start(tmp_path, *FITTING, "trainer.max_epochs=400", "checkpoint.every_n_steps=5",
+                    "hydra.run.dir=disk/run")  # fmt: skip
+    last = disk / "run/checkpoints/last.ckpt"
+
+    def until(holds: Callable[[], bool]) -> None:
+        for _ in range(6000):
+            if holds():
+                return
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        raise AssertionError("it never came")
+
+    until(last.is_file)
+    with (disk / "ballast").open("wb", buffering=0) as ballast:
+        for _ in range(10):  # a save that was under way gives back what it took
+            with contextlib.suppress(OSError):
+                while True:
+                    ballast.write(bytes(4096))
+            time.sleep(0.05)
+    before = last.stat().st_mtime_ns
+    time.sleep(0.2)
+    assert last.stat().st_mtime_ns == before  # it stands still
+    (disk / "ballast").unlink()
+    until(lambda: last.stat().st_mtime_ns > before)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "could not save" in out
+    found = results(disk / "run")
+    assert found["status"] == "interrupted"
+    assert any("No space left on device" in line for line in found["unsaved"])
+    assert read(last)["global_step"] == found["steps"]
+
+
+def test_a_file_system_without_room_for_the_results_is_told_in_one_line_and_the_run_ends_there_later(
+    tmp_path, small_disk
+):
+    disk, enlarge = small_disk
+    enlarge("1m")
+    process = start(tmp_path, *FITTING, "trainer.max_epochs=30", "hydra.run.dir=disk/run")
+    while not (disk / "run/checkpoints/last.ckpt").is_file():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    with (disk / "ballast").open("wb", buffering=0) as ballast:
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                ballast.write(bytes(4096))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, out
+    assert err.startswith(
+        "error: disk/run/results.json: cannot be written: No space left on device; with free"
+    )
+    assert err.count("\n") == 1
+    (disk / "ballast").unlink()
+    whole = train(tmp_path, *FITTING, "trainer.max_epochs=30", "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    continued = train(tmp_path, "resume=disk/run")
+    assert (continued.returncode, continued.stderr) == (0, "")
+    assert same_end(tmp_path / "whole", disk / "run")
 
 
 def test_a_folder_that_vanishes_is_made_again(tmp_path):

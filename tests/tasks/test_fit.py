@@ -7,7 +7,8 @@ import shlex
 import pytest
 import torch
 import yaml
-from command import TINY, figures, results, start, train
+from command import TINY, figures, results, start
+from forked import train
 
 
 def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):

@@ -3,18 +3,13 @@
 `pytest tests/tasks/test_kill_points.py --kill-points 200 -n 0` tries as many instants as asked for.
 """
 
-import json
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import NO_NETWORK
 from compared import same_end, same_files
+from forked import Forks
 
 COMMON = [
     "data=shapes", "data.images=320", "data.val_size=64", "data.test_images=64", "data.size=12",
@@ -22,39 +17,19 @@ COMMON = [
 ]  # fmt: skip
 RUNS = {
     "sgd, one cycle": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle", "data.augmentation.shift=2"],
-    "adam, dropout": ["model=fashion_mnist", "model.hidden=[32]", "model.dropout=0.4", "optimizer=adam"],
-    "adamw, batch norm": ["model=cifar10", "model.widths=[8,8]", "model.depths=[0,1]", "optimizer=adamw",
-                          "data.augmentation.flip=true", "trainer.accumulate_grad_batches=2"],
-    "muon, whitening": ["model=airbench", "model.widths=[8,8]", "optimizer=muon", "data.channels=3",
-                        "data.normalisation.whiten=2", "data.augmentation.flip=alternating",
-                        "tta.flip=true", "early_stopping.patience=2"],
+    "adam, cosine, dropout": ["model=fashion_mnist", "model.hidden=[32]", "model.dropout=0.4",
+                              "optimizer=adam", "optimizer.amsgrad=true", "scheduler=cosine"],
+    "adamw, linear, batch norm": ["model=cifar10", "model.widths=[8,8]", "model.depths=[0,1]",
+                                  "optimizer=adamw", "scheduler=linear", "data.augmentation.flip=true",
+                                  "trainer.accumulate_grad_batches=2"],
+    "muon, warm-up, whitening": ["model=airbench", "model.widths=[8,8]", "optimizer=muon", "scheduler=none",
+                                 "scheduler.warmup=0.2", "data.channels=3", "data.normalisation.whiten=2",
+                                 "data.augmentation.flip=alternating", "tta.flip=true"],
+    "nesterov, early stopping": ["model=lenet5", "optimizer=sgd", "optimizer.nesterov=true",
+                                 "optimizer.lr=0.3", "data.size=14", "loss.label_smoothing=0.1",
+                                 "data.augmentation.rotate=10", "early_stopping.patience=1",
+                                 "trainer.gradient_clip_val=1"],
 }  # fmt: skip
-
-
-class Forks:
-    """A process that has imported everything and runs command lines in forks of itself."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parents[1] / "forked.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **NO_NETWORK, "OMP_NUM_THREADS": "1"},
-            text=True,
-        )
-
-    def run(self, cwd: Path, argv: list[str], seconds: float | None = None) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"cwd": str(cwd), "argv": argv, "seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
 
 
 @pytest.fixture(scope="module")

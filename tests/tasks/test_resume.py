@@ -7,8 +7,9 @@ import time
 
 import pytest
 import torch
-from command import TINY, figures, results, start, train
+from command import TINY, figures, results, start
 from compared import same_end
+from forked import train
 
 RUNS = {
     "mnist": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle"],

@@ -2,8 +2,10 @@
 
 import shutil
 
+import command
 import torch
-from command import TINY, results, train
+from command import TINY, results
+from forked import train
 
 
 def test_a_checkpoint_alone_gives_the_figures_of_its_run_to_the_last_digit(finished, tmp_path):
@@ -83,7 +85,7 @@ def test_a_failure_of_ours_is_told_as_one(tmp_path):
         "        return spec\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
-    process = train(tmp_path, *TINY, "hydra.run.dir=run", PYTHONPATH=str(tmp_path))
+    process = command.train(tmp_path, *TINY, "hydra.run.dir=run", PYTHONPATH=str(tmp_path))
     assert process.returncode == 1
     assert "broken on purpose" in process.stderr
     assert results(tmp_path / "run")["status"] == "failed"

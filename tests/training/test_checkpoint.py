@@ -19,12 +19,16 @@ from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO, read
 
 OURS = {
     "format": FORMAT, "config": {"seed": 0, "optimizer": {"betas": [0.9, 0.999]}}, "shape": [1, 28, 28],
-    "classes": ["zero", "größe"], "mean": [0.5], "std": [0.25], "data": {"name": "x", "stand_in_for": None},
+    "classes": ["zero", "größe"], "mean": [0.5], "std": [0.25],
+    "data": {"name": "x", "source": "y", "fingerprint": "z", "stand_in_for": None}, "position": None,
 }  # fmt: skip
 
 
 def plain() -> dict[str, Any]:
-    return {"state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "smallvision": dict(OURS)}
+    return {
+        "state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "global_step": 40,
+        "pytorch-lightning_version": "2.6.0", "smallvision": dict(OURS),
+    }  # fmt: skip
 
 
 def write(file: Path, content: Any = None) -> Path:
@@ -179,9 +183,14 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
         {"state_dict": {}, "smallvision": [1]},
         {"state_dict": {}, "smallvision": {}},
         *(
-            {"state_dict": {}, "smallvision": {k: v for k, v in OURS.items() if k != lacking}}
+            {**plain(), "smallvision": {k: v for k, v in OURS.items() if k != lacking}}
             for lacking in OURS
+            if lacking != "position"
         ),
+        *({k: v for k, v in plain().items() if k != lacking} for lacking in plain()),
+        {**plain(), "state_dict": {"weight": torch.zeros(1).expand(10**12)}},
+        {**plain(), "epoch": -1},
+        {**plain(), "more": 1 << 2000},
     ],
     ids=lambda content: str(content)[:60],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from smallvision import cores
 from smallvision.errors import Refusal
 from smallvision.training import device as devices
 from smallvision.training.device import Device, choose, kind_of
@@ -143,21 +144,21 @@ def test_a_device_says_what_it_is(device: Device, said: str) -> None:
 
 def test_this_machine_has_a_name_and_a_core() -> None:
     assert devices.hardware("cpu").strip()
-    assert devices.cores() >= 1
+    assert cores.cores() >= 1
     assert devices.cpu_has_bf16() in (True, False)
 
 
 @pytest.mark.parametrize(
-    ("share", "cores"), [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4)]
+    ("share", "threads"), [("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4)]
 )
 def test_a_container_s_share_of_the_processor_bounds_the_threads(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: str, cores: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: str, threads: int
 ) -> None:
     (tmp_path / "cpu.max").write_text(f"{share}\n")
-    monkeypatch.setattr(devices, "CPU_SHARE", tmp_path / "cpu.max")
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
-    monkeypatch.setattr(devices.torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(cores, "CPU_SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.setattr(devices, "THREADS", 64)
     asked: list[int] = []
     monkeypatch.setattr(devices.torch, "set_num_threads", asked.append)
     choose({**AUTO, "name": "cpu"}, FEW)
-    assert asked == [cores]
+    assert asked == [threads]

@@ -69,3 +69,9 @@ def test_the_config_is_not_changed(tmp_path: Path, asked: dict[str, Any]) -> Non
 def test_a_target_that_is_no_logger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"logger\._target_"):
         make_logger({"name": "tensorboard", "_target_": "os.system"}, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["settings", "version", "dir", "save_dir", "artifact_location"])
+def test_a_config_chooses_no_program_and_no_folder_of_a_logger_s(tmp_path: Path, key: str) -> None:
+    with pytest.raises(Refusal, match=f"logger.{key}: not allowed here"):
+        make_logger({**WANDB, key: "x"}, tmp_path)

@@ -15,7 +15,8 @@ from smallvision.bench.clock import NOWHERE, Clock, Contender, timed_fit
 from smallvision.data.module import VisionData
 from smallvision.overrides import Config
 from smallvision.randomness import stream
-from smallvision.training.display import Display, Screen
+from smallvision.screen import Screen
+from smallvision.training.display import Display
 from smallvision.training.inputs import Whiten
 from smallvision.training.optimizers import make_optimizer
 from smallvision.training.setup import Setup, make_network, make_setup, make_trainer

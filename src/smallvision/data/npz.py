@@ -19,7 +19,9 @@ KEYS = {
     "test_images": "x_test",
     "test_labels": "y_test",
 }
-MAX_BYTES = 16 * 2**30  # unpacked; a small file can claim to be anything
+# Unpacked. A small file can hold, or claim, anything; images pack to a twentieth at best.
+MAX_BYTES, MAX_RATIO, ANY_RATIO_BELOW = 16 * 2**30, 100, 2**30
+MAX_CLASSES = 100_000  # a label is a number, and every number below it a class
 # What zipfile and numpy raise over damaged files: RuntimeError where a flag says encrypted or a method is
 # unknown, MemoryError where a header claims more than there is.
 UNREADABLE = (
@@ -48,6 +50,10 @@ def read(file: Path) -> Arrays:
         if size > MAX_BYTES:
             raise Refusal(
                 f"{file}: {size / 2**30:.0f} GiB unpacked, more than the {MAX_BYTES // 2**30} allowed"
+            )
+        if size > max(ANY_RATIO_BELOW, MAX_RATIO * file.stat().st_size):
+            raise Refusal(
+                f"{file}: {size / 2**30:.0f} GiB unpacked, more than {MAX_RATIO} times the file: no images"
             )
         with np.load(file, allow_pickle=False) as archive:
             missing = [key for key in ("x_train", "y_train") if key not in archive]
@@ -84,6 +90,8 @@ def arrays(path: str) -> ImageData:
     read_arrays = read(file)
     labels = torch.cat([read_arrays.parts["train_labels"], read_arrays.parts["test_labels"]])
     count = int(labels.max()) + 1 if len(labels) else 0
+    if count > MAX_CLASSES:
+        raise Refusal(f"{file}: labels up to {count - 1}; {MAX_CLASSES:,} classes are allowed")
     classes = read_arrays.classes or [str(index) for index in range(count)]
     return ImageData.of(read_arrays.parts, file.stem, str(file), classes)
 

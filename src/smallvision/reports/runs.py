@@ -23,7 +23,7 @@ def find(runs: str) -> list[Path]:
         file.parent
         for place in places
         for file in (place, *place.rglob("results.json"))
-        if file.name == "results.json"
+        if file.name == "results.json" and file.is_file()
     }
     if not found:
         raise Refusal(f"runs={runs}: no runs there (no results.json); use runs=DIR or a glob in quotes")
@@ -37,8 +37,10 @@ def read(run: Path) -> dict[str, Any]:
         results = json.loads(file.read_text(encoding="utf-8"))
         data, metrics = results["data"], results["metrics"]
         for figure in (metrics["val/acc"], metrics["test/acc"], results["images_per_second"]):
-            if figure is not None and not isinstance(figure, (int, float)):
-                raise TypeError(f"{figure!r} is no number")
+            if figure is not None:
+                if not isinstance(figure, (int, float)):
+                    raise TypeError(f"{figure!r} is no number")
+                float(figure)  # JSON's whole numbers have no end
         return {
             "run": str(run),
             "status": results["status"] + ("*" if data["stand_in_for"] else ""),
@@ -53,7 +55,7 @@ def read(run: Path) -> dict[str, Any]:
             "images/s": results["images_per_second"],
             "task": results["task"],
         }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Refusal(f"{file}: not a run's results ({type(error).__name__}: {error})") from None
 
 

@@ -8,8 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smallvision.config import settle
-from smallvision.errors import Refusal
-from smallvision.runs import Run
+from smallvision.runs import opened
 
 
 def run(composed: DictConfig) -> float | None:
@@ -24,13 +23,6 @@ def run(composed: DictConfig) -> float | None:
     directory = Path(hydra.runtime.output_dir)
     if directory.is_relative_to(Path.cwd()):  # shorter to read and to type
         directory = directory.relative_to(Path.cwd())
-    run = Run(directory, typed)
-    try:
-        run.open()
+    with opened(directory, typed) as run:
         results: dict[str, Any] = task.run(config, run)
-    except Refusal:
-        run.discard()
-        raise
-    finally:
-        run.close()
     return results["metrics"].get("val/acc")

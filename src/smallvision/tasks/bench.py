@@ -14,8 +14,8 @@ from smallvision.bench.pipelines import ours, raw_loop
 from smallvision.bench.products import devices, elementwise, matrix_products
 from smallvision.overrides import Config
 from smallvision.runs import Run
+from smallvision.screen import Screen
 from smallvision.tasks import common
-from smallvision.training.display import Screen
 from smallvision.training.setup import Setup, make_data, make_setup
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from smallvision.overrides import Config
 from smallvision.reports.statistics import wilson
 from smallvision.runs import Run
-from smallvision.training.display import Screen
+from smallvision.screen import Screen
 from smallvision.training.setup import Setup, by
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")

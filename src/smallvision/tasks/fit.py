@@ -1,26 +1,37 @@
 """Train, choose the best epoch by validation, test that one once."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from smallvision.errors import Interrupted, Refusal
+from smallvision.errors import Interrupted, Pruned, Refusal
 from smallvision.overrides import Config
 from smallvision.runs import Run, command
+from smallvision.screen import Screen
 from smallvision.tasks import common
 from smallvision.training.checkpoint import newest, read
 from smallvision.training.compiling import compile_seconds
-from smallvision.training.display import Display, Screen
+from smallvision.training.display import Display
 from smallvision.training.faults import Watch, told_what_to_lower
-from smallvision.training.keeper import Keeper
+from smallvision.training.keeper import Keeper, Row
 from smallvision.training.loggers import make_logger
 from smallvision.training.setup import Setup, make_data, make_setup, make_trainer
 
 
-def run(config: Config, run: Run) -> dict[str, Any]:
-    """One whole run in its directory, from the start or from its last.ckpt; gives its results.json."""
+def run(
+    config: Config,
+    run: Run,
+    each_epoch: Callable[[list[Row]], None] = lambda rows: None,
+    tests: bool = True,
+) -> dict[str, Any]:
+    """One whole run in its directory, from the start or from its last.ckpt; gives its results.json.
+
+    ``each_epoch`` is called with the rows so far and may raise Pruned; without ``tests`` the test set is
+    left alone.
+    """
     screen = Screen()
     setup = make_setup(config, make_data(config))
     last, damaged = newest(run.directory / "checkpoints")
@@ -30,9 +41,12 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         refuse_to_go_back(saved["position"], config["trainer"]["max_epochs"])
     display = Display(screen, config["trainer"]["max_epochs"])
     watch = Watch(config)
-    keeper = Keeper(
-        run.directory, **config["checkpoint"], tell=display.row, warn=display.warn, look=watch.look
-    )
+
+    def tell(row: Row, is_best: bool, images_per_second: float) -> None:
+        display.row(row, is_best, images_per_second)
+        each_epoch(keeper.history)
+
+    keeper = Keeper(run.directory, **config["checkpoint"], tell=tell, warn=display.warn, look=watch.look)
     trainer = make_trainer(
         config,
         setup.device,
@@ -51,9 +65,11 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         with told_what_to_lower(config):
             trainer.fit(setup.model, datamodule=setup.data, ckpt_path=last, weights_only=True)
         tested_from = time.perf_counter()
-        tested = test_best(trainer, setup, keeper)
+        tested = test_best(trainer, setup, keeper) if tests else {}
         test_seconds = time.perf_counter() - tested_from
         status = "completed"
+    except Pruned:
+        status = "pruned"
     except Interrupted:
         status = "interrupted"
         raise
@@ -107,7 +123,10 @@ def test_best(trainer: pl.Trainer, setup: Setup, keeper: Keeper) -> dict[str, fl
     """The test figures of the checkpoint that validation chose; none where there are no test images."""
     if not setup.data.sizes["test"] or keeper.best is None:  # there are none, or nothing could be saved
         return {}
-    setup.model.load_state_dict(read(keeper.best_path)["state_dict"])
+    try:
+        setup.model.load_state_dict(read(keeper.best_path)["state_dict"])
+    except RuntimeError:
+        raise Refusal(f"{keeper.best_path}: its weights do not fit this run") from None
     trainer.test(setup.model, datamodule=setup.data, verbose=False)
     return {name: value for name, value in setup.model.figures.items() if name.startswith("test/")}
 
@@ -137,6 +156,8 @@ def closing_lines(
             f"{len(keeper.unsaved)} times something could not be saved, last: {keeper.unsaved[-1]}",
             style="bold red",
         )
+    if figures["status"] == "pruned":
+        screen.say(f"pruned after epoch {figures['epochs']}", style="bold")
     if figures["status"] != "completed":
         return
     record, count = setup.data.data, setup.data.sizes["test"]

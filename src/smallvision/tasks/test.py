@@ -7,9 +7,9 @@ from typing import Any
 from smallvision.errors import Refusal
 from smallvision.overrides import Config
 from smallvision.runs import Run
+from smallvision.screen import Screen
 from smallvision.tasks import common
 from smallvision.training.checkpoint import read
-from smallvision.training.display import Screen
 from smallvision.training.setup import make_data, make_setup, make_trainer
 
 

@@ -2,9 +2,12 @@
 
 import os
 import pickle
+import pickletools
+import re
 import shutil
 import warnings
 import zipfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,52 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from smallvision.errors import Refusal
+from smallvision.errors import Interrupted, Refusal
 from smallvision.files import written_whole
-from smallvision.saved import refuse_other_files
+from smallvision.saved import refuse_other_files, refuse_other_than_plain
 
 FORMAT = 1
 NEEDED = ("config", "shape", "classes", "mean", "std", "data")  # what rebuilds a model
+MOST_ENTRIES = 1_000_000
+# All that a checkpoint's pickle may name beside the kinds of storage. torch's own list for weights_only is
+# longer, and a bytearray on it, say, fills the memory.
+NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _row(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(one, kinds) for one in value)
+
+
+def _dense(value: Any) -> bool:
+    """Whether a tensor's elements are all there: one can stand for a milliard."""
+    return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() >= value.nbytes
+
+
+# What is taken out of a checkpoint before a model is there to hold it against.
+FORMS: dict[str, Callable[[Any], bool]] = {
+    "state_dict": lambda v: (
+        isinstance(v, dict) and all(isinstance(key, str) and _dense(one) for key, one in v.items())
+    ),
+    "epoch": _whole,
+    "global_step": _whole,
+    "pytorch-lightning_version": lambda v: (
+        isinstance(v, str) and bool(re.match(r"\d+(\.\d+)+(rc\d+|\.?(post|dev)\d+)?$", v))
+    ),
+    "shape": lambda v: _row(v, int) and len(v) == 3 and min(v) > 0,
+    "classes": lambda v: _row(v, str),
+    "mean": lambda v: _row(v, (int, float)),
+    "std": lambda v: _row(v, (int, float)),
+    "data": lambda v: (
+        isinstance(v, dict) and all(isinstance(v.get(key), str) for key in ("name", "source", "fingerprint"))
+    ),
+    "position": lambda v: (
+        v is None or (isinstance(v, dict) and all(_whole(v.get(key)) for key in ("epoch", "batch")))
+    ),
+}
 
 
 class PlainCheckpointIO(CheckpointIO):
@@ -28,15 +71,15 @@ class PlainCheckpointIO(CheckpointIO):
         with written_whole(Path(path)) as scratch, scratch.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # a full disk, in the words of torch's writer
+            except RuntimeError as error:  # torch's writer about what came in between: a full disk, a signal
+                if isinstance(error.__context__, (OSError, Interrupted)):
                     raise error.__context__ from None
                 raise
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read(Path(path))
+        return {**read(Path(path)), "file": str(path)}
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -90,15 +133,31 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def check_bytes(path: Path) -> None:
-    """Raise BadZipFile where any part's checksum (CRC-32, which torch writes) is not that of its bytes.
+    """Raise BadZipFile where any part's checksum (CRC-32, which torch writes) is not that of its bytes, and
+    UnpicklingError where a pickle names more than tensors and dicts.
 
     torch itself reads past flipped bits without a word.
     """
     with zipfile.ZipFile(path) as archive:
-        packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
-        wrong = packed[0] if packed else archive.testzip()
-    if wrong is not None:
-        raise zipfile.BadZipFile(f"checksum of {wrong}")
+        parts = archive.infolist()
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise zipfile.BadZipFile("parts that are packed, or lie one in the other")
+        wrong = archive.testzip()
+        if wrong is not None:
+            raise zipfile.BadZipFile(f"checksum of {wrong}")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                refuse_other_names(archive.read(part))
+
+
+def refuse_other_names(pickled: bytes) -> None:
+    """Raise UnpicklingError where a pickle names anything but tensors, their storages and dicts."""
+    for code, name, _ in pickletools.genops(pickled):
+        storage = str(name).startswith("torch ") and str(name).endswith("Storage")
+        if code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):  # torch's own writer has none
+            raise pickle.UnpicklingError(code.name)
+        if code.name == "GLOBAL" and name not in NAMES and not storage:
+            raise pickle.UnpicklingError(name)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -114,6 +173,7 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # damage can surface as any kind
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refusal(f"{path}: damaged or not a checkpoint ({said[:120]})") from None
+    refuse_other_than_plain(checkpoint, str(path), MOST_ENTRIES, torch.Tensor)
     ours = checkpoint.get("smallvision") if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in checkpoint:
         raise Refusal(f"{path}: not a checkpoint of smallvision")
@@ -125,4 +185,18 @@ def read(path: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if name not in ours]
     if missing:
         raise Refusal(f"{path}: not a checkpoint of smallvision: it lacks {', '.join(missing)}")
+    if "position" not in ours:  # the first ones have it where Lightning looks for it
+        ours["position"] = _first_position(checkpoint)
+    wrong = [name for name, holds in FORMS.items() if not holds({**checkpoint, **ours}.get(name))]
+    if not wrong and not len(ours["mean"]) == len(ours["std"]) == ours["shape"][0]:
+        wrong = ["mean"]
+    if wrong:
+        raise Refusal(f"{path}: not a checkpoint of smallvision: its {wrong[0]} cannot be")
     return checkpoint
+
+
+def _first_position(checkpoint: dict[str, Any]) -> Any:
+    try:
+        return checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+    except (KeyError, IndexError, TypeError):
+        return None

@@ -1,6 +1,5 @@
 """Which device a run is on, and how precisely and in which layout it computes there."""
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any
 
 import torch
 
+from smallvision.cores import cores
 from smallvision.errors import Refusal
 
 # Below this many multiplications and additions an image, bf16's conversions on a CPU cost more than its
 # arithmetic saves; measured on a two-core AVX-512 machine, where the tutorials' networks have 1e6.
 WORTH_BF16_ON_CPU = 2e7
-CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, and in how many
+THREADS = torch.get_num_threads()  # as torch came up, by OMP_NUM_THREADS where that is set
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def kind_of(name: str) -> str:
 def choose(config: dict[str, Any], flops: int) -> Device:
     """The device for a network of ``flops`` floating-point operations an image, forward."""
     kind = kind_of(config["name"])
-    torch.set_num_threads(config["threads"] or min(torch.get_num_threads(), cores()))
+    torch.set_num_threads(config["threads"] or min(THREADS, cores()))
     precision = str(config["precision"])
     if precision == "auto":
         fast = {
@@ -101,18 +101,6 @@ def hardware(kind: str) -> str:
         return torch.cuda.get_device_name()
     name = _cpuinfo("model name") or platform.processor() or platform.machine()
     return " ".join(name.split()) if kind == "cpu" else f"{name} GPU"
-
-
-def cores() -> int:
-    """Processors that this process may use: those it is bound to, and no more than a container's share.
-
-    torch itself starts a thread for each that it sees, also where it may only use two at a time.
-    """
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not CPU_SHARE.is_file():
-        return bound
-    quota, period = CPU_SHARE.read_text().split()
-    return bound if quota == "max" else min(bound, max(1, round(int(quota) / int(period))))
 
 
 def _cpuinfo(field: str) -> str:

@@ -1,47 +1,17 @@
 """What a user sees of a run: a summary, a row per epoch with a bar on a terminal, and what to do next."""
 
-import logging
-import os
 import time
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from smallvision.errors import printable
+from smallvision.screen import Screen
 from smallvision.training.compiling import compile_seconds
 from smallvision.training.keeper import Row
 
-log = logging.getLogger("smallvision")
 REFRESH_SECONDS = 0.1
-
-
-class Screen:
-    """Lines for standard output and train.log alike; only the first of several processes speaks.
-
-    With a ``console`` of its own, they go there alone.
-    """
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, markup=False, soft_wrap=True)
-        self.logged = console is None
-        self.silent = int(os.environ.get("LOCAL_RANK", 0)) != 0
-
-    def say(self, line: str = "", style: str = "") -> None:
-        if self.silent:
-            return
-        line = printable(line)
-        self.console.print(Text(line, style=style))
-        if line and self.logged:
-            log.info(line)
-
-    def pairs(self, pairs: dict[str, str]) -> None:
-        """Names in one column, values in the next."""
-        for name, value in pairs.items():
-            self.say(f"  {name:<11}{value}")
 
 
 class Display(Callback):

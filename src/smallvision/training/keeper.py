@@ -11,13 +11,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-from smallvision.errors import Interrupted
+from smallvision.errors import Interrupted, Refusal
 from smallvision.files import write_text
 from smallvision.signals import STOP
 from smallvision.training import checkpoint
 from smallvision.training.module import Classifier
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc")
+KEPT = ("history", "best", "seconds", "train_seconds", "images")
 SHARE_OF_TIME = 50  # saves by time take at most one part in so many
 STEPS_TO_AGREE = 50
 Row = dict[str, float | int | None]
@@ -49,6 +50,7 @@ class Keeper(Checkpoint):
         self.run_dir, self.every_n_steps, self.tell, self.warn = run_dir, every_n_steps, tell, warn
         self.every_n_minutes, self.keep = every_n_minutes, keep
         self.unsaved: list[str] = []
+        self._failing: set[Path] = set()
         self.saved_step = 0  # of the last.ckpt that lies there
         self._saved_at = time.perf_counter()
         self._save_took = 0.0
@@ -65,20 +67,22 @@ class Keeper(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         self._clock()
-        names = ("history", "best", "seconds", "train_seconds", "images")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in KEPT}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        rows = [*state_dict["history"], *([state_dict["best"]] if state_dict["best"] is not None else [])]
+        if not all(isinstance(row, dict) and row.keys() == set(COLUMNS) for row in rows):
+            raise Refusal(f"{self.last_path}: its history is not that of a run")
+        for name in KEPT:
+            setattr(self, name, state_dict[name])
 
     # The course of a run --------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        STOP.install()  # Lightning has put its own handlers there
         self._since = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        STOP.install()  # Lightning has put its own there, which ends a run on SIGTERM with exit code 0
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.wait_count >= max(callback.patience, 1):
                 trainer.should_stop = True  # it had stopped the run before
@@ -117,6 +121,12 @@ class Keeper(Checkpoint):
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self._stop_asked(trainer):  # the steps since the last save are done again
             raise Interrupted
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        STOP.install()  # as for training
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.on_validation_batch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validated = True
@@ -174,14 +184,19 @@ class Keeper(Checkpoint):
         self._save_took = self._saved_at - started
 
     def _try(self, write: Callable[[], None], path: Path) -> bool:
-        """Whether it could be written. A full disk, say, does not end a training that is under way."""
+        """Whether it could be written. A full disk, say, does not end a training that is under way; it is
+        told once, until that file can be written again.
+        """
         try:
             write()
         except OSError as error:
             said = error.strerror or str(error)
-            self.unsaved.append(f"{path.name}: {said}")
-            self.warn(f"could not save {path}: {said}; training goes on")
+            if path not in self._failing:
+                self.unsaved.append(f"{path.name}: {said}")
+                self.warn(f"could not save {path}: {said}; training goes on")
+            self._failing.add(path)
             return False
+        self._failing.discard(path)
         return True
 
     def _is_better(self, row: Row, validated: bool) -> bool:

@@ -13,6 +13,7 @@ from smallvision.data.loader import Batch, BatchLoader
 from smallvision.randomness import key_global
 from smallvision.training.inputs import Normalise, Views, Whiten
 from smallvision.training.metrics import LossAndAccuracy
+from smallvision.training.restored import fits, in_groups_order, refuse_misfit, state_after_a_step
 from smallvision.training.schedules import Factor, by_step
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -170,5 +171,13 @@ class Classifier(pl.LightningModule):
         checkpoint["smallvision"] = {**self.plain, **progress}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises Refusal where the file does not fit this model and its optimizer."""
+        assert self.make_optimizer is not None
+        states: Any = checkpoint.get("optimizer_states")
+        if "param_groups" not in checkpoint["smallvision"]["config"] and fits([{"state": {}}], states):
+            optimizer = self.make_optimizer(self.network)
+            states[0]["state"] = in_groups_order(states[0]["state"], self.network, optimizer)
+        after_a_step = state_after_a_step(self.make_optimizer, self.network)
+        refuse_misfit(checkpoint, self.trainer, self, self.train_figures.sums(), after_a_step)
         self.train_figures.restore(checkpoint["smallvision"]["epoch_sums"])
         self._position = checkpoint["smallvision"]["position"]

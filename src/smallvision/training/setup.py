@@ -1,11 +1,12 @@
 """From a config to the things that train: data, model, device and Trainer."""
 
 import copy
+import json
 import logging
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,23 @@ def make_data(config: Config) -> VisionData:
     """The data module of that config; whatever is wrong with the data is refused here."""
     section = config["data"]
     own = {key: value for key, value in section.items() if key not in DATA_CHOICES}
-    image_data: ImageData = build(
-        "data", {"_target_": section["_target_"], "name": section["name"], **own}, data_dir=config["data_dir"]
-    )
+    source = {"_target_": section["_target_"], "name": section["name"], **own}
     chosen = {key: section[key] for key in ("val_size", "batch_size", "eval_batch_size", "drop_last")}
     return VisionData(
-        image_data,
+        load_images(json.dumps(source), config["data_dir"]),
         seed=config["seed"],
         **chosen,
         **section["augmentation"],
         mean=section["normalisation"]["mean"],
         std=section["normalisation"]["std"],
     )
+
+
+@lru_cache(maxsize=1)
+def load_images(source: str, data_dir: str) -> ImageData:
+    """The images of that source, a section of ``data`` in JSON; a worker's next trial finds them here."""
+    image_data: ImageData = build("data", json.loads(source), data_dir=data_dir)
+    return image_data
 
 
 def make_network(config: Config, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -211,8 +217,9 @@ def make_trainer(config: Config, device: devices.Device, run_dir: Path, **own: A
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            model_registry=None,  # it would upload what was learnt
             **arguments,
-            **own,
+            **{"callbacks": [], **own},
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise Refusal(f"trainer: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,1 @@
+"""Many runs: asks for trials, runs `tasks.fit`, tells the results."""

@@ -1,0 +1,92 @@
+"""What is searched: from Hydra's override grammar to dimensions that Optuna can draw from."""
+
+import random
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from smallvision.errors import Refusal
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched key. ``expression``: as typed; ``distribution``: where its values come from."""
+
+    key: str
+    expression: str
+    distribution: BaseDistribution
+
+    @property
+    def choices(self) -> list[str]:
+        """Every value in order, as an override has it; for categories only."""
+        assert isinstance(self.distribution, CategoricalDistribution)
+        return [str(choice) for choice in self.distribution.choices]
+
+
+def written(value: Any) -> str:
+    """A drawn value as it is typed in an override."""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def dimension(override: Override, grid: bool) -> Dimension:
+    """The dimension of one sweep override. Raises Refusal where a grid cannot enumerate it."""
+    key, expression = override.get_key_element(), str(override.input_line).partition("=")[2]
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        if grid:
+            raise Refusal(
+                f"{key}={expression}: a grid cannot count through an interval; use sweep=random or sweep=tpe,"
+                f" or list values: {key}=1,2,3"
+            )
+        return Dimension(key, expression, _interval(key, value))
+    if isinstance(value, RangeSweep) and not grid and not value.shuffle:
+        return Dimension(key, expression, _range(override, value))
+    random.seed(expression)  # of shuffle(...): the same order whenever the sweep is begun again
+    return Dimension(key, expression, CategoricalDistribution(list(override.sweep_string_iterator())))
+
+
+def parse_space(space: dict[str, Any], parser: OverridesParser) -> list[Override]:
+    """The overrides that ``sweep.space`` of a YAML stands for: expressions by key."""
+    lines = [f"{key}={expression}" for key, expression in space.items()]
+    parsed = parser.parse_overrides(lines)
+    for line, override in zip(lines, parsed, strict=True):
+        if not override.is_sweep_override():
+            raise Refusal(f"sweep.space: {line}: one value is no space; use choice(a, b) or interval(a, b)")
+    return parsed
+
+
+def grid(dimensions: list[Dimension]) -> list[dict[str, str]]:
+    """Every combination; the last key changes fastest."""
+    keys = [one.key for one in dimensions]
+    return [dict(zip(keys, values, strict=True)) for values in product(*(one.choices for one in dimensions))]
+
+
+def _interval(key: str, interval: IntervalSweep) -> BaseDistribution:
+    low, high, log = interval.start, interval.end, "log" in interval.tags
+    if low is None or high is None or not low < high:
+        raise Refusal(f"{key}: interval({low}, {high}): the first must be below the second")
+    if log and low <= 0:
+        raise Refusal(f"{key}: interval({low}, {high}): on a log scale both must be above 0")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def _range(override: Override, span: RangeSweep) -> BaseDistribution:
+    values = [float(one) for one in override.sweep_string_iterator()]
+    if len(values) < 2:
+        raise Refusal(f"{override.input_line}: holds {len(values)} values; a space needs two")
+    low, high = min(values), max(values)
+    step = abs(span.step)
+    if all(isinstance(one, int) for one in (span.start or 0, span.stop, step)):
+        return IntDistribution(int(low), int(high), step=int(step))
+    return FloatDistribution(low, high, step=step)

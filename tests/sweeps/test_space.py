@@ -1,0 +1,86 @@
+"""What is typed after -m, as dimensions."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from smallvision.errors import Refusal
+from smallvision.sweeps.space import dimension, grid, parse_space, written
+
+PARSER = OverridesParser.create()
+
+
+def of(line, counted=False):
+    return dimension(PARSER.parse_override(line), counted)
+
+
+@pytest.mark.parametrize(
+    ("line", "distribution"),
+    [
+        ("optimizer.lr=0.1,0.01", CategoricalDistribution(["0.1", "0.01"])),
+        ("model=choice(mnist,lenet5)", CategoricalDistribution(["mnist", "lenet5"])),
+        ("optimizer.lr=interval(0.1,1)", FloatDistribution(0.1, 1.0)),
+        ("optimizer.lr=tag(log,interval(1e-4,1e-1))", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("data.augmentation.shift=int(interval(0,4))", IntDistribution(0, 4)),
+        ("data.batch_size=tag(log,int(interval(16,256)))", IntDistribution(16, 256, log=True)),
+        ("data.batch_size=range(16,65,16)", IntDistribution(16, 64, step=16)),
+        ("optimizer.momentum=range(0.5,0.95,0.1)", FloatDistribution(0.5, 0.9, step=0.1)),
+        ("model.hidden=[32],[64,64]", CategoricalDistribution(["[32]", "[64,64]"])),
+    ],
+)
+def test_hydra_s_grammar_becomes_optuna_s_distributions(line, distribution):
+    found = of(line).distribution
+    if isinstance(distribution, FloatDistribution):
+        assert (found.low, found.high, found.log) == pytest.approx(
+            (distribution.low, distribution.high, distribution.log)
+        )
+        assert found.step == pytest.approx(distribution.step) if distribution.step else found.step is None
+    else:
+        assert found == distribution
+    assert of(line).expression == line.partition("=")[2]
+
+
+@pytest.mark.parametrize("line", ["optimizer.lr=interval(0.1,1)", "seed=tag(log,interval(1,10))"])
+def test_a_grid_cannot_count_through_an_interval(line):
+    with pytest.raises(Refusal, match="a grid cannot count through an interval; use sweep=random"):
+        of(line, counted=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("optimizer.lr=interval(1,0.1)", "the first must be below the second"),
+        ("optimizer.lr=tag(log,interval(0,1))", "on a log scale both must be above 0"),
+        ("optimizer.lr=range(1,2)", "holds 1 values"),
+    ],
+)
+def test_a_space_without_room_is_refused(line, said):
+    with pytest.raises(Refusal, match=said):
+        of(line)
+
+
+def test_a_grid_is_every_combination_and_its_last_key_changes_fastest():
+    dimensions = [of("model=mnist,lenet5", True), of("data.batch_size=range(16,33,16)", True)]
+    assert grid(dimensions) == [
+        {"model": model, "data.batch_size": size} for model in ("mnist", "lenet5") for size in ("16", "32")
+    ]
+    assert grid([]) == [{}]
+
+
+def test_a_shuffled_sweep_has_the_same_order_whenever_it_is_begun():
+    line = "optimizer.lr=shuffle(1,2,3,4,5,6,7,8)"
+    assert of(line, True).choices == of(line, True).choices
+    assert sorted(of(line, True).choices) == list("12345678")
+
+
+def test_a_kept_space_is_read_like_a_typed_one():
+    (override,) = parse_space({"optimizer.lr": "tag(log, interval(1e-3, 1e-1))"}, PARSER)
+    assert dimension(override, False).distribution == FloatDistribution(1e-3, 1e-1, log=True)
+    with pytest.raises(Refusal, match="one value is no space"):
+        parse_space({"optimizer.lr": "0.1"}, PARSER)
+
+
+def test_a_drawn_number_is_written_with_all_its_digits():
+    assert written(0.1 + 0.2) == "0.30000000000000004"
+    assert written(3) == "3"
+    assert written("[1,2]") == "[1,2]"
