@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def view(plan: Plan, study: optuna.Study, directory: Path, whole: bool = False) 
         for name, value in trial.user_attrs.items()
         if name.startswith("stand_in/")
     )
-    return SweepView(
+    sweep = SweepView(
         name=plan.name,
         directory=directory,
         method=plan.method,
@@ -77,9 +78,9 @@ def view(plan: Plan, study: optuna.Study, directory: Path, whole: bool = False) 
         epochs=plan.epochs,
         trials=trials,
         pruner=plan.pruner,
-        test=_test(plan, study, trials) if whole else {},
         stand_in_for=next(stand_in, None),
     )
+    return replace(sweep, test=_test(plan, study, sweep)) if whole else sweep
 
 
 def _trial(
@@ -167,12 +168,16 @@ def _is_locked(directory: Path, name: str) -> bool:
         return True
 
 
-def _test(plan: Plan, study: optuna.Study, trials: list[TrialView]) -> dict[int, float]:
-    """The winner's test figures; where nothing was searched, those of the runs."""
-    if plan.searches or not trials:
-        return {int(seed): value for seed, value in study.user_attrs.get("test", {}).items()}
-    figures = {seed: results(run)["metrics"]["test/acc"] for seed, run in trials[0].runs.items()
-               if seed in trials[0].values}  # fmt: skip
+def _test(plan: Plan, study: optuna.Study, sweep: SweepView) -> dict[int, float]:
+    """The test figures of the winner, if it was the one tested; where nothing was searched, of the runs."""
+    if plan.searches:
+        tested = study.user_attrs.get("test", {"trial": None, "figures": {}})
+        is_winner = sweep.best is not None and sweep.best.number == tested["trial"]
+        return {int(seed): value for seed, value in tested["figures"].items()} if is_winner else {}
+    only = sweep.best
+    if only is None:
+        return {}
+    figures = {seed: results(run)["metrics"]["test/acc"] for seed, run in only.runs.items()}
     return {seed: value for seed, value in figures.items() if value is not None}
 
 

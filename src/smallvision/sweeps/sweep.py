@@ -43,11 +43,16 @@ def run(config: DictConfig, arguments: list[str], config_loader: Any) -> None:
         screen.say(f"  trying {again} failed trials again")
     write_text(plan.directory / "sweep.yaml", OmegaConf.to_yaml(config.sweep))
     started = time.monotonic()
-    interrupted = watch(plan, study, screen, Pool(plan, min(count, runs_left(plan, study)), start))
-    if not interrupted and settings["test_best"]:
-        test_best(plan, study, screen)
-    view = collect.view(plan, study, plan.directory, whole=True)
-    conclusion.draw(view)
+    try:
+        interrupted = watch(plan, study, screen, Pool(plan, min(count, runs_left(plan, study)), start))
+        if not interrupted and settings["test_best"]:
+            test_best(plan, study, screen)
+        view = collect.view(plan, study, plan.directory, whole=True)
+        conclusion.draw(view)
+    except OSError as error:
+        raise Refusal(
+            f"{plan.directory}: {error.strerror or error}; with that mended the same command goes on"
+        ) from None
     conclusion.tell(screen, view, time.monotonic() - started)
     if interrupted:
         screen.say("interrupted; the same command continues it", style="bold")
@@ -111,9 +116,14 @@ def introduce(screen: Screen, plan: Plan, study: optuna.Study, count: int) -> No
 
 
 def test_best(plan: Plan, study: optuna.Study, screen: Screen) -> None:
-    """Test the winner's runs on the test set, once; the store keeps that it was done."""
+    """Test the winner's runs on the test set, once; the store keeps which one it was."""
     best = collect.view(plan, study, plan.directory).best
-    if best is None or not plan.searches or "test" in study.user_attrs:
+    if best is None or not plan.searches:
+        return
+    tested_before = study.user_attrs.get("test")
+    if tested_before is not None:
+        if tested_before["trial"] != best.number:
+            screen.say(f"  trial {tested_before['trial']} was tested before; the test set is read once")
         return
     figures = {}
     for seed, run_dir in best.runs.items():
@@ -133,4 +143,4 @@ def test_best(plan: Plan, study: optuna.Study, screen: Screen) -> None:
             screen.say(f"the winner could not be tested: {process.stderr.strip()}", style="bold red")
             return
         figures[str(seed)] = json.loads((tested / "results.json").read_text())["metrics"]["test/acc"]
-    study.set_user_attr("test", figures)
+    study.set_user_attr("test", {"trial": best.number, "figures": figures})
