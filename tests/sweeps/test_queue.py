@@ -67,6 +67,16 @@ def test_a_run_that_nobody_holds_any_more_is_taken_up_again(tmp_path):
     assert (again.number, again.directory) == (0, tmp_path / "0")
 
 
+def test_a_trial_that_was_killed_between_its_last_figure_and_its_end_is_over(tmp_path):
+    plan = plan_of(tmp_path, "optimizer.lr=0.3,0.1")
+    study = store.begin(plan)
+    claim = Queue(plan, "one").next()
+    claim.trial.set_user_attr("value/0", 0.7)
+    claim.lock.release()  # as the kernel does when its holder dies
+    assert run_all(Queue(plan, "two")) == ["1"]
+    assert [trial.value for trial in study.trials] == [0.7, 0.1]
+
+
 def test_the_value_of_a_configuration_is_its_mean_over_seeds(tmp_path):
     plan = plan_of(tmp_path, "optimizer.lr=0.3,0.1", seeds=[0, 1, 2])
     study = store.begin(plan)

@@ -122,26 +122,34 @@ def killed_after(folder: Path, seconds: float, *typed: str) -> int:
 
 def test_a_sweep_killed_at_random_instants_ends_where_an_undisturbed_one_ends(tmp_path, request):
     kills = request.config.getoption("--sweep-kills")
-    rates = "optimizer.lr=0.1,0.03,0.01,0.003" + (",0.001,0.0003" if kills > 3 else "")
-    sizes = ["data.batch_size=16,32"] if kills > 3 else []
-    typed = [*SMALL, "data.images=1500", "trainer.max_epochs=4", rates, *sizes, "sweep.workers=2",
-             "checkpoint.every_n_steps=7"]  # fmt: skip
+    long = kills > 3
+    typed = [*SMALL, "data.images=1500", "optimizer.lr=0.1,0.03,0.01,0.003", "sweep.workers=2",
+             "checkpoint.every_n_steps=7",
+             f"trainer.max_epochs={12 if long else 4}"]  # fmt: skip
+    typed += ["data.batch_size=16,32,64"] if long else []
     whole = train(tmp_path, "-m", *typed, "hydra.sweep.dir=whole")
     assert whole.returncode == 0, whole.stderr
-    count = 12 if kills > 3 else 4
-    instants = random.Random(kills)
-    for _ in range(kills):
-        # Most of them when something trains, which is 3 seconds from the start.
-        code = killed_after(tmp_path, instants.uniform(1, 7), *typed, "hydra.sweep.dir=cut")
-        assert code in (0, -9), (tmp_path / "out.txt").read_text()
-    process = train(tmp_path, "-m", *typed, "hydra.sweep.dir=cut")
-    assert process.returncode == 0, process.stderr
-    view = read(tmp_path / "cut")
-    assert [trial.number for trial in view.of("done")] == [*range(count)]
-    assert [trial.values for trial in view.trials] == [t.values for t in read(tmp_path / "whole").trials]
-    for trial in view.trials:
-        assert same_files(tmp_path / "whole" / f"{trial.number}", tmp_path / "cut" / f"{trial.number}")
-    print(f"{kills} kills, {count} trials, all as in the undisturbed sweep")
+    undisturbed = read(tmp_path / "whole")
+    assert len(undisturbed.trials) == (12 if long else 4)
+    instants, killed, sweeps = random.Random(kills), 0, 0
+    while killed < kills:
+        sweeps += 1
+        cut = f"cut{sweeps}"
+        code = -9
+        while code == -9 and killed < kills:
+            # Most of them when something trains, which is 3 seconds from the start.
+            code = killed_after(tmp_path, instants.uniform(1, 8), *typed, f"hydra.sweep.dir={cut}")
+            assert code in (0, -9), (tmp_path / "out.txt").read_text()
+            killed += code == -9
+        if code == -9:
+            process = train(tmp_path, "-m", *typed, f"hydra.sweep.dir={cut}")
+            assert process.returncode == 0, process.stderr
+        view = read(tmp_path / cut)
+        assert [trial.number for trial in view.of("done")] == [*range(len(undisturbed.trials))]
+        assert [trial.values for trial in view.trials] == [trial.values for trial in undisturbed.trials]
+        for trial in view.trials:
+            assert same_files(tmp_path / "whole" / f"{trial.number}", tmp_path / cut / f"{trial.number}")
+    print(f"{killed} kills in {sweeps} sweeps of {len(undisturbed.trials)} trials: all as undisturbed")
 
 
 def wait_for(condition, process: subprocess.Popen[str]) -> None:
@@ -223,6 +231,16 @@ def test_what_no_sweep_could_go_by_is_refused_at_once(tmp_path, typed, said):
     assert said in process.stderr
     assert process.stderr.startswith("error: ")
     assert process.stderr.count("\n") == 1
+
+
+def test_a_kept_sweep_is_an_experiment(tmp_path):
+    process = train(tmp_path, "-m", "experiment=mnist_sweep", *SMALL, "data.size=28", "trainer.max_epochs=1",
+                    "sweep.trials=2", "data.batch_size=50", "hydra.sweep.dir=kept")  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    view = read(tmp_path / "kept")
+    assert (view.method, len(view.of("done"))) == ("tpe", 2)
+    assert set(view.space) == {"optimizer.lr", "scheduler.warmup"}, "what is typed is not searched"
+    assert all(3e-4 <= float(trial.params["optimizer.lr"]) <= 3e-2 for trial in view.trials)
 
 
 def test_a_choice_of_sweeps_without_m_is_refused(tmp_path):

@@ -61,7 +61,9 @@ class Queue:
         """The next run: one that was cut short, another seed of a configuration, or a new one."""
         with self.lock:
             for trial in self._unfinished():
-                if (claim := self._claim(trial)) is not None:
+                if not self._open_seeds(trial):  # killed between its last figure and its end
+                    self._complete(trial)
+                elif (claim := self._claim(trial)) is not None:
                     return claim
             while (begun := self._begin()) is not None:
                 if (claim := self._claim(begun)) is not None:
@@ -134,6 +136,11 @@ class Queue:
             return Claim(live, number, seed, typed, directory, lock)
         return None
 
+    def _complete(self, trial: FrozenTrial) -> None:
+        """All its seeds have come to their end: its value is their mean."""
+        values = [trial.user_attrs[f"value/{seed}"] for seed in self.plan.seeds]
+        self.study.tell(trial.number, fmean(values))
+
     def _open_seeds(self, trial: FrozenTrial) -> list[int]:
         return [seed for seed in self.plan.seeds if f"value/{seed}" not in trial.user_attrs]
 
@@ -156,8 +163,7 @@ class Queue:
                     claim.trial.report(value, self.plan.seeds.index(claim.seed))
                 trial = self._frozen(claim.trial.number)
                 if not self._open_seeds(trial):
-                    values = [trial.user_attrs[f"value/{seed}"] for seed in self.plan.seeds]
-                    self.study.tell(trial.number, fmean(values))
+                    self._complete(trial)
                 elif self.should_prune(claim):
                     reason = f"no more seeds after {claim.seed}: clearly worse than others"
                     self._end(claim, TrialState.PRUNED, reason)

@@ -64,6 +64,7 @@ def run(config: DictConfig, arguments: list[str], config_loader: Any) -> None:
 def watch(plan: Plan, study: optuna.Study, screen: Screen, pool: Pool) -> bool:
     """Look after the workers until nothing is left to do; whether it was interrupted before."""
     drawn, stopping = time.monotonic(), False
+    taken_up: set[int] = set()
     try:
         with SweepDisplay(screen) as display:
             while pool.workers:
@@ -77,12 +78,12 @@ def watch(plan: Plan, study: optuna.Study, screen: Screen, pool: Pool) -> bool:
                     write_text(plan.directory / "leaderboard.csv", leaderboard.as_csv(view))
                     drawn = time.monotonic()
                 time.sleep(LOOK_SECONDS)
-                if (
-                    not pool.workers
-                    and not stopping
-                    and collect.view(plan, study, plan.directory, whole=True).of("interrupted")
-                ):  # by a worker of a sweep before, which had not quite ended
-                    pool.fill()
+                if not pool.workers and not stopping:
+                    whole = collect.view(plan, study, plan.directory, whole=True)
+                    cut = {trial.number for trial in whole.of("interrupted")}
+                    if cut - taken_up:  # by a worker of a sweep before, which had not quite ended
+                        taken_up |= cut
+                        pool.fill()
             display.show(collect.view(plan, study, plan.directory))
     except BaseException:  # asked twice
         pool.kill()
