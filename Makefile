@@ -49,4 +49,4 @@ clean:
 # Any Python from 3.10 on, any platform; the newest torch that has wheels for all of them.
 lock:
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --only-binary torch --group dev pyproject.toml -o requirements.txt
+		--no-emit-index-url --only-binary torch --extra export --extra serve --group dev pyproject.toml -o requirements.txt

@@ -27,6 +27,9 @@ from smallvision.signals import STOP
 from smallvision.strangers import check_hydra, refuse_search_path
 
 
+WITHOUT_DIRECTORY = ("report", "serve")
+
+
 def configs() -> Path:
     """The folder beside train.py."""
     return Path(sys.argv[0]).resolve().parent / "configs"
@@ -94,8 +97,8 @@ def check_command_line() -> None:
     composed = compose_config(directory, arguments.config_name or "train", typed)
     check_hydra(composed)
     config = settle(composed, typed)
-    if not arguments.cfg and config["task"] != "report":
-        run_dir = make_run_dir(composed, config, typed)
+    if not arguments.cfg and config["task"] not in WITHOUT_DIRECTORY:
+        run_dir = export_dir(config, typed) or make_run_dir(composed, config, typed)
         quoted = str(run_dir).replace("\\", "\\\\").replace("'", "\\'")
         sys.argv.append(f"hydra.run.dir='{quoted}'")
         if config["task"] == "fit":
@@ -109,9 +112,21 @@ def refuse_sweep_keys(typed: list[str]) -> None:
             raise Refusal(f"{override.key_or_group}: goes with a sweep: python train.py -m ...")
 
 
+def export_dir(config: Config, typed: list[str]) -> Path | None:
+    """Where an export lands: in the run directory of its checkpoint, unless another was typed."""
+    if config["task"] != "export" or _is_typed("hydra.run.dir", typed):
+        return None
+    folder = Path(config["checkpoint"]).parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _is_typed(key: str, typed: list[str]) -> bool:
+    return any(override.lstrip("+").startswith(f"{key}=") for override in typed)
+
+
 def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path:
     """The run's directory, made here so that no other run can have it."""
-    was_typed = any(override.lstrip("+").startswith("hydra.run.dir=") for override in typed)
+    was_typed = _is_typed("hydra.run.dir", typed)
     for group in ("data", "model", "optimizer"):  # a checkpoint may have chosen others
         composed[group].name = config[group]["name"]
     run_dir = Path(str(OmegaConf.select(composed, "hydra.run.dir")))

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from smallvision import rules
 from smallvision.build import ALLOWED, check_target
 from smallvision.errors import Refusal, did_you_mean
-from smallvision.overrides import GROUPS, IN_TEST, ON_RESUME, Config, lay_over, parse, refuse_others
+from smallvision.overrides import GROUPS, ON_RESUME, WITH_CHECKPOINT, Config, lay_over, parse, refuse_others
 from smallvision.saved import checked_stranger, refuse_other_files, saved_config
 
 # Known before the data are read.
@@ -22,7 +22,7 @@ LOGGERS = {
     "mlflow": ("mlflow", "mlflow-skinny"),
     "wandb": ("wandb", "wandb"),
 }
-TASKS = ("fit", "test", "report", "bench")
+TASKS = ("fit", "test", "predict", "export", "serve", "report", "bench", "descent")
 _SUFFIX = secrets.token_hex(3)
 
 OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)
@@ -49,8 +49,8 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
             raise Refusal(f"resume={config['resume']}: must be a run directory")
         refuse_others(overrides, ON_RESUME, "resume continues the run as it was")
         config = lay_over(saved_config(Path(config["resume"])), config, overrides)
-    if config["task"] == "test":
-        refuse_others(overrides, IN_TEST, "the checkpoint says it")
+    if config["task"] in WITH_CHECKPOINT:
+        refuse_others(overrides, WITH_CHECKPOINT[config["task"]], "the checkpoint says it")
         if not isinstance(config["checkpoint"], str):
             raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
         refuse_other_files(Path(config["checkpoint"]))
@@ -70,7 +70,10 @@ def check(config: Config) -> None:
     if task not in TASKS:
         raise Refusal(f"task={task}: no such task.{did_you_mean(task, TASKS)}")
     if task == "fit" and not isinstance(checkpoint, dict):
-        raise Refusal(f"checkpoint={checkpoint}: goes with task=test; a run is continued with resume=RUN_DIR")
+        tasks = ", ".join(WITH_CHECKPOINT)
+        raise Refusal(
+            f"checkpoint={checkpoint}: goes with task={tasks}; a run is continued with resume=RUN_DIR"
+        )
     for section in ALLOWED:
         target = config[section].get("_target_")
         if target is not None or section != "logger":

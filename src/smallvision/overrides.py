@@ -22,7 +22,13 @@ YOUNGER = {
     "data.augmentation": ("rotate", "scale"),
     "data.normalisation": ("whiten",),
 }
-IN_TEST = ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "hydra")
+# Tasks that take a checkpoint, which says the rest, and the keys and sections that may be typed with each.
+WITH_CHECKPOINT = {
+    "test": ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
+    "predict": ("task", "checkpoint", "images", "predict", "tta", "device", "hydra"),
+    "export": ("task", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
+    "serve": ("task", "checkpoint", "serve", "tta", "device", "hydra"),
+}
 
 
 def parse(typed: list[str]) -> list[Override]:
@@ -48,7 +54,7 @@ def loosened(typed: list[str]) -> list[str]:
     """
     overrides = parse(typed)
     given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
-    if given.get("resume") is None and given.get("task") != "test":
+    if given.get("resume") is None and given.get("task") not in WITH_CHECKPOINT:
         return typed
     plain = [
         line[:1] not in "+~" and o.key_or_group not in CHOICES

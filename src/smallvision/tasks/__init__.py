@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from smallvision.cli import WITHOUT_DIRECTORY
 from smallvision.config import settle
 from smallvision.runs import opened
 
@@ -17,12 +18,15 @@ def run(composed: DictConfig) -> float | None:
     typed = list(hydra.overrides.task)
     config = settle(composed, typed)
     task = importlib.import_module(f"smallvision.tasks.{config['task']}")
-    if config["task"] == "report":
+    if config["task"] in WITHOUT_DIRECTORY:
         task.run(config)
         return None
     directory = Path(hydra.runtime.output_dir)
     if directory.is_relative_to(Path.cwd()):  # shorter to read and to type
         directory = directory.relative_to(Path.cwd())
+    if config["task"] == "export":  # adds to a run that there is
+        task.run(config, directory)
+        return None
     with opened(directory, typed) as run:
         results: dict[str, Any] = task.run(config, run)
     return results["metrics"].get("val/acc")
