@@ -14,7 +14,7 @@ Config = dict[str, Any]
 # it was learnt from and chosen by, as they are.
 ON_RESUME = (
     "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
-    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "hydra",
+    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "report", "hydra",
 )  # fmt: skip
 # Keys of groups that the first checkpoints do not have; their defaults change nothing.
 YOUNGER = {

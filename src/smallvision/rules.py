@@ -161,6 +161,12 @@ RULES: dict[str, Rule] = {
     "serve.megabytes": number(above=0, high=1024),
     "bench.rounds": whole(1),
     "bench.seconds": number(above=0),
+    "descent.function": one_of("parabola", "ravine", "rosenbrock", "himmelblau", "all"),
+    "descent.start": null | number(-1000, 1000) | many(number(-1000, 1000), least=1),
+    "descent.steps": null | whole(1, 10_000),
+    "descent.rates": OPTIMIZER["lr"] | many(OPTIMIZER["lr"]),
+    "descent.against": text | many(text),
+    "descent.animation": truth,
     "checkpoint.every_n_steps": null | whole(1),
     "checkpoint.every_n_minutes": null | number(above=0),
     "checkpoint.keep": whole(1, 100),
@@ -228,6 +234,7 @@ RULES: dict[str, Rule] = {
     "logger.tracking_uri": null | text,
     "logger.project": text,
     "logger.offline": truth,
+    "logger.graph": truth,
     **{f"{section}.name": plain_name for section in ("data", "model", "optimizer", "scheduler", "logger")},
     **{
         f"{section}._target_": text

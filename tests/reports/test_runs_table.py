@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from written import DATA, results
 
 from smallvision.errors import Refusal
 from smallvision.reports import runs
+from smallvision.reports.run_view import read
 
 
 def write(run: Path, accuracy: Any = 0.5, **changes: Any) -> Path:
     run.mkdir(parents=True)
-    results = {
-        "status": "completed", "task": "fit", "seed": 0, "epochs": 2, "optimizer": "adam",
-        "data": {"name": "mnist", "stand_in_for": None}, "model": {"name": "linear"},
-        "metrics": {"val/acc": accuracy, "test/acc": 0.25}, "images_per_second": 1000.5,
-    }  # fmt: skip
-    (run / "results.json").write_text(json.dumps(results | changes))
+    (run / "results.json").write_text(json.dumps(results(accuracy) | changes))
     return run
 
 
@@ -61,15 +58,15 @@ def test_where_there_are_no_runs_the_search_is_refused(tmp_path: Path, place: st
 
 
 def test_a_row_says_what_the_run_was(tmp_path: Path) -> None:
-    assert runs.read(write(tmp_path / "a")) == {
+    assert runs.row(read(write(tmp_path / "a"))) == {
         "run": str(tmp_path / "a"), "status": "completed", "data": "mnist", "stand_in_for": None,
         "model": "linear", "optimizer": "adam", "seed": 0, "epochs": 2, "val/acc": 0.5, "test/acc": 0.25,
-        "images/s": 1000.5, "task": "fit",
+        "images/s": 1000.5,
     }  # fmt: skip
 
 
 def test_a_stand_in_is_marked(tmp_path: Path) -> None:
-    row = runs.read(write(tmp_path / "a", data={"name": "digits", "stand_in_for": "mnist"}))
+    row = runs.row(read(write(tmp_path / "a", data=DATA | {"name": "digits", "stand_in_for": "mnist"})))
     assert (row["status"], row["stand_in_for"]) == ("completed*", "mnist")
 
 
@@ -82,7 +79,7 @@ def test_a_stand_in_is_marked(tmp_path: Path) -> None:
 def test_a_file_that_is_not_a_runs_results_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(Refusal, match=r"results\.json"):
-        runs.read(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -99,32 +96,27 @@ def test_a_file_that_is_not_a_runs_results_is_refused_by_name(tmp_path: Path, te
 )
 def test_results_of_a_wrong_type_are_refused_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match=r"a.results\.json"):
-        runs.table([write(tmp_path / "a", **changes)])
+        read(write(tmp_path / "a", **changes))
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Refusal, match=r"results\.json"):
-        runs.read(tmp_path)
+        read(tmp_path)
 
 
 def test_the_best_by_validation_comes_first_and_runs_without_a_figure_last(tmp_path: Path) -> None:
     nan = float("nan")
     accuracies = {"a": 0.5, "b": None, "c": 0.9, "d": 0.0, "e": nan, "f": 0.9, "g": 0.7}
-    made = [write(tmp_path / name, accuracy) for name, accuracy in accuracies.items()]
+    made = [read(write(tmp_path / name, accuracy)) for name, accuracy in accuracies.items()]
     order = [Path(row["run"]).name for row in runs.table(made)]
     assert order == ["c", "f", "g", "a", "d", "b", "e"]
     assert [Path(row["run"]).name for row in runs.table(made[::-1])] == order
 
 
-def test_only_trained_runs_are_compared(tmp_path: Path) -> None:
-    made = [write(tmp_path / "a"), write(tmp_path / "b", task="test")]
-    assert [row["run"] for row in runs.table(made)] == [str(tmp_path / "a")]
-
-
 def test_the_table_can_be_read_as_csv(tmp_path: Path) -> None:
     made = [write(tmp_path / "a, b", 0.75), write(tmp_path / "c", None)]
-    text = runs.as_csv(runs.table(made))
+    text = runs.as_csv(runs.table([read(run) for run in made]))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert tuple(rows[0]) == runs.COLUMNS
     assert [(row["run"], row["val/acc"]) for row in rows] == [(str(made[0]), "0.75"), (str(made[1]), "")]
@@ -132,7 +124,8 @@ def test_the_table_can_be_read_as_csv(tmp_path: Path) -> None:
 
 def test_a_report_needs_no_torch() -> None:
     code = (
-        "import sys; import smallvision.reports.runs, smallvision.reports.statistics;"
+        "import sys; import smallvision.reports.runs, smallvision.reports.run_page;"
+        "import smallvision.reports.comparison_page, smallvision.tasks.report;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0

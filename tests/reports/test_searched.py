@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from smallvision.reports import searched
-from smallvision.reports.searched import NoPicture
+from smallvision.reports.pages import NoPicture
 from smallvision.reports.sweep_view import SweepView, TrialView
 
 

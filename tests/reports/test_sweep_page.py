@@ -8,43 +8,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from outline import Outline
 
 from smallvision.reports import searched, sweep_page, sweep_pictures
 from smallvision.reports.sweep_view import SweepView, TrialView
 
-VOID = {"meta", "br", "hr", "img", "link", "input"}
 SPACE = {"optimizer.lr": "tag(log, interval(0.0001, 0.1))", "optimizer": "choice(adam, sgd)"}
 ODD_NUMBERS = (math.nan, math.inf, -math.inf)
-
-
-class Outline(HTMLParser):
-    """What a browser takes up: tags that close in order, their attributes, and the words between."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 def trial(number: int, state: str = "done", seeds: int = 3, epochs: int = 4, **more: Any) -> TrialView:

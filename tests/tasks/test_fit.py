@@ -16,7 +16,7 @@ def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (folder / "run").iterdir()} == {
         "config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv", "train.log",
-        ".lock", "checkpoints",
+        ".lock", "checkpoints", "report.html", "report.npz",
     }  # fmt: skip
     assert {path.name for path in (folder / "run/checkpoints").iterdir()} == {
         "best.ckpt", "last.ckpt", "last.1.ckpt",

@@ -25,6 +25,12 @@ COLOURS = {
     "pruned": "#000006",
     "failed": "#000007",
     "paper": "#000008",
+    "series-1": "#000011",
+    "series-2": "#000012",
+    "series-3": "#000013",
+    "series-4": "#000014",
+    "series-5": "#000015",
+    "series-6": "#000016",
 }
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -96,6 +102,17 @@ def figures_up(axes: Axes, span: tuple[float, float]) -> None:
 
 def whole_numbers_along(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+
+
+def epochs_along(axes: Axes, last: int) -> None:
+    """An axis from the first epoch to the last."""
+    if last < 8:
+        axes.set_xlim(0.5, max(last, 1) + 0.5)
+        axes.set_xticks(range(1, max(last, 1) + 1))
+    else:
+        axes.set_xlim(1 - last / 40, last + last / 40)
+        whole_numbers_along(axes)
+    axes.set_xlabel("epoch")
 
 
 def numbers_along(axes: Axes, numbers: list[float], log: bool) -> None:

@@ -3,12 +3,14 @@
 import csv
 import glob
 import io
-import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from smallvision.errors import Refusal, printable
+from smallvision.reports.comparison import flat
+from smallvision.reports.run_view import RunView
 
 COLUMNS = (
     "run", "status", "data", "stand_in_for", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc",
@@ -30,38 +32,27 @@ def find(runs: str) -> list[Path]:
     return sorted(found)
 
 
-def read(run: Path) -> dict[str, Any]:
-    """One row of the table; Refusal, naming the file, where results.json is not what a run writes."""
-    file = run / "results.json"
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        data, metrics = results["data"], results["metrics"]
-        for figure in (metrics["val/acc"], metrics["test/acc"], results["images_per_second"]):
-            if figure is not None:
-                if not isinstance(figure, (int, float)):
-                    raise TypeError(f"{figure!r} is no number")
-                float(figure)  # JSON's whole numbers have no end
-        return {
-            "run": str(run),
-            "status": results["status"] + ("*" if data["stand_in_for"] else ""),
-            "data": data["name"],
-            "stand_in_for": data["stand_in_for"],
-            "model": results["model"]["name"],
-            "optimizer": results["optimizer"],
-            "seed": results["seed"],
-            "epochs": results["epochs"],
-            "val/acc": metrics["val/acc"],
-            "test/acc": metrics["test/acc"],
-            "images/s": results["images_per_second"],
-            "task": results["task"],
-        }
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise Refusal(f"{file}: not a run's results ({type(error).__name__}: {error})") from None
+def row(view: RunView) -> dict[str, Any]:
+    """A run's row in the table."""
+    return {
+        "run": str(view.directory),
+        "status": view.status + ("*" if view.data["stand_in_for"] else ""),
+        "data": view.data["name"],
+        "stand_in_for": view.data["stand_in_for"],
+        "model": view.model,
+        "optimizer": view.optimizer,
+        "seed": view.seed,
+        "epochs": view.epochs,
+        "val/acc": view.metrics["val/acc"],
+        "test/acc": view.metrics["test/acc"],
+        "images/s": view.images_per_second,
+        **{key: value for key, value in flat(view.config).items() if key not in COLUMNS},
+    }
 
 
-def table(runs: list[Path]) -> list[dict[str, Any]]:
-    """Rows of trained runs, the best by validation first, those without a figure last."""
-    rows = [row for row in map(read, runs) if row["task"] == "fit"]
+def table(views: list[RunView]) -> list[dict[str, Any]]:
+    """Rows of runs, the best by validation first, those without a figure last."""
+    rows = [row(view) for view in views]
 
     def rank(row: dict[str, Any]) -> tuple[bool, float, str]:
         known = row["val/acc"] is not None and not math.isnan(row["val/acc"])
@@ -70,12 +61,14 @@ def table(runs: list[Path]) -> list[dict[str, Any]]:
     return sorted(rows, key=rank)
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]], differing: Iterable[str] = ()) -> str:
+    """The rows, with a column for each key in which the runs' configs differ."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    columns = [*COLUMNS, *(key for key in differing if key not in COLUMNS)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writerow({name: printable(name) for name in columns})
     writer.writerows(
-        {name: printable(str(row[name])) if row[name] is not None else None for name in COLUMNS}
+        {name: None if row.get(name) is None else printable(str(row[name])) for name in columns}
         for row in rows
     )
     return text.getvalue()

@@ -4,15 +4,12 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from smallvision.reports.pages import NoPicture
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.reports.words import counted
 
 ENOUGH = 4  # trials, below which nothing can be said of what matters
 MOST = 250  # trials that the forest is grown on: its time grows faster than they do
-
-
-class NoPicture(Exception):
-    """There is not enough to draw or to say something; the message is the sentence to show instead."""
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,19 @@
 
 import math
 import os
-from collections.abc import Callable
-from datetime import datetime
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from smallvision import runs
-from smallvision.errors import printable
 from smallvision.files import write_text
 from smallvision.reports import leaderboard, searched, sweep_pictures
 from smallvision.reports.drawing import limits
-from smallvision.reports.searched import NoPicture
+from smallvision.reports.pages import drawn, render
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_standing import failures, standing
 from smallvision.reports.sweep_view import SweepView, TrialView
-from smallvision.reports.words import counted, duration, figure, listed, short, spread
 
 SHOWN, MOST = 25, 200  # rows of a table at once, and at most; leaderboard.csv has them all
 MOST_SLICES = 12
@@ -36,9 +28,8 @@ def write_page(view: SweepView, path: Path) -> None:
 def page(view: SweepView) -> str:
     rows = leaderboard.rows(view)
     best = next((trial for trial in view.ranking if math.isfinite(trial.value or 0.0)), None)
-    template = _environment().from_string(_packaged("sweep_page.html"))
-    return template.render(
-        style=Markup(_packaged("page.css")),
+    return render(
+        "sweep_page.html",
         view=view,
         **standing(view),
         best=_best(view, best) if best else None,
@@ -51,23 +42,7 @@ def page(view: SweepView) -> str:
         pictures=_pictures(view, best),
         shown=SHOWN,
         most=MOST,
-        written=datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
-
-
-def _environment() -> Environment:
-    made = Environment(autoescape=True, undefined=StrictUndefined, lstrip_blocks=True, finalize=_printable)
-    made.filters |= {one.__name__: one for one in (figure, spread, duration, short, counted, listed)}
-    return made
-
-
-def _printable(value: Any) -> Any:
-    """Of everything that the template inserts."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _packaged(name: str) -> str:
-    return resources.files("smallvision.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def _best(view: SweepView, trial: TrialView) -> dict[str, Any]:
@@ -124,33 +99,20 @@ def _bars(view: SweepView, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _pictures(view: SweepView, best: TrialView | None) -> dict[str, Any]:
     """Every picture, or the sentence that stands in its place."""
-    curves = _drawn(lambda: sweep_pictures.curves(view))
-    shares = _drawn(lambda: searched.importance(view))
+    curves = drawn(lambda: sweep_pictures.curves(view))
+    shares = drawn(lambda: searched.importance(view))
     keys = list(view.space)
     if shares["made"]:
         keys.sort(key=lambda key: -shares["made"][0].get(key, 0.0))
     sliced = keys[:MOST_SLICES] if len(searched.evidence(view)) > 1 else []
     return {
-        "history": _drawn(lambda: sweep_pictures.history(view)),
+        "history": drawn(lambda: sweep_pictures.history(view)),
         "curves": curves,
         "importance": shares,
         "slices": [
-            (key, _drawn(partial(sweep_pictures.slice_along, view, key, f"slice{place}")))
+            (key, drawn(partial(sweep_pictures.slice_along, view, key, f"slice{place}")))
             for place, key in enumerate(sliced)
         ],
         "left_out": keys[MOST_SLICES:],
-        "seeds": _drawn(lambda: sweep_pictures.repetitions(view, best)) if best and not view.space else None,
+        "seeds": drawn(lambda: sweep_pictures.repetitions(view, best)) if best and not view.space else None,
     }
-
-
-def _drawn(draw: Callable[[], Any]) -> dict[str, Any]:
-    """A picture that fails must not take the page with it."""
-    try:
-        return {"made": draw(), "why": None}
-    except NoPicture as reason:
-        return {"made": None, "why": str(reason)}
-    except Exception as error:  # of libraries, which name no better one
-        return {
-            "made": None,
-            "why": f"This could not be drawn ({type(error).__name__}: {short(str(error), 300)}).",
-        }

@@ -12,7 +12,8 @@ from smallvision.errors import printable
 from smallvision.reports import drawing
 from smallvision.reports.drawing import COLOURS, dots, figures_up, limits
 from smallvision.reports.leaderboard import best_epoch
-from smallvision.reports.searched import NoPicture, axis, evidence
+from smallvision.reports.pages import NoPicture
+from smallvision.reports.searched import axis, evidence
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.reports.words import short

@@ -12,6 +12,10 @@ def figure(value: float | None) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f} %"
+
+
 def spread(value: float | None) -> str:
     """A deviation or half an interval: two digits say all that so few seeds know of it."""
     if value is None:

@@ -80,5 +80,12 @@ def test_line(metrics: dict[str, float], count: int, which: str) -> str:
     )
 
 
+def say_if_partial(screen: Screen, tested: int, setup: Setup) -> None:
+    """That it was not the whole test set, where trainer.limit_test_batches cut it."""
+    whole = setup.data.sizes["test"]
+    if tested < whole:
+        screen.say(f"      on {tested:,} of the {whole:,} test images", style="bold yellow")
+
+
 def stand_in_line(stand_in_for: str) -> str:
     return f"      on a stand-in for {stand_in_for}: this figure says nothing about {stand_in_for}"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +13,9 @@ from smallvision.overrides import Config
 from smallvision.runs import Run, command
 from smallvision.screen import Screen
 from smallvision.tasks import common
+from smallvision.tasks.drawn import draw_report, tell_loggers
 from smallvision.training.checkpoint import newest, read
+from smallvision.training.clock import Clock
 from smallvision.training.compiling import compile_seconds
 from smallvision.training.display import Display
 from smallvision.training.faults import Watch, told_what_to_lower
@@ -46,20 +49,21 @@ def run(
         display.row(row, is_best, images_per_second)
         each_epoch(keeper.history)
 
+    clock = Clock()
     keeper = Keeper(run.directory, **config["checkpoint"], tell=tell, warn=display.warn, look=watch.look)
     trainer = make_trainer(
         config,
         setup.device,
         run.directory,
         logger=make_logger(config["logger"], run.directory) or False,
-        callbacks=[watch, display, *early_stopping(config), keeper],
+        callbacks=[watch, display, *early_stopping(config), clock, keeper],
     )
     run.describe(config, setup.device.hardware)
     verb = "training" if last is None else "continuing"
     common.summary(screen, config, setup, run, f"{verb} {config['model']['name']}")
     for words in damaged:
         screen.say(f"  damaged    {words}; going on from {last}", style="bold yellow")
-    status, test_seconds = "failed", None
+    status, reason, test_seconds = "failed", None, None
     tested: dict[str, float] = {}
     try:
         with told_what_to_lower(config):
@@ -73,10 +77,14 @@ def run(
     except Interrupted:
         status = "interrupted"
         raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, Refusal) else str(error)
+        raise
     finally:
         display.stop()
         figures = {
             **common.results(config, setup, run, status),
+            "reason": reason,
             "epochs": len(keeper.history),
             "steps": trainer.global_step,
             "metrics": chosen_figures(keeper) | tested,
@@ -85,13 +93,20 @@ def run(
                 "total": run.seconds,
                 "fit": keeper.seconds,
                 "test": test_seconds,
+                "epochs": clock.epochs,
                 **compile_seconds(trainer),
             },
+            "best_epoch": keeper.best["epoch"] if keeper.best else None,
+            "tested": len(setup.model.tested),
             "unsaved": keeper.unsaved,
             "images_per_second": keeper.images / keeper.train_seconds if keeper.images else None,
         }
         run.results(figures)
         closing_lines(screen, config, setup, run, keeper, figures)
+        if tests:
+            tell_loggers(screen, config, setup, figures["metrics"])
+            if config["report"]:
+                draw_report(screen, setup, run, trained=True)
     return figures
 
 
@@ -137,6 +152,12 @@ def chosen_figures(keeper: Keeper) -> dict[str, Any]:
     return {name: row.get(name) for name in common.METRICS}
 
 
+def beside(directory: Path) -> Path:
+    """The folder of the runs that this one is to be compared with."""
+    above = directory.parent.parent
+    return above if above.name == "runs" else directory.parent
+
+
 def closing_lines(
     screen: Screen, config: Config, setup: Setup, run: Run, keeper: Keeper, figures: dict[str, Any]
 ) -> None:
@@ -160,10 +181,11 @@ def closing_lines(
         screen.say(f"pruned after epoch {figures['epochs']}", style="bold")
     if figures["status"] != "completed":
         return
-    record, count = setup.data.data, setup.data.sizes["test"]
+    record, count = setup.data.data, figures["tested"]
     if figures["metrics"]["test/acc"] is not None:
         which = f"best epoch {keeper.best['epoch'] if keeper.best else '-'}, tested once"
         screen.say(common.test_line(figures["metrics"], count, which), style="bold green")
+        common.say_if_partial(screen, count, setup)
     if record.stand_in_for is not None:
         screen.say(common.stand_in_line(record.stand_in_for), style="bold red")
     elif record.remark:
@@ -174,6 +196,6 @@ def closing_lines(
         {
             "test again": command("task=test", f"checkpoint={keeper.best_path}"),
             "continue": command(f"resume={directory}", f"trainer.max_epochs={more}"),
-            "compare": command("task=report", f"runs={run.directory.parent.parent}"),
+            "compare": command("task=report", f"runs={beside(run.directory)}"),
         }
     )

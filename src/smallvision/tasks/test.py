@@ -9,6 +9,7 @@ from smallvision.overrides import Config
 from smallvision.runs import Run
 from smallvision.screen import Screen
 from smallvision.tasks import common
+from smallvision.tasks.drawn import draw_report
 from smallvision.training.checkpoint import read
 from smallvision.training.setup import make_data, make_setup, make_trainer
 
@@ -25,8 +26,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         raise Refusal(
             f"{file}: its weights do not fit its own config ({str(error).splitlines()[0]})"
         ) from None
-    count = setup.data.sizes["test"]
-    if not count:
+    if not setup.data.sizes["test"]:
         raise Refusal(f"data={config['data']['name']}: has no test images")
     trainer = make_trainer(config, setup.device, run.directory, logger=False, enable_checkpointing=False)
     run.describe(config, setup.device.hardware)
@@ -43,6 +43,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     figures = common.results(config, setup, run, "completed")
     figures["metrics"] |= setup.model.figures
     figures |= {
+        "tested": len(setup.model.tested),
         "epochs": saved["epoch"] + 1,
         "steps": saved["global_step"],
         "best_checkpoint": str(file),
@@ -50,7 +51,11 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     }
     run.results(figures)
     screen.say()
-    screen.say(common.test_line(figures["metrics"], count, f"epoch {figures['epochs']}"), style="bold green")
+    line = common.test_line(figures["metrics"], figures["tested"], f"epoch {figures['epochs']}")
+    screen.say(line, style="bold green")
+    common.say_if_partial(screen, figures["tested"], setup)
     if record.stand_in_for is not None:
         screen.say(common.stand_in_line(record.stand_in_for), style="bold red")
+    if config["report"]:
+        draw_report(screen, setup, run, trained=False)
     return figures

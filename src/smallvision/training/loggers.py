@@ -21,6 +21,7 @@ def make_logger(config: dict[str, Any], run_dir: Path) -> Logger | None:
     name = config["name"]
     if config["_target_"] is None:
         return None
+    config = {key: value for key, value in config.items() if key != "graph"}  # told at the run's end
     for key in config:
         if key not in KEYS:
             raise Refusal(f"logger.{key}: not allowed here.{did_you_mean(key, KEYS[2:])}")

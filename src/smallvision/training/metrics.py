@@ -1,7 +1,7 @@
 """Loss and accuracy over an epoch, summed where the batches lie."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric
 
 
@@ -47,3 +47,22 @@ class LossAndAccuracy(Metric):
         for name, value in sums.items():
             getattr(self, name).copy_(value)
         self._update_count = 1
+
+
+def in_order(batches: list[Tensor], processes: int) -> Tensor:
+    """The rows of all batches on the CPU, in the order of the images.
+
+    Of several ``processes``, each has every so-many-th row of each batch; all of them must call this.
+    """
+    parts = [[batch.cpu() for batch in batches]]
+    if processes > 1:
+        parts = [[] for _ in range(processes)]
+        distributed.all_gather_object(parts, [batch.cpu() for batch in batches])
+    whole = []
+    for shares in zip(*parts, strict=True):
+        batch = shares[0].new_empty((sum(map(len, shares)), *shares[0].shape[1:]))
+        for rank, share in enumerate(shares):
+            if len(share):
+                batch[rank::processes] = share
+        whole.append(batch)
+    return torch.cat(whole) if whole else torch.empty(0)

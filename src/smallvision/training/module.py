@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from smallvision.data.loader import Batch, BatchLoader
 from smallvision.randomness import key_global
 from smallvision.training.inputs import Normalise, Views, Whiten
-from smallvision.training.metrics import LossAndAccuracy
+from smallvision.training.metrics import LossAndAccuracy, in_order
 from smallvision.training.restored import fits, in_groups_order, refuse_misfit, state_after_a_step
 from smallvision.training.schedules import Factor, by_step
 
@@ -25,8 +25,9 @@ class Classifier(pl.LightningModule):
     ``network`` maps normalised and, where ``whiten`` is given, whitened floats to logits; validation and
     test take the mean over ``views``. ``make_optimizer`` and ``factor`` (see schedules) are
     needed for training only. ``plain`` is carried by every checkpoint under "smallvision": what rebuilds
-    the model. ``figures`` holds the latest epoch's ("val/acc" and so on). Dropout draws from (seed, "step",
-    epoch, batch).
+    the model. ``figures`` holds the latest epoch's ("val/acc" and so on), ``tested`` the latest test's
+    probabilities (float32, N x classes, in the order of the images). Dropout draws from (seed, "step", epoch,
+    batch).
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class Classifier(pl.LightningModule):
         self.plain = plain or {}
         self.train_figures, self.eval_figures = LossAndAccuracy(), LossAndAccuracy()
         self.figures: dict[str, float] = {}
+        self.tested = torch.empty(0)
+        self._tested: list[Tensor] = []
         self._position: dict[str, int] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,17 +132,29 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         if len(labels):
-            logits = self.views(self.normalise(images), self.logits)
-            self.eval_figures.update(F.cross_entropy(logits, labels), logits, labels)
+            self._judge(images, labels)
 
     def on_validation_epoch_end(self) -> None:
         self._report("val", self.eval_figures)
 
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
+    def on_test_epoch_start(self) -> None:
+        self.eval_figures.reset()
+        self.tested, self._tested = torch.empty(0), []
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        answers = self._judge(images, labels).float().softmax(1) if len(labels) else self.tested
+        self._tested.append(answers)
 
     def on_test_epoch_end(self) -> None:
         self._report("test", self.eval_figures)
+        self.tested = in_order(self._tested, self.trainer.world_size)
+
+    def _judge(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Logits, N x classes, counted in the figures."""
+        logits = self.views(self.normalise(images), self.logits)
+        self.eval_figures.update(F.cross_entropy(logits, labels), logits, labels)
+        return logits
 
     def _report(self, part: str, figures: LossAndAccuracy) -> None:
         """Keep an epoch's figures in full precision; Lightning, which rounds them to float32, hears them."""

@@ -1,0 +1,63 @@
+"""What TensorBoard is told at a run's end, beside each epoch's figures."""
+
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from smallvision.training.module import Classifier
+
+MOST_CLASSES = 50  # that a confusion matrix is drawn of
+Images = tuple[Tensor, Tensor]
+
+
+def tell(
+    loggers: list[Logger],
+    config: dict[str, Any],
+    metrics: dict[str, float | None],
+    model: Classifier,
+    samples: Images,
+    tested_labels: Tensor,
+    graph: bool,
+) -> None:
+    """Hyperparameters with the run's final figures, the first batch of training as pictures, the confusion
+    matrix of the test and, with ``graph``, the network's graph.
+
+    ``samples``: uint8 images N x C x H x W and their classes; ``tested_labels``: N, of ``model.tested``.
+    """
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            continue
+        final = {f"final/{name}": value for name, value in metrics.items() if value is not None}
+        logger.log_hyperparams(_flat(config), final)
+        board = logger.experiment
+        images, _ = samples
+        if images.shape[1] in (1, 3):
+            board.add_images("train/samples", images[:32].cpu().numpy())
+        classes = model.plain["classes"]
+        if len(model.tested) and len(classes) <= MOST_CLASSES:
+            matrix = MulticlassConfusionMatrix(len(classes))
+            matrix.update(model.tested, tested_labels[: len(model.tested)])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks
+                figure, _ = matrix.plot(labels=classes)
+                board.add_figure("test/confusion", figure)
+        if graph:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the tracer
+                board.add_graph(model.network, model.whiten(model.normalise(images[:1].to(model.device))))
+        board.flush()
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By full keys; what is no number or word, as a word."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float)) else str(value)
+    return found
