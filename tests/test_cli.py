@@ -176,7 +176,7 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--help",), ("task=test", "optimizer: adam, adamw, muon, sgd")),
+        (("--help",), ("task=test", "optimizer: adam, adamw, gd, muon, sgd")),
         (("--help", "model=resnet18"), ("ResNet18",)),
         (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
         (("--cfg", "job", "optimizer=sgd", "seed=7"), ("seed: 7", "_target_: torch.optim.SGD")),

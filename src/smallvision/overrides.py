@@ -54,7 +54,7 @@ def loosened(typed: list[str]) -> list[str]:
     """
     overrides = parse(typed)
     given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
-    if given.get("resume") is None and given.get("task") not in WITH_CHECKPOINT:
+    if given.get("resume") is None and str(given.get("task")) not in WITH_CHECKPOINT:
         return typed
     plain = [
         line[:1] not in "+~" and o.key_or_group not in CHOICES
