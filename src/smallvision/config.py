@@ -22,6 +22,12 @@ LOGGERS = {
     "mlflow": ("mlflow", "mlflow-skinny"),
     "wandb": ("wandb", "wandb"),
 }
+# Format of task=export: the modules that it needs, which have the names of their packages.
+EXPORTS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
+# Modules that task=serve needs, and their packages.
+SERVING = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
+# Tasks whose data are the checkpoint's own past: they need not be here.
+WITHOUT_DATA = ("predict", "export", "serve")
 TASKS = ("fit", "test", "predict", "export", "serve", "report", "bench", "descent")
 _SUFFIX = secrets.token_hex(3)
 
@@ -49,10 +55,11 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
             raise Refusal(f"resume={config['resume']}: must be a run directory")
         refuse_others(overrides, ON_RESUME, "resume continues the run as it was")
         config = lay_over(saved_config(Path(config["resume"])), config, overrides)
-    if config["task"] in WITH_CHECKPOINT:
-        refuse_others(overrides, WITH_CHECKPOINT[config["task"]], "the checkpoint says it")
+    if str(config["task"]) in WITH_CHECKPOINT:
+        refuse_others(overrides, WITH_CHECKPOINT[str(config["task"])], "the checkpoint says it")
         if not isinstance(config["checkpoint"], str):
             raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
+        _check_packages(config)
         refuse_other_files(Path(config["checkpoint"]))
         from smallvision.training.checkpoint import read  # torch comes only now
 
@@ -81,7 +88,8 @@ def check(config: Config) -> None:
     if "rest" in config["optimizer"]:
         rest = config["optimizer"]["rest"]
         check_target("optimizer", rest.get("_target_") if isinstance(rest, dict) else rest, "optimizer.rest")
-    _check_data(config["data"])
+    if task not in WITHOUT_DATA:
+        _check_data(config["data"])
     needs, package = LOGGERS.get(config["logger"]["name"], (None, None))
     if needs is not None and find_spec(needs) is None:
         raise Refusal(f"logger={config['logger']['name']}: needs a package: pip install {package}")
@@ -90,6 +98,14 @@ def check(config: Config) -> None:
         raise Refusal("early_stopping.patience: needs validation images; set data.val_size above 0")
     if trainer["min_epochs"] is not None and trainer["min_epochs"] > trainer["max_epochs"]:
         raise Refusal("trainer.min_epochs: must not be larger than trainer.max_epochs")
+
+
+def _check_packages(config: Config) -> None:
+    needs = EXPORTS.get(str(config.get("format")), ())
+    if any(find_spec(package) is None for package in needs):
+        raise Refusal(f"format={config['format']}: needs packages: pip install {' '.join(needs)}")
+    if config["task"] == "serve" and any(find_spec(module) is None for module in SERVING):
+        raise Refusal(f"task=serve: needs packages: pip install {' '.join(SERVING.values())}")
 
 
 def _check_data(data: Config) -> None:

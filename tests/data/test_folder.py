@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smallvision.data import folder as module
+from smallvision.data import pictures as module
 from smallvision.data.folder import folder
 from smallvision.errors import Refusal
 

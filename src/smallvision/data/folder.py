@@ -1,27 +1,17 @@
 """`data=folder`: a tree of image files, one folder per class."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from smallvision.data.pictures import SUFFIXES, opaque, opened, squeezed
 from smallvision.data.record import ImageData
 from smallvision.data.split import stratified_split
 from smallvision.errors import Refusal
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-# Pillow's readers of these. It has others, whatever the file is called: that of EPS starts Ghostscript.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 64_000_000  # of one image file, against decompression bombs
-LARGE = 4_000_000  # pixels; such images are decoded one at a time, for the memory's sake
-MODES = {1: "L", 3: "RGB"}
-_one_at_a_time = Lock()
 
 
 def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageData:
@@ -86,35 +76,6 @@ def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Ten
 
 def _decode(file: Path, size: int, channels: int) -> np.ndarray[Any, Any]:
     """uint8, channels x size x size; turned as the camera's note says, transparency on white."""
-    if not file.is_file():  # to open a pipe waits for ever
-        raise Refusal(f"{file}: not a readable image (not a file)")
-    try:
-        with Image.open(file, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height
-            if pixels > MAX_PIXELS:
-                raise Refusal(f"{file}: {picture.width} x {picture.height} pixels, too large")
-            with _one_at_a_time if pixels > LARGE else nullcontext():
-                upright = _eight_bits(ImageOps.exif_transpose(picture))
-                if upright.has_transparency_data:
-                    upright = upright.convert("RGBA")
-                    ground = Image.new("RGBA", upright.size, "white")
-                    upright = Image.alpha_composite(ground, upright)
-                shrinks = max(upright.size) > size
-                plain = upright.convert(MODES[channels]).resize(
-                    (size, size), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-                )
-    except Refusal:
-        raise
-    except Exception as error:  # damage can surface as any kind
-        raise Refusal(f"{file}: not a readable image ({error})") from None
+    with opened(file, str(file)) as picture:
+        plain = squeezed(opaque(picture), channels, (size, size))
     return np.asarray(plain, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey brought to 8 bits: Pillow's own conversion would cut off all above 255."""
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
-    if not picture.mode.startswith("I"):
-        return picture
-    grey = np.asarray(picture).clip(0, 65_535)
-    return Image.fromarray((grey >> 8).astype(np.uint8))

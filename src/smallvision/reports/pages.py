@@ -16,14 +16,14 @@ class NoPicture(Exception):
     """There is not enough to draw or to say something; the message is the sentence to show instead."""
 
 
-def render(template: str, **values: Any) -> str:
-    """The page; what is in it of files and command lines is shown, not obeyed."""
+def render(template: str, package: str = "smallvision.reports", **values: Any) -> str:
+    """The page of a ``package``'s template; what is in it of files and command lines is shown, not obeyed."""
     made = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         lstrip_blocks=True,
         finalize=_printable,
-        loader=FunctionLoader(_packaged),
+        loader=FunctionLoader(lambda name: _packaged(name, package)),
     )
     made.filters |= {one.__name__: one for one in (figure, percent, spread, duration, short, counted, listed)}
     written = datetime.now().strftime("%Y-%m-%d %H:%M")
@@ -46,5 +46,5 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _packaged(name: str) -> str:
-    return resources.files("smallvision.reports").joinpath(name).read_text(encoding="utf-8")
+def _packaged(name: str, package: str = "smallvision.reports") -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")

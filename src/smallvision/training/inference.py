@@ -49,9 +49,7 @@ class Trained:
         precision.
         """
         with self.computing():
-            logits = self.model.views(
-                self.model.normalise(images.to(self.model.device)), self.model.logits
-            )
+            logits = self.model.views(self.model.normalise(images.to(self.model.device)), self.model.logits)
         return logits.float().softmax(1).cpu()
 
     def computing(self) -> AbstractContextManager[Any]:

@@ -1,0 +1,56 @@
+"""Which pixels an answer hangs on."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from smallvision.training.inference import Trained
+from smallvision.training.module import Classifier
+from smallvision.training.saliency import saliency
+
+
+class Looks(nn.Module):
+    """Class 1 looks at one pixel squared, class 0 at nothing."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        seen = images[:, :, 2, 3].square().sum(1)
+        return torch.stack([0 * seen, seen], 1)
+
+
+def trained(channels: int = 1) -> Trained:
+    device: Any = SimpleNamespace(precision="32", kind="cpu")
+    return Trained(Classifier(Looks(), [0.5] * channels, [0.5] * channels).eval(), device, {}, 1, 0)
+
+
+def test_it_shows_the_pixels_that_the_class_hangs_on_and_no_others() -> None:
+    for channels in (1, 3):
+        image = torch.full((channels, 6, 5), 200, dtype=torch.uint8)
+        image[:, 0, 0] = 0
+        heat = saliency(trained(channels), image, 1, seed=0, number=0)
+        assert heat.shape == (6, 5)
+        assert heat[2, 3] == 1
+        assert heat.sum() == 1
+        assert saliency(trained(channels), image, 0, seed=0, number=0).sum() == 0
+
+
+def test_the_noise_is_named_by_seed_and_place() -> None:
+    image = torch.arange(30, dtype=torch.uint8).view(1, 6, 5)
+    raw = []
+    for seed, number in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        torch.manual_seed(len(raw))
+        network = nn.Sequential(nn.Flatten(), nn.Linear(30, 4), nn.Tanh(), nn.Linear(4, 2))
+        network.load_state_dict(
+            {k: torch.linspace(-1, 1, v.numel()).view(v.shape) for k, v in network.state_dict().items()}
+        )
+        device: Any = SimpleNamespace(precision="32", kind="cpu")
+        one = Trained(Classifier(network, [0.5], [0.5]).eval(), device, {}, 1, 0)
+        raw.append(saliency(one, image, 1, seed, number))
+    assert (raw[0] == raw[1]).all()
+    assert (raw[0] != raw[2]).any()
+    assert (raw[0] != raw[3]).any()
+
+
+def test_an_even_image_has_a_map_too() -> None:
+    assert saliency(trained(), torch.zeros((1, 6, 5), dtype=torch.uint8), 1, 0, 0)[2, 3] == 1
