@@ -12,6 +12,7 @@ from outline import Outline
 from scipy import stats
 from written import DATA, a_run, config
 
+from smallvision.errors import Refusal
 from smallvision.reports import comparison_page, statistics
 from smallvision.reports.comparison import compare
 from smallvision.reports.run_view import read
@@ -182,9 +183,13 @@ def test_a_report_of_one_run_draws_its_page_anew(tmp_path, capsys):
 def test_only_trained_runs_are_compared(tmp_path, capsys):
     for name, task in (("a", "fit"), ("b", "test")):
         a_run(tmp_path / name, task=task)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/results.json").write_text('{"task": "predict", "data": {}}')
     report.run({"runs": str(tmp_path), "storage": None})
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["run"] == str(tmp_path / "a")
+    with pytest.raises(Refusal, match="no trained runs there"):
+        report.run({"runs": str(tmp_path / "c"), "storage": None})
 
 
 def test_the_table_on_the_screen_has_what_differs(tmp_path):
@@ -200,3 +205,11 @@ def test_the_table_on_the_screen_has_what_differs(tmp_path):
     assert "lr" in text.splitlines()[0]
     assert "0.9000" in text.splitlines()[1]
     assert "and 1 more" in text
+
+
+def test_a_key_that_older_runs_lack_makes_no_difference(tmp_path):
+    older = a_run(tmp_path / "a", seed=0, configured=config(seed=0))
+    younger = a_run(tmp_path / "b", seed=1, configured=config(seed=1, data__shuffle=True))
+    (one,) = compare(views(older, younger))
+    assert [len(configuration.runs) for configuration in one.configurations] == [2]
+    assert one.differing == []

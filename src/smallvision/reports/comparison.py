@@ -101,16 +101,7 @@ class Comparison:
         """The keys in which they differ; of a section that differs by choice (adam or sgd), only those that
         differ within a choice as well.
         """
-        every = {key for one in self.configurations for key in one.values}
-        return [key for key in sorted(every, key=lambda key: ("." in key, key)) if self._differs(key)]
-
-    def _differs(self, key: str) -> bool:
-        section = key.partition(".")[0]
-        found: dict[Any, set[str]] = {}
-        for one in self.configurations:
-            choice = one.values.get(section) if section != key else None
-            found.setdefault(str(choice), set()).add(json.dumps(one.values.get(key), sort_keys=True))
-        return any(len(values) > 1 for values in found.values())
+        return _differing([one.values for one in self.configurations])
 
     def shown(self, one: Configuration, key: str) -> str:
         value = one.values.get(key)
@@ -145,12 +136,36 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _configurations(runs: list[RunView]) -> list[Configuration]:
+    values = [flat(run.config) for run in runs]
+    matters = _differing(values)
     found: dict[str, Configuration] = {}
-    for run in sorted(runs, key=lambda run: (run.seed, str(run.directory))):
-        values = flat(run.config)
-        name = json.dumps(values, sort_keys=True, default=str) if values else str(run.directory)
-        found.setdefault(name, Configuration(values, [])).runs.append(run)
+    for run, its in sorted(
+        zip(runs, values, strict=True), key=lambda pair: (pair[0].seed, str(pair[0].directory))
+    ):
+        name = json.dumps([_word(its.get(key)) for key in matters]) if its else str(run.directory)
+        found.setdefault(name, Configuration(its, [])).runs.append(run)
     return list(found.values())
+
+
+def _differing(configs: list[dict[str, Any]]) -> list[str]:
+    """Keys with several values, those of sections last. A config that lacks a key, as a younger smallvision
+    brought it, does not differ by that.
+    """
+    found = []
+    for key in sorted({key for one in configs for key in one}, key=lambda key: ("." in key, key)):
+        section = key.partition(".")[0]
+        values: dict[str, set[str]] = {}
+        for one in configs:
+            if key in one:
+                choice = "" if section == key else _word(one.get(section))
+                values.setdefault(choice, set()).add(_word(one[key]))
+        if any(len(several) > 1 for several in values.values()):
+            found.append(key)
+    return found
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _rank(one: Configuration) -> tuple[bool, float, str]:

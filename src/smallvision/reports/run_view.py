@@ -79,6 +79,16 @@ def predictions(directory: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
     return arrays["test_probabilities"].argmax(1), arrays["test_labels"]
 
 
+def task_of(directory: Path) -> str | None:
+    """What the run did (fit, test, predict and so on), None where its results.json does not say."""
+    try:
+        results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+    except UNREADABLE:
+        return None
+    task = results.get("task") if isinstance(results, dict) else None
+    return task if isinstance(task, str) else None
+
+
 def read(directory: Path, arrays: bool = True) -> RunView:
     """What lies in ``directory``; without ``arrays``, report.npz is left alone.
 

@@ -48,7 +48,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         stand_in = stand_in_words(trained)
         if tiles:
             learnt = trained.plain["data"]["name"]
-            title = f"{config['model']['name']}, trained on {learnt}: {config['checkpoint']}"
+            title = f"{config['model']['name']}, trained on {learnt}"
             with written_whole(run.directory / "predictions.png") as scratch:
                 contact_sheet.draw(tiles, scratch, one_line(title), stand_in)
     except BrokenPipeError:

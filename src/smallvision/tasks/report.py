@@ -13,7 +13,7 @@ from smallvision.errors import Refusal, printable
 from smallvision.files import write_text
 from smallvision.reports import leaderboard, runs
 from smallvision.reports.comparison import Comparison, Configuration, compare
-from smallvision.reports.run_view import read
+from smallvision.reports.run_view import read, task_of
 from smallvision.reports.words import figure, short, spread
 from smallvision.screen import Screen
 
@@ -28,10 +28,12 @@ def run(config: dict[str, Any]) -> None:
         return
     found = runs.find(place)
     alone = found == [Path(place)]
-    page = draw_run(found[0]) if alone else ""
-    views = [view for view in (read(one, arrays=False) for one in found) if alone or view.task == "fit"]
-    if not views:
+    wanted = ("fit", "test", None) if alone else ("fit", None)  # one that does not say is refused by name
+    found = [one for one in found if task_of(one) in wanted]
+    if not found:
         raise Refusal(f"runs={place}: no trained runs there")
+    page = draw_run(found[0]) if alone else ""
+    views = [read(one, arrays=False) for one in found]
     comparisons = compare(views)
     differing = sorted({key for one in comparisons for key in one.differing})
     text = runs.as_csv(runs.table(views), differing)
@@ -123,7 +125,9 @@ def table(one: Comparison) -> Table:
         made.add_row(*(Text(printable(cell)) for cell in cells), style="bold" if place == 1 else None)
     notes = ["± is the 95 % interval for the mean over n seeds"] if repeated else []
     if len(one.differing) > len(shown):
-        notes.append(f"{len(one.differing) - len(shown)} more keys that differ are in comparison.csv")
+        notes.append(
+            f"comparison.csv has the other keys that differ: {', '.join(one.differing[len(shown) :])}"
+        )
     made.caption, made.caption_justify = Text("; ".join(notes), style="dim"), "left"
     return made
 
