@@ -128,7 +128,12 @@ def run(job: dict) -> dict:
 
 def main() -> None:
     # The imports that every run would pay for.
+    import onnxscript  # noqa: F401
+
+    import smallvision.tasks.descent
+    import smallvision.tasks.export
     import smallvision.tasks.fit
+    import smallvision.tasks.predict
     import smallvision.tasks.report
     import smallvision.tasks.test  # noqa: F401
 

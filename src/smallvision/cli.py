@@ -26,7 +26,6 @@ from smallvision.overrides import CHOICES, Config, loosened, parse
 from smallvision.signals import STOP
 from smallvision.strangers import check_hydra, refuse_search_path
 
-
 WITHOUT_DIRECTORY = ("report", "serve")
 
 
@@ -137,7 +136,7 @@ def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path
     except OSError as error:
         raise Refusal(f"hydra.run.dir={run_dir}: cannot be made: {error.strerror}; choose another") from None
     taken = (run_dir / "config.yaml").is_file() and "LOCAL_RANK" not in os.environ
-    if taken and not config.get("resume"):
+    if taken and not config.get("resume") and config["task"] != "export":  # which adds to a run
         raise Refusal(f"hydra.run.dir={run_dir}: holds a run already; resume={run_dir} continues it")
     if not os.access(run_dir, os.W_OK):
         raise Refusal(f"hydra.run.dir={run_dir}: cannot be written; choose another")

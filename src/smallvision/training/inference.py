@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smallvision.errors import Refusal
 from smallvision.overrides import Config
 from smallvision.training import device as devices
+from smallvision.training.bounded import no_larger_than
 from smallvision.training.checkpoint import read
 from smallvision.training.inputs import Views
 from smallvision.training.module import Classifier
@@ -69,7 +70,11 @@ def load(file: Path, config: Config) -> Trained:
     if config["tta"]["shift"] >= min(shape[1:]):
         raise Refusal(f"tta.shift={config['tta']['shift']}: must be below the images' side, of {by(shape)}")
     whiten = make_whiten(plain["config"], shape)
-    network = make_network(config, whiten.shape(shape) if whiten else shape, len(plain["classes"]))
+    seen = whiten.shape(shape) if whiten else shape
+    weights = saved["state_dict"].values()
+    with no_larger_than(tuple(one.shape) for one in weights), torch.device("meta"):
+        make_network(config, seen, len(plain["classes"]))
+    network = make_network(config, seen, len(plain["classes"]))
     whole = nn.Sequential(whiten, network) if whiten else network
     device = devices.choose(config["device"], count_flops(whole, shape))
     model = Classifier(
