@@ -6,12 +6,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup train test lint clean lock
+.PHONY: help setup train test lint clean lock pictures
 
 help:
 	@echo "make train [ARGS='model=cifar10']   set up, then python train.py model=mnist optimizer=adam"
 	@echo "make test  [ARGS='-k loader']       set up, then the tests"
 	@echo "make setup | lint | clean | lock    .venv | ruff and mypy | remove what was made | renew the lock"
+	@echo "make pictures                       the README's pictures, from real runs"
 
 setup: $(READY)
 
@@ -41,6 +42,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The README's pictures, from real runs; needs Chromium. DATA: where the data sets lie.
+DATA ?= data
+pictures: setup
+	$(BIN)/python docs/pictures.py $(DATA)
 
 clean:
 	rm -rf .venv build src/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
