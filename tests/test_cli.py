@@ -113,7 +113,7 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("task=test", f"checkpoint={'a' * 300}"), ("checkpoint=aaa", "no such file")),
     (("task=test", "checkpoint=."), ("checkpoint=.", "best.ckpt")),
     (("task=test", f"checkpoint={TRAIN}"), ("train.py", "not a checkpoint")),
-    (("task=test", f"checkpoint={TRAIN}", "model=linear"), ("model", "the checkpoint says it")),
+    (("task=test", f"checkpoint={TRAIN}", "optimizer=sgd"), ("optimizer", "the checkpoint says it")),
     (("checkpoint=x.ckpt",), ("checkpoint=x.ckpt", "task=test")),
     (("resume=nope",), ("resume=nope", "no such run directory")),
     (("resume=.",), ("resume=.", "no config.yaml")),

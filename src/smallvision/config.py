@@ -5,13 +5,23 @@ import secrets
 from importlib.util import find_spec
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smallvision import rules
 from smallvision.build import ALLOWED, check_target
 from smallvision.errors import Refusal, did_you_mean
-from smallvision.overrides import GROUPS, ON_RESUME, WITH_CHECKPOINT, Config, lay_over, parse, refuse_others
+from smallvision.overrides import (
+    GROUPS,
+    ON_RESUME,
+    WITH_BARE_WEIGHTS,
+    WITH_CHECKPOINT,
+    Config,
+    lay_over,
+    parse,
+    refuse_others,
+)
 from smallvision.saved import checked_stranger, refuse_other_files, saved_config
 
 # Known before the data are read.
@@ -56,18 +66,45 @@ def settle(composed: DictConfig, typed: list[str]) -> Config:
         refuse_others(overrides, ON_RESUME, "resume continues the run as it was")
         config = lay_over(saved_config(Path(config["resume"])), config, overrides)
     if str(config["task"]) in WITH_CHECKPOINT:
-        refuse_others(overrides, WITH_CHECKPOINT[str(config["task"])], "the checkpoint says it")
-        if not isinstance(config["checkpoint"], str):
-            raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
-        _check_packages(config)
-        refuse_other_files(Path(config["checkpoint"]))
-        from smallvision.training.checkpoint import read  # torch comes only now
-
-        saved = read(Path(config["checkpoint"]))["smallvision"]["config"]
-        saved = checked_stranger(saved, config["checkpoint"])
-        config = lay_over(saved, config, overrides)
+        config = _with_checkpoint(config, overrides)
     check(config)
+    if not any(override.key_or_group == "save_model" for override in overrides):
+        _check_stays_inside(config.get("save_model"))
     return config
+
+
+def _with_checkpoint(config: Config, overrides: list[Override]) -> Config:
+    """The config of what the checkpoint holds; of a bare state dict, the one that was typed."""
+    task = str(config["task"])
+    allowed, reason = WITH_CHECKPOINT[task], "the checkpoint says it"
+    refuse_others(overrides, (*allowed, *WITH_BARE_WEIGHTS) if task == "test" else allowed, reason)
+    if not isinstance(config["checkpoint"], str):
+        raise Refusal(f"checkpoint={config['checkpoint']}: must be a file")
+    _check_packages(config)
+    file = Path(config["checkpoint"])
+    refuse_other_files(file)
+    from smallvision.training import bare, checkpoint  # torch comes only now
+
+    if task == "test" and checkpoint.is_bare(content := checkpoint.opened(file)):
+        bare.refuse_endless(content, file)
+        if not any(override.key_or_group in WITH_BARE_WEIGHTS for override in overrides):
+            raise Refusal(f"{file}: {bare.SAYS_NOTHING}; type model=NAME and data=NAME as well")
+        return config
+    saved = checkpoint.read(file)["smallvision"]["config"]
+    refuse_others(overrides, allowed, reason)
+    return lay_over(checked_stranger(saved, str(file)), config, overrides)
+
+
+def _check_stays_inside(save_model: str | None) -> None:
+    """A config out of a file does not choose what is overwritten elsewhere."""
+    if save_model is None:
+        return
+    path = Path(os.path.expanduser(save_model))  # noqa: PTH111 - Path's own raises for an unknown user
+    if path.is_absolute() or ".." in path.parts:
+        raise Refusal(
+            f"save_model={save_model}: lies outside of the run directory; if you want that, type it"
+            f" on the command line: save_model={save_model}"
+        )
 
 
 def check(config: Config) -> None:
@@ -93,6 +130,11 @@ def check(config: Config) -> None:
     needs, package = LOGGERS.get(config["logger"]["name"], (None, None))
     if needs is not None and find_spec(needs) is None:
         raise Refusal(f"logger={config['logger']['name']}: needs a package: pip install {package}")
+    if config.get("save_model") is not None and config["data"]["normalisation"]["whiten"]:
+        raise Refusal(
+            f"save_model={config['save_model']}: a plain state dict has no place for"
+            " data.normalisation.whiten; use task=export"
+        )
     early, trainer = config["early_stopping"], config["trainer"]
     if early["patience"] is not None and config["data"]["val_size"] == 0:
         raise Refusal("early_stopping.patience: needs validation images; set data.val_size above 0")

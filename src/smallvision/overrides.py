@@ -14,11 +14,13 @@ Config = dict[str, Any]
 # it was learnt from and chosen by, as they are.
 ON_RESUME = (
     "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
-    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "report", "hydra",
+    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "report",
+    "save_model", "log_every_n_batches", "hydra",
 )  # fmt: skip
 # Keys of groups that the first checkpoints do not have; their defaults change nothing.
 YOUNGER = {
     "device": ("compile",),
+    "data": ("shuffle",),
     "data.augmentation": ("rotate", "scale"),
     "data.normalisation": ("whiten",),
 }
@@ -29,6 +31,10 @@ WITH_CHECKPOINT = {
     "export": ("task", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
     "serve": ("task", "checkpoint", "serve", "tta", "device", "hydra"),
 }
+
+
+# May be typed with task=test where the file is a bare state dict, which says nothing of its network.
+WITH_BARE_WEIGHTS = ("model", "experiment")
 
 
 def parse(typed: list[str]) -> list[Override]:
@@ -121,7 +127,10 @@ def _with_younger_keys(config: Config, composed: Config) -> Config:
             saved[part] = dict(saved[part]) if isinstance(saved.get(part), dict) else {}
             saved, young = saved[part], young[part]
         if isinstance(saved.get(last), dict):
-            saved[last] = {**{name: young[last][name] for name in names}, **saved[last]}
+            saved[last] = {
+                **{name: young[last][name] for name in names if name in young[last]},
+                **saved[last],
+            }
     return config
 
 

@@ -88,6 +88,11 @@ plain_name = Rule(
 )
 null = Rule("null", lambda v: v is None)
 duration = Rule("DD:HH:MM:SS", lambda v: isinstance(v, str) and bool(re.fullmatch(r"\d\d(:\d\d){3}", v)))
+# Not .ckpt, .yaml or .json: nothing else that a run writes can be meant by mistake.
+weights_file = Rule(
+    "a file that ends in .pt or .pth",
+    lambda v: isinstance(v, str) and bool(re.fullmatch(r"[^\0\n]*[^/\0\n]\.pth?", v)),
+)
 batches = whole(1) | Rule("a share between 0.0 and 1.0", lambda v: isinstance(v, float) and 0 < v <= 1)
 
 OPTIMIZER: dict[str, Rule] = {
@@ -147,6 +152,8 @@ RULES: dict[str, Rule] = {
     "runs": text,
     "storage": null | text,
     "report": truth,
+    "save_model": null | weights_file,
+    "log_every_n_batches": null | whole(1),
     "checkpoint": text,
     "images": text | many(text, least=1),
     "predict.top": whole(1),
@@ -194,6 +201,7 @@ RULES: dict[str, Rule] = {
     "data.batch_size": whole(1),
     "data.eval_batch_size": whole(1),
     "data.drop_last": truth,
+    "data.shuffle": truth,
     "data.offline": one_of("stand_in", "error"),
     "data.augmentation.flip": truth | one_of("alternating"),
     "data.augmentation.shift": whole(0),

@@ -53,7 +53,7 @@ def arrays(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("place", ["MNIST/raw", "MNIST", "mnist", "."])
+@pytest.mark.parametrize("place", ["MNIST/raw", "MNIST", "mnist", ".", "raw"])
 def test_the_official_files_are_found_wherever_they_usually_lie(
     tmp_path: Path, arrays: dict[str, np.ndarray], place: str, packed: bool
 ) -> None:

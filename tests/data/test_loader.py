@@ -84,12 +84,13 @@ def test_the_order_is_another_in_each_epoch_and_for_each_seed_and_repeats_by_nam
 
 @settings(deadline=None, max_examples=60)
 @given(
-    data=st.data(), count=st.integers(1, MANY), batch_size=batch_sizes, drop_last=st.booleans(), seed=seeds
-)
+    data=st.data(), count=st.integers(1, MANY), batch_size=batch_sizes, shuffle=st.booleans(),
+    drop_last=st.booleans(), seed=seeds,
+)  # fmt: skip
 def test_a_loader_continued_from_its_state_gives_exactly_the_remaining_batches(
-    data: st.DataObject, count: int, batch_size: int, drop_last: bool, seed: int
+    data: st.DataObject, count: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int
 ) -> None:
-    choices: dict[str, Any] = {"shuffle": True, "drop_last": drop_last, "seed": seed}
+    choices: dict[str, Any] = {"trains": True, "shuffle": shuffle, "drop_last": drop_last, "seed": seed}
     choices["augmentation"] = Augmentation(flip=True, shift=1, cutout=1)
     epochs = data.draw(st.integers(0, 2))
     whole, stopped = loader(count, batch_size, **choices), loader(count, batch_size, **choices)
@@ -114,19 +115,22 @@ def test_a_loader_continued_from_its_state_gives_exactly_the_remaining_batches(
 
 
 @settings(deadline=None, max_examples=60)
-@given(count=counts, per_rank=st.integers(1, 12), world=st.integers(1, 4), shuffle=st.booleans(), seed=seeds)
+@given(
+    count=counts, per_rank=st.integers(1, 12), world=st.integers(1, 4), trains=st.booleans(),
+    shuffle=st.booleans(), seed=seeds,
+)  # fmt: skip
 def test_the_processes_together_see_what_one_alone_would(
-    count: int, per_rank: int, world: int, shuffle: bool, seed: int
+    count: int, per_rank: int, world: int, trains: bool, shuffle: bool, seed: int
 ) -> None:
-    choices: dict[str, Any] = {"shuffle": shuffle, "seed": seed}
-    choices["augmentation"] = Augmentation(flip=True, shift=1, cutout=1) if shuffle else None
+    choices: dict[str, Any] = {"trains": trains, "shuffle": trains and shuffle, "seed": seed}
+    choices["augmentation"] = Augmentation(flip=True, shift=1, cutout=1) if trains else None
     alone = list(loader(count, per_rank * world, **choices))
     ranks = [
         list(loader(count, per_rank * world, rank=rank, world=world, **choices)) for rank in range(world)
     ]
     assert len({len(batches) for batches in ranks}) == 1
     for number, (images, labels) in enumerate(alone):
-        if shuffle:  # what the last batch has beyond a multiple of the processes is left out
+        if trains:  # what the last batch has beyond a multiple of the processes is left out
             whole = len(labels) // world * world
             images, labels = images[:whole], labels[:whole]
             if not whole:

@@ -49,6 +49,14 @@ def test_only_training_is_shuffled_and_augmented() -> None:
     assert torch.equal(images, RECORD.test_images)
 
 
+def test_training_images_can_come_in_the_order_in_which_they_lie() -> None:
+    loader = module(shuffle=False, flip=True).train_dataloader()
+    assert loader.augmentation
+    assert loader.trains
+    labels = RECORD.train_labels[module().indices["train"]].tolist()
+    assert [labels_of(loader) for _ in range(2)] == [labels, labels]
+
+
 def test_no_validation_part_is_an_empty_loader() -> None:
     data = module(val_size=0)
     assert data.sizes["train"] == 50

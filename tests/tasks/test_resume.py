@@ -13,7 +13,8 @@ from forked import train
 
 RUNS = {
     "mnist": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle"],
-    "dropout": ["model=fashion_mnist", "model.dropout=0.4", "model.hidden=[64]", "data.augmentation.shift=2"],
+    "dropout": ["model=fashion_mnist", "model.dropout=0.4", "model.hidden=[64]", "data.augmentation.shift=2",
+                "data.shuffle=false"],
     "batch norm": ["model=cifar10", "model.widths=[8,16]", "model.depths=[0,1]", "data.size=16",
                    "data.augmentation.flip=true", "optimizer=adamw", "trainer.accumulate_grad_batches=2"],
     "muon": ["model=airbench", "model.widths=[8,8]", "optimizer=muon", "param_groups.head.lr=0.02",

@@ -97,9 +97,9 @@ def test_a_checkpoint_of_an_earlier_smallvision_lacks_younger_choices_and_is_tes
     folder, _ = finished
     saved = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
     config = saved["smallvision"]["config"]
-    for section in ("loss", "tta", "param_groups"):
+    for section in ("loss", "tta", "param_groups", "save_model", "log_every_n_batches"):
         del config[section]
-    del config["device"]["compile"], config["data"]["normalisation"]["whiten"]
+    del config["device"]["compile"], config["data"]["normalisation"]["whiten"], config["data"]["shuffle"]
     del config["data"]["augmentation"]["rotate"], config["data"]["augmentation"]["scale"]
     torch.save(saved, tmp_path / "old.ckpt")
     process = train(tmp_path, "task=test", "checkpoint=old.ckpt", "hydra.run.dir=tested")

@@ -72,7 +72,7 @@ def _load(
 ) -> ImageData:
     """What lies in ``data_dir``, else a download into it, else a stand-in or a refusal."""
     root = Path(data_dir).expanduser()
-    places = [root / folder / "raw", root / folder, root / name, root]
+    places = [root / folder / "raw", root / folder, root / name, root, root / "raw"]
     found = _find(places)
     if found is None and (prepared := root / f"{name}.npz").is_file():
         arrays = npz.read(prepared)

@@ -14,17 +14,18 @@ Batch = tuple[Tensor, Tensor]
 class BatchLoader:
     """An epoch of batches ``(images uint8 N x C x H x W, labels int64 N)``.
 
-    ``indices`` chooses the images, in order. With ``shuffle`` the order is drawn for each epoch from
-    (seed, "order", epoch), and each batch's augmentation from (seed, "augmentation", epoch, batch): batch
-    k of epoch e is the same whether the run came there from the start or from a checkpoint, and on
+    ``indices`` chooses the images, in order. With ``shuffle`` another order is drawn for each epoch from
+    (seed, "order", epoch); each batch's augmentation is drawn from (seed, "augmentation", epoch, batch):
+    batch k of epoch e is the same whether the run came there from the start or from a checkpoint, and on
     however many processes.
 
     ``batch_size`` counts the images of one optimizer step over all processes. Process ``rank`` of
     ``world`` takes every ``world``-th image of each batch, so the processes together see just what one
-    would. In training the processes' parts are equal: what a last batch has beyond a multiple of ``world``
-    is left out.
+    would. In training (``trains``, which ``shuffle`` implies) the processes' parts are equal: what a last
+    batch has beyond a multiple of ``world`` is left out.
 
-    The position (``epoch``, ``batch``: the next batch to be given) is the loader's whole state.
+    The position (``epoch``, ``batch``: the next batch to be given) is the loader's whole state; only training
+    goes on from where it was.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class BatchLoader:
         *,
         batch_size: int,
         seed: int = 0,
+        trains: bool = False,
         shuffle: bool = False,
         drop_last: bool = False,
         augmentation: Augmentation | None = None,
@@ -44,7 +46,7 @@ class BatchLoader:
     ) -> None:
         self.images, self.labels, self.indices = images, labels, indices
         self.batch_size, self.seed = batch_size, seed
-        self.shuffle, self.augmentation = shuffle, augmentation
+        self.trains, self.shuffle, self.augmentation = trains or shuffle, shuffle, augmentation
         self.rank, self.world = rank, world
         self.device = torch.device(device)
         self.epoch = self.batch = 0
@@ -52,7 +54,7 @@ class BatchLoader:
         if augmentation and augmentation.flip == "alternating":
             self.flips = torch.rand(len(images), generator=stream(seed, "flip")).to(self.device)
         last = len(indices) % batch_size
-        short = last > 0 and (drop_last or (shuffle and last < world))
+        short = last > 0 and (drop_last or (self.trains and last < world))
         self.batches = len(indices) // batch_size + (last > 0 and not short)
 
     def __len__(self) -> int:
@@ -68,9 +70,9 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         """From the present position to the end of the epoch; the position then starts the next.
 
-        Without ``shuffle`` every iteration starts at the first batch.
+        Where it does not train, every iteration starts at the first batch.
         """
-        if not self.shuffle:
+        if not self.trains:
             self.batch = 0
         order = self._order()
         while self.batch < self.batches:
@@ -100,7 +102,7 @@ class BatchLoader:
 
     def _gather(self, chosen: Tensor, batch: int) -> Batch:
         count = len(chosen)
-        if self.shuffle:
+        if self.trains:
             chosen = chosen[: count // self.world * self.world]
         mine = chosen[self.rank :: self.world]
         images, labels = self.images[mine], self.labels[mine]

@@ -24,7 +24,8 @@ class VisionData(pl.LightningDataModule):
     channel, as fractions of 255) are measured on the training part unless given; given ones belong to
     the data set that was named, so a stand-in's are measured too.
 
-    ``batch_size`` counts the images of a step over all processes.
+    ``batch_size`` counts the images of a step over all processes. Without ``shuffle`` the training images
+    come in the order in which they lie, each epoch.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class VisionData(pl.LightningDataModule):
         eval_batch_size: int,
         seed: int,
         drop_last: bool = False,
+        shuffle: bool = True,
         flip: bool | Literal["alternating"] = False,
         shift: int = 0,
         cutout: int = 0,
@@ -45,7 +47,7 @@ class VisionData(pl.LightningDataModule):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        self.data, self.seed, self.drop_last = data, seed, drop_last
+        self.data, self.seed, self.drop_last, self.shuffle = data, seed, drop_last, shuffle
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         if data.stand_in_for is not None:
             val_size = min(val_size, len(data.train_labels) // 10)
@@ -78,7 +80,13 @@ class VisionData(pl.LightningDataModule):
         return {part: len(indices) for part, indices in self.indices.items()}
 
     def train_dataloader(self) -> BatchLoader:
-        return self.loader("train", shuffle=True, drop_last=self.drop_last, augmentation=self.augmentation)
+        return self.loader(
+            "train",
+            trains=True,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            augmentation=self.augmentation,
+        )
 
     def val_dataloader(self) -> BatchLoader:
         return self.loader("val")

@@ -35,3 +35,8 @@ class MLP(nn.Sequential):
             if dropout:
                 layers.append(nn.Dropout(dropout))
         super().__init__(*layers, nn.Linear(widths[-1], classes))
+
+    def plain_name(self, name: str) -> str:
+        """What PyTorch's quickstart calls a tensor: linear_relu_stack.0.weight, for 1.weight."""
+        layer, _, tensor = name.partition(".")
+        return f"linear_relu_stack.{int(layer) - 1}.{tensor}"

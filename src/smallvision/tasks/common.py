@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from smallvision.data.module import VisionData
 from smallvision.overrides import Config
 from smallvision.reports.statistics import wilson
 from smallvision.runs import Run
@@ -89,3 +90,10 @@ def say_if_partial(screen: Screen, tested: int, setup: Setup) -> None:
 
 def stand_in_line(stand_in_for: str) -> str:
     return f"      on a stand-in for {stand_in_for}: this figure says nothing about {stand_in_for}"
+
+
+def normalised_by(data: VisionData) -> str:
+    """What images are normalised by, which a plain state dict does not say."""
+    numbers = {"mean": data.mean, "std": data.std}
+    words = ", ".join(f"{key} {' '.join(f'{one:.4g}' for one in of)}" for key, of in numbers.items())
+    return f"images normalised by {words}"

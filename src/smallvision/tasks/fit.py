@@ -14,6 +14,7 @@ from smallvision.runs import Run, command
 from smallvision.screen import Screen
 from smallvision.tasks import common
 from smallvision.tasks.drawn import draw_report, tell_loggers
+from smallvision.training import bare
 from smallvision.training.checkpoint import newest, read
 from smallvision.training.clock import Clock
 from smallvision.training.compiling import compile_seconds
@@ -37,12 +38,13 @@ def run(
     """
     screen = Screen()
     setup = make_setup(config, make_data(config))
+    save_to = bare.target(config.get("save_model"), run.directory)
     last, damaged = newest(run.directory / "checkpoints")
     if last is not None:
         saved = read(last)["smallvision"]
         refuse_other_data(saved["data"], setup, run)
         refuse_to_go_back(saved["position"], config["trainer"]["max_epochs"])
-    display = Display(screen, config["trainer"]["max_epochs"])
+    display = Display(screen, config["trainer"]["max_epochs"], config.get("log_every_n_batches"))
     watch = Watch(config)
 
     def tell(row: Row, is_best: bool, images_per_second: float) -> None:
@@ -63,7 +65,7 @@ def run(
     common.summary(screen, config, setup, run, f"{verb} {config['model']['name']}")
     for words in damaged:
         screen.say(f"  damaged    {words}; going on from {last}", style="bold yellow")
-    status, reason, test_seconds = "failed", None, None
+    status, reason, test_seconds, saved_model = "failed", None, None, None
     tested: dict[str, float] = {}
     try:
         with told_what_to_lower(config):
@@ -71,6 +73,8 @@ def run(
         tested_from = time.perf_counter()
         tested = test_best(trainer, setup, keeper) if tests else {}
         test_seconds = time.perf_counter() - tested_from
+        if save_to is not None and run.first:
+            saved_model = save_plain(save_to, setup, keeper)
         status = "completed"
     except Pruned:
         status = "pruned"
@@ -96,6 +100,7 @@ def run(
                 "epochs": clock.epochs,
                 **compile_seconds(trainer),
             },
+            "saved_model": saved_model,
             "best_epoch": keeper.best["epoch"] if keeper.best else None,
             "tested": len(setup.model.tested),
             "unsaved": keeper.unsaved,
@@ -146,6 +151,23 @@ def test_best(trainer: pl.Trainer, setup: Setup, keeper: Keeper) -> dict[str, fl
     return {name: value for name, value in setup.model.figures.items() if name.startswith("test/")}
 
 
+def save_plain(path: Path, setup: Setup, keeper: Keeper) -> str | None:
+    """Write the chosen epoch's weights as a plain state dict; a full disk is told and ends nothing.
+
+    Gives the file's path, or None where there is none.
+    """
+    if keeper.best is None:  # nothing could be saved
+        return None
+    try:
+        bare.write(read(keeper.best_path)["state_dict"], setup.model.network, path)
+    except OSError as error:
+        said = error.strerror or str(error)
+        keeper.unsaved.append(f"{path.name}: {said}")
+        keeper.warn(f"could not save {path}: {said}")
+        return None
+    return str(path)
+
+
 def chosen_figures(keeper: Keeper) -> dict[str, Any]:
     """Train and validation figures of the chosen epoch."""
     row = keeper.best or {}
@@ -192,6 +214,9 @@ def closing_lines(
         screen.say(f"      {record.remark}", style="yellow")
     more = 2 * config["trainer"]["max_epochs"]
     screen.say()
+    if figures["saved_model"] is not None:
+        of = f"of epoch {figures['best_epoch']}, for {common.normalised_by(setup.data)}"
+        screen.pairs({"state dict": f"{figures['saved_model']}, {of}"})
     screen.pairs(
         {
             "test again": command("task=test", f"checkpoint={keeper.best_path}"),

@@ -35,15 +35,24 @@ def _row(value: Any, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(one, kinds) for one in value)
 
 
-def _dense(value: Any) -> bool:
+def dense(value: Any) -> bool:
     """Whether a tensor's elements are all there: one can stand for a milliard."""
     return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() >= value.nbytes
+
+
+def is_bare(content: Any) -> bool:
+    """Whether it is a bare state dict: names and tensors, and nothing else."""
+    return (
+        isinstance(content, dict)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(one, torch.Tensor) for name, one in content.items())
+    )
 
 
 # What is taken out of a checkpoint before a model is there to hold it against.
 FORMS: dict[str, Callable[[Any], bool]] = {
     "state_dict": lambda v: (
-        isinstance(v, dict) and all(isinstance(key, str) and _dense(one) for key, one in v.items())
+        isinstance(v, dict) and all(isinstance(key, str) and dense(one) for key, one in v.items())
     ),
     "epoch": _whole,
     "global_step": _whole,
@@ -160,23 +169,35 @@ def refuse_other_names(pickled: bytes) -> None:
             raise pickle.UnpicklingError(name)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The whole checkpoint, on the CPU. Nothing in the file is run. Raises Refusal, naming the file."""
+def opened(path: Path) -> Any:
+    """What torch.save wrote, on the CPU: plain data and tensors. Nothing in the file is run.
+
+    Raises Refusal, naming the file, where it is damaged or holds anything else.
+    """
     refuse_other_files(path)
     try:
         check_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle that is not torch's own
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise Refusal(f"{path}: holds more than plain data, so it is not opened") from None
     except Exception as error:  # damage can surface as any kind
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refusal(f"{path}: damaged or not a checkpoint ({said[:120]})") from None
-    refuse_other_than_plain(checkpoint, str(path), MOST_ENTRIES, torch.Tensor)
+    refuse_other_than_plain(content, str(path), MOST_ENTRIES, torch.Tensor)
+    return content
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The whole checkpoint, on the CPU. Nothing in the file is run. Raises Refusal, naming the file."""
+    checkpoint = opened(path)
     ours = checkpoint.get("smallvision") if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in checkpoint:
-        raise Refusal(f"{path}: not a checkpoint of smallvision")
+        hint = (
+            ", but a bare state dict: task=test model=NAME data=NAME tests it" if is_bare(checkpoint) else ""
+        )
+        raise Refusal(f"{path}: not a checkpoint of smallvision{hint}")
     if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
         raise Refusal(
             f"{path}: written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"

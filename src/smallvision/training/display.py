@@ -6,7 +6,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
+from smallvision.data.loader import BatchLoader
 from smallvision.screen import Screen
 from smallvision.training.compiling import compile_seconds
 from smallvision.training.keeper import Row
@@ -15,10 +17,14 @@ REFRESH_SECONDS = 0.1
 
 
 class Display(Callback):
-    """A row per epoch; on a terminal a bar below it for the batches of the epoch under way."""
+    """A row per epoch; on a terminal a bar below it for the batches of the epoch under way.
 
-    def __init__(self, screen: Screen, epochs: int) -> None:
-        self.screen, self.epochs = screen, epochs
+    The first batch of an epoch and every ``log_every``-th after it also tell their loss: no other step waits
+    for its figure.
+    """
+
+    def __init__(self, screen: Screen, epochs: int, log_every: int | None = None) -> None:
+        self.screen, self.epochs, self.log_every = screen, epochs, log_every
         self.progress: Progress | None = None
         self._shown = 0.0
 
@@ -51,6 +57,8 @@ class Display(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self.log_every is not None and batch_idx % self.log_every == 0:
+            self._loss(trainer, outputs["loss"], len(batch[1]), batch_idx)
         if self.progress is None or (now := time.perf_counter()) - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
@@ -68,6 +76,15 @@ class Display(Callback):
             cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
         mark = "  best" if is_best else ""
         self.screen.say(f"{' '.join(cells)} {images_per_second:>10,.0f}{mark}")
+
+    def _loss(self, trainer: pl.Trainer, loss: Tensor, images: int, batch_idx: int) -> None:
+        """The loss of a batch and how many of the epoch's images have been seen by its end."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, BatchLoader):
+            return
+        seen = batch_idx * loader.batch_size + images * trainer.world_size
+        value = loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
+        self.screen.say(f"loss: {value:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
 
     def warn(self, line: str) -> None:
         """What the run goes on in spite of."""

@@ -31,8 +31,8 @@ from smallvision.training.module import Classifier
 from smallvision.training.optimizers import make_optimizer
 
 DATA_CHOICES = (
-    "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "augmentation",
-    "normalisation",
+    "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "shuffle",
+    "augmentation", "normalisation",
 )  # fmt: skip
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
@@ -60,6 +60,7 @@ def make_data(config: Config) -> VisionData:
         load_images(json.dumps(source), config["data_dir"]),
         seed=config["seed"],
         **chosen,
+        shuffle=section.get("shuffle", True),  # the first configs do not say
         **section["augmentation"],
         mean=section["normalisation"]["mean"],
         std=section["normalisation"]["std"],
