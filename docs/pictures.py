@@ -1,11 +1,13 @@
 """make pictures: the README's pictures, from real runs. Needs Chromium, and the data sets or a network."""
 
+import csv
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
@@ -52,10 +54,45 @@ def write_pictures(folder: Path, count: int) -> None:
         Image.fromarray(np.kron(pixels, np.ones((8, 8), np.uint8))).save(folder / label / f"{number}.png")
 
 
+def draw_rates(target: Path) -> None:
+    """val/acc by learning rate of each optimizer, one panel a data set, from the kept sweeps' leaderboards.
+
+    A sweep that is finished already is not run again.
+    """
+    figure, panels = plt.subplots(1, len(SWEEPS), figsize=(11, 3.4), layout="constrained")
+    for axes, (sweep, title) in zip(panels, SWEEPS.items(), strict=True):
+        train(ROOT, "-m", f"experiment={sweep}", "sweep.workers=2", f"data_dir={DATA}")
+        with (ROOT / f"outputs/sweeps/{sweep}/leaderboard.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for optimizer, (words, colour) in OPTIMIZERS.items():
+            found = [row for row in rows if row["optimizer"] == optimizer and row["val/acc"]]
+            points = sorted((float(row["optimizer.lr"]), float(row["val/acc"])) for row in found)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=words)
+        best = max(float(row["val/acc"]) for row in rows if row["val/acc"])
+        axes.set(xscale="log", title=title, xlabel="learning rate", ylim=(best - 0.25, best + 0.02))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dde2e4", linewidth=0.6)
+    panels[0].set_ylabel("val/acc")
+    panels[0].legend(frameon=False, loc="lower center")
+    figure.savefig(target, dpi=110)
+    shrink(target)
+
+
+SWEEPS = {
+    "mnist_rates": "MNIST, 2 epochs",
+    "fashion_mnist_rates": "FashionMNIST, 2 epochs",
+    "cifar10_rates": "CIFAR-10, 1 epoch",
+}
+OPTIMIZERS = {
+    "gd": ("SGD, plain", "#009e73"),
+    "sgd": ("SGD, momentum 0.9", "#0072b2"),
+    "adam": ("Adam", "#d55e00"),
+}
 DATA = str(Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else str(ROOT / "data")
 
 
 def main() -> None:
+    draw_rates(HERE / "rates.png")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for optimizer in ("sgd", "adam"):

@@ -75,7 +75,10 @@ def _lead(view: RunView) -> str:
     """What ran and how it ended, in a few sentences."""
     network = f"the network {view.model} ({view.parameters:,} parameters)"
     if view.task == "test":
-        return f"A test of {network} after {counted(view.epochs, 'epoch')} of training."
+        after = (
+            f" after {counted(view.epochs, 'epoch')} of training" if view.epochs else ", a bare state dict"
+        )
+        return f"A test of {network}{after}."
     learnt = "learnt" if view.status == "completed" else "began to learn"
     began = f"{network[0].upper()}{network[1:]} {learnt} {view.data['train']:,} images"
     ends = {

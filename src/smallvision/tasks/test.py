@@ -76,7 +76,8 @@ def load(file: Path, config: Config) -> Loaded:
     if is_bare(content):
         return _load_bare(content, file, config)
     saved = read(file)
-    setup = make_setup(config, make_data(config), saved["smallvision"])
+    weights = saved["state_dict"].values()
+    setup = make_setup(config, make_data(config), saved["smallvision"], weights)
     try:
         setup.model.load_state_dict(saved["state_dict"])
     except RuntimeError as error:

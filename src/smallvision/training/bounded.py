@@ -2,11 +2,21 @@
 
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+
+def refuse_larger(make: Callable[[], nn.Module], weights: Iterable[Tensor]) -> None:
+    """Build the network that a stranger's config asks for without memory, before it is built with some.
+
+    Raises Refusal where it is larger than the ``weights`` beside the config.
+    """
+    with no_larger_than(tuple(one.shape) for one in weights), torch.device("meta"):
+        make()
 
 
 @contextmanager

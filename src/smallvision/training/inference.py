@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from smallvision.errors import Refusal
 from smallvision.overrides import Config
 from smallvision.training import device as devices
-from smallvision.training.bounded import no_larger_than
+from smallvision.training.bounded import refuse_larger
 from smallvision.training.checkpoint import read
 from smallvision.training.inputs import Views
 from smallvision.training.module import Classifier
@@ -71,10 +72,9 @@ def load(file: Path, config: Config) -> Trained:
         raise Refusal(f"tta.shift={config['tta']['shift']}: must be below the images' side, of {by(shape)}")
     whiten = make_whiten(plain["config"], shape)
     seen = whiten.shape(shape) if whiten else shape
-    weights = saved["state_dict"].values()
-    with no_larger_than(tuple(one.shape) for one in weights), torch.device("meta"):
-        make_network(config, seen, len(plain["classes"]))
-    network = make_network(config, seen, len(plain["classes"]))
+    make = partial(make_network, config, seen, len(plain["classes"]))
+    refuse_larger(make, saved["state_dict"].values())
+    network = make()
     whole = nn.Sequential(whiten, network) if whiten else network
     device = devices.choose(config["device"], count_flops(whole, shape))
     model = Classifier(

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from smallvision.build import build
@@ -24,6 +25,7 @@ from smallvision.errors import Refusal
 from smallvision.overrides import Config
 from smallvision.randomness import keyed
 from smallvision.training import device as devices
+from smallvision.training.bounded import refuse_larger
 from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO
 from smallvision.training.compiling import Compiler
 from smallvision.training.inputs import Normalise, Views, Whiten
@@ -84,8 +86,12 @@ def make_network(config: Config, shape: tuple[int, int, int], classes: int) -> n
     return network
 
 
-def make_setup(config: Config, data: VisionData, saved: Config | None = None) -> Setup:
-    """The model on its device. ``saved``: the "smallvision" part of a checkpoint to take the form from."""
+def make_setup(
+    config: Config, data: VisionData, saved: Config | None = None, weights: Iterable[Tensor] | None = None
+) -> Setup:
+    """The model on its device. ``saved``: the "smallvision" part of a checkpoint to take the form from;
+    ``weights``: the checkpoint's, which a network that they could not fill is refused by.
+    """
     record = data.data
     plain = saved or describe(config, data)
     shape = (plain["shape"][0], plain["shape"][1], plain["shape"][2])
@@ -100,7 +106,10 @@ def make_setup(config: Config, data: VisionData, saved: Config | None = None) ->
             f" the checkpoint is for {by(shape)} in {len(saved['classes'])}"
         )
     seen = whiten.shape(shape) if whiten else shape
-    network = make_network(config, seen, len(plain["classes"]))
+    make = partial(make_network, config, seen, len(plain["classes"]))
+    if weights is not None:
+        refuse_larger(make, weights)
+    network = make()
     whole = nn.Sequential(whiten, network) if whiten else network
     flops = count_flops(whole, shape)
     if saved is None:
