@@ -1,6 +1,7 @@
 """make pictures: the README's pictures, from real runs. Needs Chromium, and the data sets or a network."""
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ COLOURS = 128  # of a picture's palette: a tenth of the size, and nobody sees it
 def train(folder: Path, *typed: str) -> None:
     """The command line as a user has it, in ``folder``."""
     print("python train.py", *typed, flush=True)
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *typed], cwd=folder, check=True)
+    environment = {**os.environ, "SMALLVISION_DATA": DATA}
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *typed], cwd=folder, check=True, env=environment)
 
 
 def shoot(page: Path, name: str, height: int, dark: bool = False) -> None:
@@ -61,7 +63,7 @@ def draw_rates(target: Path) -> None:
     """
     figure, panels = plt.subplots(1, len(SWEEPS), figsize=(11, 3.4), layout="constrained")
     for axes, (sweep, title) in zip(panels, SWEEPS.items(), strict=True):
-        train(ROOT, "-m", f"experiment={sweep}", "sweep.workers=2", f"data_dir={DATA}")
+        train(ROOT, "-m", f"experiment={sweep}", "sweep.workers=2")
         with (ROOT / f"outputs/sweeps/{sweep}/leaderboard.csv").open() as file:
             rows = list(csv.DictReader(file))
         for optimizer, (words, colour) in OPTIMIZERS.items():
@@ -98,7 +100,7 @@ def main() -> None:
         for optimizer in ("sgd", "adam"):
             for seed in (0, 1, 2):
                 train(folder, "model=fashion_mnist", f"optimizer={optimizer}", f"seed={seed}",
-                      f"data_dir={DATA}", f"hydra.run.dir=runs/{optimizer}{seed}")  # fmt: skip
+                      f"hydra.run.dir=runs/{optimizer}{seed}")  # fmt: skip
         train(folder, "task=report", "runs=runs")
         shoot(folder / "runs/adam0/report.html", "report", 1750)
         shoot(folder / "runs/adam0/report.html", "report_dark", 1750, dark=True)
