@@ -130,6 +130,8 @@ def main() -> None:
     # The imports that every run would pay for.
     import onnxscript  # noqa: F401
 
+    import smallvision.reports.comparison_page
+    import smallvision.reports.run_page
     import smallvision.tasks.descent
     import smallvision.tasks.export
     import smallvision.tasks.fit

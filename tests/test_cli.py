@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from forked import train
 
 from smallvision import cli
 from smallvision.errors import Interrupted, Refusal
@@ -213,7 +214,7 @@ def test_a_mistake_beside_help_flags_is_refused_too(work: Path) -> None:
 def test_what_only_torch_can_know_is_refused_before_training(
     work: Path, typed: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    assert_refused(run(work, *SMALL, *typed, torch=True), work, *words)
+    assert_refused(train(work, *SMALL, *typed), work, *words)
     assert list(work.iterdir()) == []
 
 

@@ -168,6 +168,7 @@ RULES: dict[str, Rule] = {
     "serve.megabytes": number(above=0, high=1024),
     "bench.rounds": whole(1),
     "bench.seconds": number(above=0),
+    "bench.large": truth,
     "descent.function": one_of("parabola", "ravine", "rosenbrock", "himmelblau", "all"),
     "descent.start": null | number(-1000, 1000) | many(number(-1000, 1000), least=1),
     "descent.steps": null | whole(1, 10_000),

@@ -11,18 +11,6 @@ from command import TINY, figures, results, start
 from compared import same_end
 from forked import train
 
-RUNS = {
-    "mnist": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle"],
-    "dropout": ["model=fashion_mnist", "model.dropout=0.4", "model.hidden=[64]", "data.augmentation.shift=2",
-                "data.shuffle=false"],
-    "batch norm": ["model=cifar10", "model.widths=[8,16]", "model.depths=[0,1]", "data.size=16",
-                   "data.augmentation.flip=true", "optimizer=adamw", "trainer.accumulate_grad_batches=2"],
-    "muon": ["model=airbench", "model.widths=[8,8]", "optimizer=muon", "param_groups.head.lr=0.02",
-             "data.size=16", "data.channels=3", "data.normalisation.whiten=2",
-             "data.augmentation.flip=alternating", "data.augmentation.rotate=10", "loss.label_smoothing=0.2",
-             "tta.flip=true", "tta.shift=1"],
-}  # fmt: skip
-
 
 def wait_for(condition, process) -> None:
     for _ in range(6000):
@@ -33,9 +21,12 @@ def wait_for(condition, process) -> None:
     raise AssertionError("it never came")
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_path, kind):
-    typed = [*TINY, *RUNS[kind], "trainer.max_epochs=3", "data.images=2000", "checkpoint.every_n_steps=3"]
+def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_path):
+    """As fresh processes; test_kill_points.py has more kinds of runs."""
+    typed = [
+        *TINY, "model=mnist", "optimizer=sgd", "scheduler=one_cycle", "trainer.max_epochs=3",
+        "data.images=2000", "checkpoint.every_n_steps=3",
+    ]  # fmt: skip
     whole = train(tmp_path, *typed, "hydra.run.dir=whole")
     assert whole.returncode == 0, whole.stderr
     last = tmp_path / "cut/checkpoints/last.ckpt"

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import browser
-from command import NO_NETWORK, TRAIN, train
+from command import NO_NETWORK, TRAIN
+from forked import train
 from PIL import Image
 
 TYPED = ["serve.port=0", "serve.most=3", "serve.megabytes=0.5"]

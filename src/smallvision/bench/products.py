@@ -8,27 +8,32 @@ import torch
 
 SIZES = (100, 300, 1000, 2000, 4000)
 SECONDS = 0.3  # per measurement: repeated for about that long
-ELEMENTS = 1_000_000
+ELEMENTS, LARGE = 1_000_000, 10_000
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Median seconds of one call, after two that do not count; the device has finished each time."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter() - start
-
-    for _ in range(2):
-        once()
+    """Median seconds of one call, after one that does not count."""
+    once(device, work)
     taken: list[float] = []
-    while len(taken) < 3 or (sum(taken) < SECONDS and len(taken) < 1000):
-        taken.append(once())
+    while not taken or (sum(taken) < SECONDS and len(taken) < 1000):
+        taken.append(once(device, work))
     return statistics.median(taken)
+
+
+def once(device: torch.device, work: Callable[[], object]) -> float:
+    """Seconds of one call; the device has finished before and after."""
+    _wait_for(device)
+    start = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def matrix_products(device: torch.device, dtype: torch.dtype) -> dict[int, float]:
@@ -39,6 +44,19 @@ def matrix_products(device: torch.device, dtype: torch.dtype) -> dict[int, float
         seconds = timed(device, lambda left=left, right=right: left @ right)  # type: ignore[misc]
         rates[size] = 2 * size**3 / seconds / 1e9
     return rates
+
+
+def oblong(device: torch.device) -> float:
+    """Milliseconds of a tutorial's product: 512 x 1024 by 1024 x 512, float32."""
+    left, right = torch.randn(512, 1024, device=device), torch.randn(1024, 512, device=device)
+    return timed(device, lambda: left @ right) * 1e3
+
+
+def large(device: torch.device) -> float:
+    """Seconds of a tutorial's large product: 10,000 x 10,000 squared, float32, once after a small one."""
+    square = torch.randn(LARGE, LARGE, device=device)
+    torch.mm(square[:100, :100], square[:100, :100])
+    return once(device, lambda: square @ square)
 
 
 def elementwise(device: torch.device) -> float:

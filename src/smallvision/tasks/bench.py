@@ -11,7 +11,7 @@ from smallvision.bench.classic import classic
 from smallvision.bench.clock import Contender
 from smallvision.bench.picture import draw
 from smallvision.bench.pipelines import ours, raw_loop
-from smallvision.bench.products import devices, elementwise, matrix_products
+from smallvision.bench.products import devices, elementwise, large, matrix_products, oblong
 from smallvision.overrides import Config
 from smallvision.runs import Run
 from smallvision.screen import Screen
@@ -34,7 +34,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         spread = f"{row['low']:,.0f} to {row['high']:,.0f}"
         times = "" if name == "smallvision" else f"{row['ours_is']:.2f} times"
         screen.say(f"  {row['images_per_second']:>10,.0f}{spread:>20}{times:>18}  {name}")
-    products = product_tables(screen)
+    products = product_tables(screen, choice["large"])
     share = peak_share(setup, speed["smallvision"]["images_per_second"], products)
     screen.say()
     screen.say(
@@ -102,7 +102,7 @@ def compare(rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def product_tables(screen: Screen) -> dict[str, Any]:
+def product_tables(screen: Screen, with_large: bool) -> dict[str, Any]:
     """Matrix products of growing size on each device in each precision, printed and returned."""
     tables: dict[str, Any] = {}
     for device in devices():
@@ -110,6 +110,9 @@ def product_tables(screen: Screen) -> dict[str, Any]:
             name = f"{device.type} {str(dtype).removeprefix('torch.')}"
             tables[name] = matrix_products(device, dtype)
         tables[f"{device.type} 1,000,000 products, ms"] = elementwise(device)
+        tables[f"{device.type} 512 x 1024 by 1024 x 512, ms"] = oblong(device)
+        if with_large:
+            tables[f"{device.type} 10,000 x 10,000 squared, s"] = large(device)
     sizes = next(table for table in tables.values() if isinstance(table, dict))
     screen.say()
     screen.say("  matrix products, GFLOP/s; n x n by n x n, n =", style="bold")
@@ -120,6 +123,11 @@ def product_tables(screen: Screen) -> dict[str, Any]:
     for device in devices():
         taken = tables[f"{device.type} 1,000,000 products, ms"]
         screen.say(f"  {device.type}: 1,000,000 elements times 1,000,000 elements in {taken:.3f} ms")
+        taken = tables[f"{device.type} 512 x 1024 by 1024 x 512, ms"]
+        screen.say(f"  {device.type}: 512 x 1024 by 1024 x 512 in {taken:.3f} ms")
+        if with_large:
+            taken = tables[f"{device.type} 10,000 x 10,000 squared, s"]
+            screen.say(f"  {device.type}: 10,000 x 10,000 squared in {taken:.2f} s")
     return tables
 
 

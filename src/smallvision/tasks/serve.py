@@ -33,6 +33,10 @@ def run(config: Config) -> None:
     listening = listen(choice["host"], choice["port"])
     answers = Answers(trained, Wanted(channels, height, width, kind(trained.plain)))
     app = make_app(answers, choice["host"], choice["most"], round(choice["megabytes"] * 1e6))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
+    )
+    stop_at_a_signal(server)
     screen = Screen()
     shown = f"[{choice['host']}]" if ":" in choice["host"] else choice["host"]
     address = f"http://{shown}:{listening.getsockname()[1]}"
@@ -43,18 +47,15 @@ def run(config: Config) -> None:
     if choice["host"] not in LOOPBACK:
         screen.say("  note       whoever can reach this machine can ask it, unencrypted", style="yellow")
     screen.say("  Ctrl-C ends it")
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off")
-    )
-    until_a_signal(server, listening)
+    # In a thread of its own: uvicorn would take the signals, and raise them anew at its end.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    thread.join()
     screen.say("stopped")
 
 
-def until_a_signal(server: Any, listening: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM, then answer what was asked and return.
-
-    In a thread of its own, as uvicorn else takes the signals and raises them anew at its end.
-    """
+def stop_at_a_signal(server: Any) -> None:
+    """Ctrl-C and SIGTERM let the server answer what was asked, and end."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
     def stop(*_: Any) -> None:
@@ -62,9 +63,6 @@ def until_a_signal(server: Any, listening: socket.socket) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    thread.join()
 
 
 def listen(host: str, port: int) -> socket.socket:
