@@ -104,7 +104,7 @@ def main() -> None:
         train(folder, "task=report", "runs=runs")
         shoot(folder / "runs/adam0/report.html", "report", 1750)
         shoot(folder / "runs/adam0/report.html", "report_dark", 1750, dark=True)
-        shoot(folder / "runs/comparison.html", "comparison", 1150)
+        shoot(folder / "runs/comparison.html", "comparison", 1230)
         write_pictures(folder / "pictures", 20)
         train(folder, "task=predict", "checkpoint=runs/adam0/checkpoints/best.ckpt", "images=pictures",
               "predict.saliency=true", "predict.sheet=12", "hydra.run.dir=predicted")  # fmt: skip

@@ -63,6 +63,7 @@ def time(view: RunView) -> Markup:
             below = [one + other for one, other in zip(below, heights, strict=True)]
         axes.set_ylabel("seconds")
         drawing.epochs_along(axes, len(view.rows))
+        axes.set_xlim(0.5, len(view.rows) + 0.5)
 
     return drawing.picture("time", "seconds of each epoch: steps, validation and the rest", draw)
 
