@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from smallvision.errors import Pruned
+from smallvision.files import clear_scratch
 from smallvision.keys import key
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import written
@@ -196,6 +197,7 @@ class Queue:
                     if trial.user_attrs.get(f"worker/{seed}") == worker:
                         self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
                         self.study.tell(trial.number, state=TrialState.FAIL)
+                        clear_scratch(self.plan.run_dir(number_of(trial), seed))  # nobody continues it
                         lost.append(number_of(trial))
                         break
         return lost
