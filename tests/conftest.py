@@ -20,5 +20,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 
 def pytest_addoption(parser):
     parser.addoption("--kill-points", type=int, default=12, help="instants at which runs are killed")
-    parser.addoption("--sweep-kills", type=int, default=2, help="instants at which a sweep is killed")
+    parser.addoption("--sweep-kills", type=int, default=1, help="instants at which a sweep is killed")
     parser.addoption("--command-lines", type=int, default=500, help="random command lines tried")

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,15 +40,12 @@ def test_what_a_page_names_is_there(name):
 
 def test_every_command_does_what_it_says(tmp_path):
     for words in commands(PAGES["tutorial.md"]):
-        if words[1:3] == ["-m", "pytest"]:
-            ended = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True)
-        else:
-            assert words[:2] == ["python", "train.py"]
-            typed = [less for mark, more in LESS.items() if mark in words for less in more]
-            typed = [
-                less for less in typed if less.split("=")[0] not in {word.split("=")[0] for word in words}
-            ]
-            ended = train(tmp_path, *words[2:], *typed)
+        if words[1:3] == ["-m", "pytest"]:  # a part of this very suite
+            assert (ROOT / words[3]).is_file()
+            continue
+        assert words[:2] == ["python", "train.py"]
+        less = [less for mark, more in LESS.items() if mark in words for less in more]
+        ended = train(tmp_path, *words[2:], *less)  # of a key that is typed twice, the latter counts
         assert ended.returncode == 0, (words, ended.stdout[-2000:], ended.stderr)
         assert ended.stderr == "", words
     for made in (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command import train
+from forked import train
 
 from smallvision.training.device import hardware
 

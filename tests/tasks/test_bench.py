@@ -1,7 +1,8 @@
 """A benchmark measures everything in turn and says how it compares."""
 
 import pytest
-from command import TINY, results, train
+from command import TINY, results
+from forked import train
 from PIL import Image
 
 from smallvision.tasks.bench import compare
