@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
-from smallvision.data.idx import fashion_mnist
+from smallvision.data.standard import fashion_mnist
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

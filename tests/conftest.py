@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import TINY
-from forked import train
+from helpers.command import TINY
+from helpers.forks import train
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one thread a test process: the suite runs on every core
 

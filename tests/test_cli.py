@@ -8,10 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from forked import train
+from helpers.forks import train
 
 from smallvision import cli
-from smallvision.errors import Interrupted, Refusal
+from smallvision.core.errors import Interrupted, UserError
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "train.py"
@@ -161,9 +161,7 @@ def test_a_mistake_is_refused_in_one_line_without_torch(
 def test_a_run_directory_that_cannot_be_made_is_refused(work: Path, below: str) -> None:
     (work / "file").write_text("mine")
     directory = f"file/{below}".rstrip("/")
-    assert_refused(
-        run(work, *SMALL, f"hydra.run.dir={directory}"), work, "hydra.run.dir=file", "choose another"
-    )
+    assert_refused(run(work, *SMALL, f"hydra.run.dir={directory}"), work, "hydra.run.dir=file", "choose another")
     assert (work / "file").read_text() == "mine"
 
 
@@ -181,7 +179,7 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
         (("--help", "model=resnet18"), ("ResNet18",)),
         (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
         (("--cfg", "job", "optimizer=sgd", "seed=7"), ("seed: 7", "_target_: torch.optim.SGD")),
-        (("--cfg", "job", "model=cifar10"), ("smallvision.data.cifar10.cifar10",)),
+        (("--cfg", "job", "model=cifar10"), ("smallvision.data.standard.cifar10",)),
         (("--cfg", "job", "model=cifar10", "data=shapes"), ("smallvision.data.shapes.shapes",)),
         (("--info", "defaults"), ("optimizer/adam",)),
     ],
@@ -228,9 +226,7 @@ class Marks:
         return os.mkdir, (str(self.mark),)
 
 
-def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(
-    work: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(work: Path, tmp_path: Path) -> None:
     mark, hostile = tmp_path / "mark", tmp_path / "hostile.ckpt"
     with zipfile.ZipFile(hostile, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"smallvision": Marks(mark)}))
@@ -247,7 +243,7 @@ def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
-        (Refusal("seed=x:\n must be\t a number"), 2, "error: seed=x: must be a number\n"),
+        (UserError("seed=x:\n must be\t a number"), 2, "error: seed=x: must be a number\n"),
         (Interrupted(), 130, ""),
         (KeyboardInterrupt(), 130, ""),
     ],
@@ -274,7 +270,7 @@ def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.Mo
     first = cli.make_run_dir(composed, config, [])
     assert first.is_dir()
     assert first.parent == Path("outputs/runs/mnist-mnist-adam")
-    with pytest.raises(Refusal, match=r"hydra\.run\.dir=.*choose another"):
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=.*choose another"):
         cli.make_run_dir(composed, config, [])
 
 

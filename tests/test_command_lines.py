@@ -10,19 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
-from command import TRAIN, train
+from helpers.command import TRAIN, train
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from smallvision import cli
-from smallvision.rules import RULES
+from smallvision.config.schema import RULES
 
 CONFIGS = TRAIN.parent / "configs"
 KEYS = sorted(key for key in RULES if "*" not in key)
 GROUPS = {
-    folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-    for folder in CONFIGS.iterdir()
-    if folder.is_dir()
+    folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in CONFIGS.iterdir() if folder.is_dir()
 }
 NUMBERS = st.integers(-(10**12), 10**12) | st.floats(allow_nan=True, width=32)
 WORDS = st.sampled_from(
@@ -32,9 +30,7 @@ WORDS = st.sampled_from(
      "/dev/null", "ü", "a,b", "range(1,3)", "glob(*)", "choice(1,2)", "interval(0,1)", "\\", "'", "[",
      "}", "="]
 )  # fmt: skip
-VALUES = (
-    NUMBERS.map(str) | WORDS | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
-)
+VALUES = NUMBERS.map(str) | WORDS | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 LINES = st.one_of(
     st.tuples(st.sampled_from(["", "", "", "+", "++", "~"]), st.sampled_from(KEYS), VALUES).map(
         lambda parts: f"{parts[0]}{parts[1]}={parts[2]}"
@@ -140,9 +136,7 @@ NODES: dict[str, Any] = {
 
 @pytest.mark.parametrize("flags", [[], ["-m", "seed=0,1"]], ids=["run", "multirun"])
 @pytest.mark.parametrize("name", NODES)
-def test_a_folder_of_configs_has_hydra_run_nothing(
-    finished: Any, tmp_path: Path, name: str, flags: list[str]
-) -> None:
+def test_a_folder_of_configs_has_hydra_run_nothing(finished: Any, tmp_path: Path, name: str, flags: list[str]) -> None:
     """The run's own config with Hydra's node beside it, as a stranger would hand it over."""
     begun = tmp_path / "theirs"
     begun.mkdir()

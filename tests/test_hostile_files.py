@@ -27,8 +27,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command import TINY
-from forked import Forks
+from helpers.command import TINY
+from helpers.forks import Forks
 from PIL import Image
 
 SMALL = [*TINY, "data.images=120", "data.test_images=40", "data.size=12", "model=fashion_mnist",
@@ -226,8 +226,8 @@ def configs(ground: Ground) -> Iterator[tuple[str, list[str], Any]]:
     yield "builtins.eval for the model", ["model", "_target_"], "builtins.eval"
     yield "torch.load for the data", ["data", "_target_"], "torch.load"
     yield "an import for the optimizer's rest", ["optimizer", "rest"], {"_target_": "marking.mark"}
-    yield "ours, but not on the list", ["model", "_target_"], "smallvision.build.build"
-    yield "a module that ours imports", ["data", "_target_"], "smallvision.data.npz.zipfile"
+    yield "ours, but not on the list", ["model", "_target_"], "smallvision.config.targets.build"
+    yield "a module that ours imports", ["data", "_target_"], "smallvision.data.arrays.zipfile"
     yield "an import for a key of the model", ["model", "hidden"], {"_target_": "marking.mark"}
     yield "an interpolation for a name", ["model", "name"], "${oc.env:HOME}"
     yield "a path for a name", ["data", "name"], "../../../elsewhere"
@@ -264,9 +264,7 @@ def texts(ground: Ground) -> Iterator[tuple[str, str]]:
     yield "lists 50,000 deep", "[" * 50_000
     yield (
         "a number of 40,000 bits",
-        honest.replace("\nseed: 0", f"\nseed: 0x{'f' * 10_000}").replace(
-            "seed: 0\n", f"seed: 0x{'f' * 10_000}\n"
-        ),
+        honest.replace("\nseed: 0", f"\nseed: 0x{'f' * 10_000}").replace("seed: 0\n", f"seed: 0x{'f' * 10_000}\n"),
     )
     yield "a set, a date and bytes", f"{honest}\nmore: [!!set {{a}}, 2020-01-01, !!binary aGk=]\n"
     yield "no text", "\0\x1b[2J"
@@ -332,9 +330,7 @@ def archives(ground: Ground) -> Iterator[tuple[str, Callable[[Path], Any]]]:
     yield "a pickle for an array", member("x_train.npy", file_of_pickle(ground).read_bytes())
     yield (
         "a shape of a thousand milliards",
-        member(
-            "x_train.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8)}")
-        ),
+        member("x_train.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8)}")),
     )
     yield (
         "a shape below nothing",
@@ -375,9 +371,7 @@ def png(width: int, height: int, *more: tuple[bytes, bytes], bits: int = 1, rows
     """A black PNG of that size, with chunks of one's own."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     packer = zlib.compressobj(9)
     row = bytes(1 + (width * bits + 7) // 8)
@@ -567,9 +561,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ground, l
     root = tmp_path_factory.mktemp("ground")
     here = Ground(root, root / "run")
     here.marks.mkdir()
-    (root / "marking.py").write_text(
-        f"open({str(here.marks / 'imported')!r}, 'w')\ndef mark(*_, **__): pass\n"
-    )
+    (root / "marking.py").write_text(f"open({str(here.marks / 'imported')!r}, 'w')\ndef mark(*_, **__): pass\n")
     (root / "bin").mkdir()
     (root / "bin/gs").write_text(f"#!/bin/sh\n{here.touch('ghostscript')}\n")
     (root / "bin/gs").chmod(0o755)
@@ -596,9 +588,7 @@ def test_no_hostile_file_runs_anything_fills_the_memory_or_ends_in_a_traceback(
         return [
             f"{kind}: {word}"
             for kind, case in [*cases.items()][number::2]
-            for word in wrong(
-                case, forks[number].run(case.folder, case.typed, 60, err="err.txt", memory=24 * GIB)
-            )
+            for word in wrong(case, forks[number].run(case.folder, case.typed, 60, err="err.txt", memory=24 * GIB))
         ]
 
     def wrong(case: Case, ended: dict[str, Any]) -> Iterator[str]:

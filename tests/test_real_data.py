@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from command import results
-from forked import train
+from helpers.command import results
+from helpers.forks import train
 
-from smallvision.data.cifar10 import cifar10
-from smallvision.data.idx import fashion_mnist, mnist
+from smallvision.data.standard import cifar10, fashion_mnist, mnist
 
 DATA = os.environ.get("SMALLVISION_DATA", "")
 pytestmark = [

@@ -20,11 +20,11 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smallvision.config import settle
-from smallvision.errors import Interrupted, Refusal, did_you_mean, printable
-from smallvision.overrides import CHOICES, Config, loosened, parse
-from smallvision.signals import STOP
-from smallvision.strangers import check_hydra, refuse_search_path
+from smallvision.config.compose import CHOICES, loosened, parse, resolve_config
+from smallvision.config.schema import Config
+from smallvision.config.untrusted import check_hydra, refuse_search_path
+from smallvision.core.errors import Interrupted, UserError, did_you_mean, printable
+from smallvision.core.system import STOP
 
 WITHOUT_DIRECTORY = ("report", "serve")
 
@@ -40,7 +40,7 @@ def exit_codes() -> Iterator[None]:
     try:
         with in_one_line():
             yield
-    except Refusal as refusal:
+    except UserError as refusal:
         refuse(str(refusal))
     except (Interrupted, KeyboardInterrupt):
         sys.exit(130)
@@ -51,13 +51,13 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """What Hydra says of wrong input, often in several lines, becomes a Refusal."""
+    """What Hydra says of wrong input, often in several lines, becomes a UserError."""
     try:
         yield
     except MissingConfigException as error:
-        raise Refusal(_unknown_choice(error)) from None
+        raise UserError(_unknown_choice(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise Refusal(_composition(error)) from None
+        raise UserError(_composition(error)) from None
 
 
 def refuse(line: str) -> NoReturn:
@@ -77,9 +77,9 @@ def check_command_line() -> None:
     parser.error = _refuse_argument  # type: ignore[method-assign]
     arguments = parser.parse_args()
     if arguments.experimental_rerun:  # it would unpickle a file
-        raise Refusal("--experimental-rerun: not here; a run is continued with resume=RUN_DIR")
+        raise UserError("--experimental-rerun: not here; a run is continued with resume=RUN_DIR")
     if arguments.resolve and not (arguments.cfg or arguments.help):
-        raise Refusal("--resolve: goes with --cfg job")
+        raise UserError("--resolve: goes with --cfg job")
     directory = Path(arguments.config_path or arguments.config_dir or configs()).resolve()
     refuse_search_path(directory, arguments.config_name or "train")
     shown = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
@@ -95,7 +95,7 @@ def check_command_line() -> None:
     sys.argv[1:] = [loose.get(argument, argument) for argument in sys.argv[1:]]
     composed = compose_config(directory, arguments.config_name or "train", typed)
     check_hydra(composed)
-    config = settle(composed, typed)
+    config = resolve_config(composed, typed)
     if not arguments.cfg and config["task"] not in WITHOUT_DIRECTORY:
         run_dir = export_dir(config, typed) or make_run_dir(composed, config, typed)
         quoted = str(run_dir).replace("\\", "\\\\").replace("'", "\\'")
@@ -105,10 +105,10 @@ def check_command_line() -> None:
 
 
 def refuse_sweep_keys(typed: list[str]) -> None:
-    """Raise Refusal for a choice of sweeps where there is none."""
+    """Raise UserError for a choice of sweeps where there is none."""
     for override in parse(typed):
         if str(override.key_or_group).split(".")[0] == "sweep":
-            raise Refusal(f"{override.key_or_group}: goes with a sweep: python train.py -m ...")
+            raise UserError(f"{override.key_or_group}: goes with a sweep: python train.py -m ...")
 
 
 def export_dir(config: Config, typed: list[str]) -> Path | None:
@@ -134,12 +134,12 @@ def make_run_dir(composed: DictConfig, config: Config, typed: list[str]) -> Path
     try:
         run_dir.mkdir(parents=True, exist_ok=was_typed)
     except OSError as error:
-        raise Refusal(f"hydra.run.dir={run_dir}: cannot be made: {error.strerror}; choose another") from None
+        raise UserError(f"hydra.run.dir={run_dir}: cannot be made: {error.strerror}; choose another") from None
     taken = (run_dir / "config.yaml").is_file() and "LOCAL_RANK" not in os.environ
     if taken and not config.get("resume") and config["task"] != "export":  # which adds to a run
-        raise Refusal(f"hydra.run.dir={run_dir}: holds a run already; resume={run_dir} continues it")
+        raise UserError(f"hydra.run.dir={run_dir}: holds a run already; resume={run_dir} continues it")
     if not os.access(run_dir, os.W_OK):
-        raise Refusal(f"hydra.run.dir={run_dir}: cannot be written; choose another")
+        raise UserError(f"hydra.run.dir={run_dir}: cannot be written; choose another")
     return run_dir
 
 
@@ -150,22 +150,20 @@ def compose_config(directory: Path, name: str, typed: list[str]) -> DictConfig:
         for override in parse(typed):
             group = override.key_or_group
             if not group:
-                raise Refusal(f"{override.input_line}: not of the form key=value")
+                raise UserError(f"{override.input_line}: not of the form key=value")
             if override.value() is None and not override.is_delete() and (directory / group).is_dir():
                 choices = did_you_mean("", [file.stem for file in (directory / group).glob("*.yaml")])
-                raise Refusal(f"{group}=null: needs a choice, or leave it out.{choices}")
+                raise UserError(f"{group}=null: needs a choice, or leave it out.{choices}")
         with initialize_config_dir(str(directory), version_base="1.3", job_name="train"):
             return compose(name, overrides=typed, return_hydra_config=True)
-    except (Refusal, HydraException, OmegaConfBaseException):
+    except (UserError, HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # Hydra has no name of its own for what it did not foresee
-        raise Refusal(
-            f"{_shortened(' '.join(typed))}: not understood ({_shortened(_first_line(error))})"
-        ) from None
+        raise UserError(f"{_shortened(' '.join(typed))}: not understood ({_shortened(_first_line(error))})") from None
 
 
 def _refuse_argument(message: str) -> NoReturn:
-    raise Refusal(f"{message}; keys are typed as key=value, see python train.py --help")
+    raise UserError(f"{message}; keys are typed as key=value, see python train.py --help")
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
@@ -215,6 +213,6 @@ def _group_choices() -> list[str]:
     typed = [override for override in sys.argv[1:] if override.split("=")[0] in CHOICES]
     try:
         compose_config(configs(), "train", typed)
-    except (Refusal, HydraException, OmegaConfBaseException):
+    except (UserError, HydraException, OmegaConfBaseException):
         return []
     return typed

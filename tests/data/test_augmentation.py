@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from smallvision.core.rng import stream
 from smallvision.data.augmentation import Augmentation, _reflect
-from smallvision.randomness import stream
 
 NEVER, ALWAYS = 0.9, 0.1  # first draws that leave an image as it is, or flip it
 
@@ -62,9 +62,7 @@ def test_a_flip_is_exact(count: int, channels: int, height: int, width: int) -> 
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), most=st.integers(1, 12), height=sizes, width=sizes)
-def test_a_shift_is_padding_by_reflection_and_cropping(
-    data: st.DataObject, most: int, height: int, width: int
-) -> None:
+def test_a_shift_is_padding_by_reflection_and_cropping(data: st.DataObject, most: int, height: int, width: int) -> None:
     down, right = data.draw(st.integers(-most, most)), data.draw(st.integers(-most, most))
     images = some_images(1, 2, height, width)
     place = shift_draw(down, most), shift_draw(right, most)
@@ -123,9 +121,7 @@ def test_a_hole_has_the_area_of_its_square_as_far_as_that_lies_in_the_image(
 
 @pytest.mark.parametrize("side", [1, 2, 3, 8])
 def test_a_hole_in_the_middle_is_a_whole_square(side: int) -> None:
-    cut = Augmentation(cutout=side, fill=(7,))(
-        torch.zeros(1, 1, 20, 20, dtype=torch.uint8), draws(cut=(0.51, 0.51))
-    )
+    cut = Augmentation(cutout=side, fill=(7,))(torch.zeros(1, 1, 20, 20, dtype=torch.uint8), draws(cut=(0.51, 0.51)))
     assert (cut == 7).sum() == side * side
 
 
@@ -169,9 +165,7 @@ def smooth_image(height: int = 24, width: int = 24) -> Tensor:
 
 @settings(deadline=None, max_examples=30)
 @given(count=st.integers(1, 4), height=sizes, width=sizes, floats=st.booleans())
-def test_a_turn_by_0_degrees_and_a_scale_of_1_change_nothing(
-    count: int, height: int, width: int, floats: bool
-) -> None:
+def test_a_turn_by_0_degrees_and_a_scale_of_1_change_nothing(count: int, height: int, width: int, floats: bool) -> None:
     images = some_images(count, 3, height, width)
     images = images / 255 if floats else images
     table = draws().expand(count, 7)
@@ -191,9 +185,7 @@ def test_half_a_turn_is_a_flip_of_both_axes(height: int, width: int, turn: float
 
 
 @pytest.mark.parametrize(("turn", "quarters"), [(0.0, -1), (FULL, 1)])
-def test_a_quarter_turn_of_a_square_is_one_and_the_ends_turn_opposite_ways(
-    turn: float, quarters: int
-) -> None:
+def test_a_quarter_turn_of_a_square_is_one_and_the_ends_turn_opposite_ways(turn: float, quarters: int) -> None:
     images = some_images(3, 3, 8, 8)
     found = Augmentation(rotate=90)(images, draws(turn=turn).expand(3, 7))
     assert (found.int() - images.rot90(quarters, (2, 3)).int()).abs().max() <= 1
@@ -287,19 +279,13 @@ def test_to_turn_leaves_the_sizes_and_to_scale_the_angles() -> None:
     images, table = some_images(8), Augmentation.draw(8, stream(0, "test"))
     still = table.clone()
     still[:, 6] = 0.5
-    assert torch.equal(
-        Augmentation(rotate=30)(images, table), Augmentation(rotate=30, scale=0.5)(images, still)
-    )
+    assert torch.equal(Augmentation(rotate=30)(images, table), Augmentation(rotate=30, scale=0.5)(images, still))
     still = table.clone()
     still[:, 5] = 0.5
-    assert torch.equal(
-        Augmentation(scale=0.5)(images, table), Augmentation(rotate=30, scale=0.5)(images, still)
-    )
+    assert torch.equal(Augmentation(scale=0.5)(images, table), Augmentation(rotate=30, scale=0.5)(images, still))
 
 
-@pytest.mark.parametrize(
-    "choices", [{"flip": True}, {"shift": 2}, {"cutout": 3}, {"rotate": 20.0}, {"scale": 0.2}]
-)
+@pytest.mark.parametrize("choices", [{"flip": True}, {"shift": 2}, {"cutout": 3}, {"rotate": 20.0}, {"scale": 0.2}])
 def test_floats_stay_floats(choices: dict[str, float]) -> None:
     images = some_images(4) / 255
     found = Augmentation(**choices)(images, Augmentation.draw(4, stream(0, "test")))

@@ -15,11 +15,10 @@ import pytest
 import torch
 from torchvision import datasets
 
-from smallvision.data import cifar10 as module
-from smallvision.data.cifar10 import BATCHES, CLASSES, FOLDER, cifar10
-from smallvision.data.official import Array
-from smallvision.data.record import digest
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.data import standard as module
+from smallvision.data.dataset import digest
+from smallvision.data.standard import BATCHES, CLASSES, FOLDER, Array, cifar10
 
 PER_BATCH = 4
 
@@ -60,9 +59,7 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("place", [".", "cifar10", "CIFAR10"])
-def test_the_batches_are_found_wherever_they_usually_lie(
-    tmp_path: Path, files: dict[str, bytes], place: str
-) -> None:
+def test_the_batches_are_found_wherever_they_usually_lie(tmp_path: Path, files: dict[str, bytes], place: str) -> None:
     write(tmp_path / place, files)
     data = cifar10(str(tmp_path))
     first, test = pickle.loads(files["data_batch_1"]), pickle.loads(files["test_batch"])
@@ -92,7 +89,7 @@ def test_an_altered_batch_is_refused_by_name_before_it_is_unpickled(
     mark = tmp_path / "mark"
     folder = write(tmp_path, files)
     (folder / name).write_bytes(pickle.dumps(Hostile(mark)))
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         cifar10(str(tmp_path))
     assert str(refused.value).startswith(f"{folder / name}: truncated or altered")
     assert not mark.exists()
@@ -104,7 +101,7 @@ def test_an_altered_batch_is_refused_by_name_before_it_is_unpickled(
 def test_a_batch_cut_off_is_refused_by_name(tmp_path: Path, files: dict[str, bytes], length: int) -> None:
     folder = write(tmp_path, files)
     (folder / "data_batch_3").write_bytes(files["data_batch_3"][:length])
-    with pytest.raises(Refusal, match="data_batch_3: truncated or altered"):
+    with pytest.raises(UserError, match="data_batch_3: truncated or altered"):
         cifar10(str(tmp_path))
 
 
@@ -127,9 +124,7 @@ def make_official(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "OFFICIAL", table)
 
 
-def test_a_prepared_npz_in_the_keras_layout_serves_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prepared_npz_in_the_keras_layout_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = keras()
     make_official(arrays, monkeypatch)
     np.savez(tmp_path / "cifar10.npz", **arrays)
@@ -148,7 +143,7 @@ def test_an_npz_with_an_altered_byte_is_refused_and_the_array_named(
     make_official(arrays, monkeypatch)
     arrays[key].reshape(-1)[5] ^= 1
     np.savez(tmp_path / "cifar10.npz", **arrays)
-    with pytest.raises(Refusal, match=rf"cifar10\.npz, {key}: altered"):
+    with pytest.raises(UserError, match=rf"cifar10\.npz, {key}: altered"):
         cifar10(str(tmp_path))
 
 
@@ -165,7 +160,7 @@ def test_without_the_whole_folder_and_without_a_network_there_is_a_stand_in_or_a
         (write(tmp_path, files) / missing).unlink()
     data = cifar10(str(tmp_path))
     assert (data.stand_in_for, data.shape) == ("cifar10", (3, 32, 32))
-    with pytest.raises(Refusal, match=r"data=cifar10: not found and not downloaded"):
+    with pytest.raises(UserError, match=r"data=cifar10: not found and not downloaded"):
         cifar10(str(tmp_path), offline="error")
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from smallvision.data import download, idx
+from smallvision.core.errors import UserError
+from smallvision.data import download
+from smallvision.data import standard as idx
 from smallvision.data.download import Offline, download_into
-from smallvision.errors import Refusal
 
 SHAPES = {
     "train-images-idx3-ubyte.gz": (30, 28, 28), "train-labels-idx1-ubyte.gz": (30,),
@@ -142,9 +143,7 @@ def test_a_download_leaves_no_scratch_behind(server: Server, tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} <= {"MNIST", ".download.lock"}
 
 
-def test_files_that_are_there_already_do_not_keep_the_missing_ones_away(
-    server: Server, tmp_path: Path
-) -> None:
+def test_files_that_are_there_already_do_not_keep_the_missing_ones_away(server: Server, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     name = "train-images-idx3-ubyte.gz"
@@ -171,7 +170,7 @@ def test_fashion_mnist_asks_its_own_mirror(
 LOAD = """
 import json, sys
 from torchvision import datasets
-from smallvision.data import idx
+from smallvision.data import standard as idx
 data_dir, url, resources = json.loads(sys.argv[1])
 datasets.MNIST.mirrors, datasets.MNIST.resources = [url], resources
 print("ready", flush=True)
@@ -180,9 +179,7 @@ print(idx.mnist(data_dir, offline="error").fingerprint)
 """
 
 
-def test_two_processes_that_start_at_once_download_once_and_load_the_same(
-    server: Server, tmp_path: Path
-) -> None:
+def test_two_processes_that_start_at_once_download_once_and_load_the_same(server: Server, tmp_path: Path) -> None:
     command = [sys.executable, "-c", LOAD, json.dumps([str(tmp_path), server.url, RESOURCES])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
@@ -198,9 +195,7 @@ def test_two_processes_that_start_at_once_download_once_and_load_the_same(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_download_is_not_kept_and_a_stand_in_says_why(
-    server: Server, tmp_path: Path, damage: str
-) -> None:
+def test_a_damaged_download_is_not_kept_and_a_stand_in_says_why(server: Server, tmp_path: Path, damage: str) -> None:
     name = "t10k-images-idx3-ubyte.gz"
     content = server.files.pop(name)
     if damage != "missing":
@@ -209,7 +204,7 @@ def test_a_damaged_download_is_not_kept_and_a_stand_in_says_why(
     assert data.stand_in_for == "mnist"
     assert "the download failed" in data.source
     assert [path.name for path in tmp_path.rglob("*") if path.name != ".download.lock"] == []
-    with pytest.raises(Refusal, match=r"data=mnist: not found and not downloaded \(the download failed"):
+    with pytest.raises(UserError, match=r"data=mnist: not found and not downloaded \(the download failed"):
         idx.mnist(str(tmp_path), offline="error")
 
 
@@ -220,7 +215,7 @@ def test_without_a_network_there_is_a_stand_in_or_a_refusal(
     data = idx.mnist(str(tmp_path), offline="stand_in")
     assert (data.name, data.stand_in_for) == ("digits", "mnist")
     assert "no network" in data.source
-    with pytest.raises(Refusal, match="no network") as refused:
+    with pytest.raises(UserError, match="no network") as refused:
         idx.mnist(str(tmp_path), offline="error")
     assert str(tmp_path) in str(refused.value)
 
@@ -280,5 +275,5 @@ def test_files_appear_only_after_all_of_them_came(server: Server, tmp_path: Path
 
 def test_a_folder_that_cannot_be_made_is_refused_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(Refusal, match=r"data_dir=.*file/data: cannot be written \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"data_dir=.*file/data: cannot be written \(Not a directory\)"):
         idx.mnist(str(tmp_path / "file" / "data"))

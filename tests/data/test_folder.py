@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smallvision.data import pictures as module
+from smallvision.core.errors import UserError
+from smallvision.data import image_files as module
 from smallvision.data.folder import folder
-from smallvision.errors import Refusal
 
 
 def paint(file: Path, colour: object = 120, mode: str = "L", size: tuple[int, int] = (4, 4)) -> Path:
@@ -75,7 +75,7 @@ def test_a_share_of_zero_holds_nothing_out(tmp_path: Path) -> None:
 
 def test_a_share_that_leaves_nothing_is_refused_by_its_own_key(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
-    with pytest.raises(Refusal, match=r"data\.test_share=0\.95"):
+    with pytest.raises(UserError, match=r"data\.test_share=0\.95"):
         folder(str(tmp_path), test_share=0.95)
 
 
@@ -132,14 +132,12 @@ def test_sixteen_bit_grey_keeps_its_range(one: Path, suffix: str, order: str, ch
 
 def test_floating_point_pixels_are_refused_by_name(one: Path) -> None:
     Image.fromarray(np.ones((2, 2), np.float32)).save(one.with_suffix(".tif"))
-    with pytest.raises(Refusal, match=r"it\.tif: .*floating-point"):
+    with pytest.raises(UserError, match=r"it\.tif: .*floating-point"):
         read_one(one.with_suffix(".tif"))
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
-def test_a_photograph_is_turned_as_the_camera_noted(
-    one: Path, orientation: int, corner: tuple[int, int]
-) -> None:
+def test_a_photograph_is_turned_as_the_camera_noted(one: Path, orientation: int, corner: tuple[int, int]) -> None:
     pixels = np.zeros((2, 2), np.uint8)
     pixels[0, 0] = 255
     picture = Image.fromarray(pixels)
@@ -154,7 +152,7 @@ def test_a_photograph_is_turned_as_the_camera_noted(
 def test_an_unreadable_file_is_refused_by_name(one: Path, content: bytes) -> None:
     file = one.with_suffix(".png")
     file.write_bytes(content)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         read_one(file)
     assert str(refused.value).startswith(f"{file}: not a readable image")
 
@@ -166,20 +164,20 @@ def test_an_image_cut_off_is_refused_by_name(one: Path) -> None:
     raw = file.read_bytes()
     for length in range(0, len(raw) - 20, 23):
         file.write_bytes(raw[:length])
-        with pytest.raises(Refusal, match=r"it\.png: not a readable image"):
+        with pytest.raises(UserError, match=r"it\.png: not a readable image"):
             read_one(file)
 
 
 def test_a_huge_image_is_refused_before_it_is_decoded(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PIXELS", 63)
     file = paint(one.with_suffix(".png"), size=(8, 8))
-    with pytest.raises(Refusal, match="8 x 8 pixels, too large"):
+    with pytest.raises(UserError, match="8 x 8 pixels, too large"):
         read_one(file)
 
 
 def test_a_class_that_only_the_test_set_has_is_named(tmp_path: Path) -> None:
     tree(tmp_path, {"train/cat": 1, "train/dog": 1, "test/cat": 1, "test/emu": 1})
-    with pytest.raises(Refusal, match=r"test/emu: a class that .*train does not have"):
+    with pytest.raises(UserError, match=r"test/emu: a class that .*train does not have"):
         folder(str(tmp_path))
 
 
@@ -198,16 +196,16 @@ def test_a_class_that_the_test_set_lacks_keeps_its_number(tmp_path: Path) -> Non
 )
 def test_too_few_classes_are_refused(tmp_path: Path, counts: dict[str, int], words: str) -> None:
     (tmp_path / "test").mkdir() if "test/cat" in counts else None
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(UserError, match=words):
         folder(str(tree(tmp_path, counts)))
 
 
 def test_a_missing_folder_and_empty_classes_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"data\.path=.*nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"data\.path=.*nowhere: no such folder"):
         folder(str(tmp_path / "nowhere"))
     (tmp_path / "cat").mkdir()
     (tmp_path / "dog").mkdir()
-    with pytest.raises(Refusal, match="no image files"):
+    with pytest.raises(UserError, match="no image files"):
         folder(str(tmp_path))
 
 
@@ -216,5 +214,5 @@ def test_a_tree_with_train_and_val_but_no_test_is_refused_rather_than_taken_for_
         for name in ("cat", "dog"):
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", (4, 4)).save(tmp_path / part / name / "1.png")
-    with pytest.raises(Refusal, match="has train but no test"):
+    with pytest.raises(UserError, match="has train but no test"):
         folder(str(tmp_path))

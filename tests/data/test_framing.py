@@ -3,13 +3,12 @@
 from typing import Any
 
 import numpy as np
-import odd_files
 import pytest
+from helpers import odd_files
 from PIL import Image
 
-from smallvision.data.framing import Framed, Wanted, bring, kind
-from smallvision.data.ink import averaged
-from smallvision.data.pictures import opened, squeezed
+from smallvision.data.image_files import opened, squeezed
+from smallvision.data.preprocess import Framed, Wanted, averaged, bring, kind
 
 MNIST = Wanted(1, 28, 28, "mnist")
 CIFAR = Wanted(3, 32, 32, "cifar10")
@@ -82,9 +81,7 @@ def test_an_enlarged_digit_comes_back_to_the_bit(times: int, ground: int) -> Non
     assert found.frame == "resized"
 
 
-@pytest.mark.parametrize(
-    ("shape", "top", "left"), [((100, 100), 3, 70), ((200, 300), 172, 0), ((28, 90), 0, 9)]
-)
+@pytest.mark.parametrize(("shape", "top", "left"), [((100, 100), 3, 70), ((200, 300), 172, 0), ((28, 90), 0, 9)])
 @pytest.mark.parametrize("ground", [0, 255])
 def test_a_digit_somewhere_on_a_large_sheet_is_moved_to_the_bit(shape, top, left, ground) -> None:
     found = framed(on(shape, top, left, ground))
@@ -182,9 +179,7 @@ def test_shrinking_is_a_mean_over_areas_and_keeps_the_total() -> None:
     assert averaged(np.ones((2, 3)), 9, 9) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    "wanted", [MNIST, CIFAR, FASHION, Wanted(3, 9, 40, "mnist"), Wanted(3, 20, 20, "folder")]
-)
+@pytest.mark.parametrize("wanted", [MNIST, CIFAR, FASHION, Wanted(3, 9, 40, "mnist"), Wanted(3, 20, 20, "folder")])
 @pytest.mark.parametrize("frame", ["auto", "squeeze", "crop", "pad"])
 def test_every_kind_of_picture_fits_every_network(wanted: Wanted, frame: str) -> None:
     for name, content in odd_files.readable().items():

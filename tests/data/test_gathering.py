@@ -3,12 +3,12 @@
 import io
 from pathlib import Path
 
-import odd_files
 import pytest
+from helpers import odd_files
 
-from smallvision.data import gathering
-from smallvision.data.gathering import Gathered
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.data import image_files as gathering
+from smallvision.data.image_files import Gathered
 
 PNG = odd_files.readable()["no-suffix"]
 
@@ -65,12 +65,12 @@ def test_what_is_missing_is_named_where_something_else_is_there(tree: Path) -> N
     ],
 )
 def test_nothing_at_all_is_refused(images: str | list[str], words: str) -> None:
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(UserError, match=words):
         gather(images)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="a folder without pictures"):
+    with pytest.raises(UserError, match="a folder without pictures"):
         gather(str(tmp_path))
 
 
@@ -100,13 +100,13 @@ def test_names_come_in_by_standard_input(tree: Path, between: str) -> None:
     [(b"", "nothing on standard input"), (b" \n\n", "nothing on"), (b"<html>\n</html>", "<html>: no such")],
 )
 def test_standard_input_without_any_of_that_is_refused(content: bytes, words: str) -> None:
-    with pytest.raises(Refusal, match=words):
+    with pytest.raises(UserError, match=words):
         gather("-", content)
 
 
 def test_standard_input_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "MOST_BYTES", 100)
-    with pytest.raises(Refusal, match="more than"):
+    with pytest.raises(UserError, match="more than"):
         gather("-", bytes(101))
 
 
@@ -115,7 +115,7 @@ def test_a_terminal_is_not_waited_for() -> None:
         def isatty(self) -> bool:
             return True
 
-    with pytest.raises(Refusal, match="terminal"):
+    with pytest.raises(UserError, match="terminal"):
         gathering.gather("-", Terminal())
 
 

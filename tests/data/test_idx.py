@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from smallvision.data import idx
-from smallvision.data.official import Array
-from smallvision.data.record import digest
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.data import standard as idx
+from smallvision.data.dataset import digest
+from smallvision.data.standard import Array
 
 SHAPES = {
     "train_images": (30, 28, 28), "train_labels": (30,), "test_images": (20, 28, 28), "test_labels": (20,),
@@ -103,28 +103,24 @@ def test_a_file_cut_off_anywhere_is_refused_by_name(tmp_path: Path, arrays: dict
     raw = idx_bytes(arrays["test_labels"])
     for length in range(len(raw)):
         file.write_bytes(raw[:length])
-        with pytest.raises(Refusal, match="t10k-labels-idx1-ubyte"):
+        with pytest.raises(UserError, match="t10k-labels-idx1-ubyte"):
             idx.read_idx(file)
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 5, 9, 15, 16, 17, 500, 30 * 784 + 15])
-def test_an_image_file_cut_off_is_refused_by_name(
-    tmp_path: Path, arrays: dict[str, np.ndarray], length: int
-) -> None:
+def test_an_image_file_cut_off_is_refused_by_name(tmp_path: Path, arrays: dict[str, np.ndarray], length: int) -> None:
     files = write(tmp_path, arrays)
     files["train_images"].write_bytes(files["train_images"].read_bytes()[:length])
-    with pytest.raises(Refusal, match="train-images-idx3-ubyte"):
+    with pytest.raises(UserError, match="train-images-idx3-ubyte"):
         idx.mnist(str(tmp_path))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
-def test_a_packed_file_cut_off_is_refused_by_name(
-    tmp_path: Path, arrays: dict[str, np.ndarray], share: float
-) -> None:
+def test_a_packed_file_cut_off_is_refused_by_name(tmp_path: Path, arrays: dict[str, np.ndarray], share: float) -> None:
     file = write(tmp_path, arrays, packed=True)["train_images"]
     raw = file.read_bytes()
     file.write_bytes(raw[: int(len(raw) * share)])
-    with pytest.raises(Refusal, match=r"train-images-idx3-ubyte\.gz"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz"):
         idx.mnist(str(tmp_path))
 
 
@@ -139,18 +135,16 @@ def test_a_changed_byte_anywhere_in_a_packed_file_never_gives_other_data(tmp_pat
         file.write_bytes(changed)
         try:  # a gzip header has bytes that mean nothing, such as the time
             assert idx.read_idx(file).tolist() == labels.tolist()
-        except Refusal as refusal:
+        except UserError as refusal:
             refused += str(file) in str(refusal)
     assert refused >= len(raw) - 10
 
 
 @pytest.mark.parametrize("head", [b"\x89PNG", b"\0\0\x09\x03", b"\0\0\x08\x02", b"\x01\0\x08\x03"])
-def test_another_kind_of_file_is_refused_by_name(
-    tmp_path: Path, arrays: dict[str, np.ndarray], head: bytes
-) -> None:
+def test_another_kind_of_file_is_refused_by_name(tmp_path: Path, arrays: dict[str, np.ndarray], head: bytes) -> None:
     file = write(tmp_path, arrays)["train_images"]
     file.write_bytes(head + file.read_bytes()[4:])
-    with pytest.raises(Refusal, match=r"train-images-idx3-ubyte: not an idx file"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte: not an idx file"):
         idx.mnist(str(tmp_path))
 
 
@@ -158,7 +152,7 @@ def test_another_kind_of_file_is_refused_by_name(
 def test_a_header_that_claims_the_impossible_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     file = tmp_path / "train-images-idx3-ubyte"
     file.write_bytes(struct.pack(">I3I", 0x803, *shape))
-    with pytest.raises(Refusal, match="truncated or altered"):
+    with pytest.raises(UserError, match="truncated or altered"):
         idx.read_idx(file)
 
 
@@ -168,7 +162,7 @@ def test_official_sizes_with_one_altered_byte_are_refused_and_the_file_named(
 ) -> None:
     arrays[part].reshape(-1)[7] ^= 1
     files = write(tmp_path, arrays)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         idx.mnist(str(tmp_path))
     assert str(files[part]) in str(refused.value)
     assert "altered" in str(refused.value)
@@ -211,5 +205,5 @@ def test_a_prepared_npz_serves_as_the_official_data(tmp_path: Path, arrays: dict
     assert idx.mnist(str(tmp_path)).stand_in_for is None
     keras["x_test"][3, 4, 5] ^= 8
     np.savez(tmp_path / "mnist.npz", **keras)
-    with pytest.raises(Refusal, match=r"mnist\.npz, x_test: altered"):
+    with pytest.raises(UserError, match=r"mnist\.npz, x_test: altered"):
         idx.mnist(str(tmp_path))

@@ -125,9 +125,7 @@ def test_the_processes_together_see_what_one_alone_would(
     choices: dict[str, Any] = {"trains": trains, "shuffle": trains and shuffle, "seed": seed}
     choices["augmentation"] = Augmentation(flip=True, shift=1, cutout=1) if trains else None
     alone = list(loader(count, per_rank * world, **choices))
-    ranks = [
-        list(loader(count, per_rank * world, rank=rank, world=world, **choices)) for rank in range(world)
-    ]
+    ranks = [list(loader(count, per_rank * world, rank=rank, world=world, **choices)) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1
     for number, (images, labels) in enumerate(alone):
         if trains:  # what the last batch has beyond a multiple of the processes is left out

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from smallvision.data.module import VisionData
-from smallvision.data.record import ImageData
+from smallvision.core.errors import UserError
+from smallvision.data.dataset import ImageDataset
+from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
-from smallvision.errors import Refusal
 
 RECORD = shapes(images=50, test_images=13, size=6, channels=3)
 
 
-def module(record: ImageData = RECORD, **choices: Any) -> VisionData:
+def module(record: ImageDataset = RECORD, **choices: Any) -> ImageDataModule:
     defaults: dict[str, Any] = {"val_size": 10, "batch_size": 8, "eval_batch_size": 7, "seed": 0}
-    return VisionData(record, **{**defaults, **choices})
+    return ImageDataModule(record, **{**defaults, **choices})
 
 
 def labels_of(batches: Any) -> list[int]:
@@ -75,7 +75,7 @@ def test_drop_last_concerns_training_only() -> None:
 
 
 def test_a_validation_part_as_large_as_the_data_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"data\.val_size=50"):
+    with pytest.raises(UserError, match=r"data\.val_size=50"):
         module(val_size=50)
 
 
@@ -94,7 +94,7 @@ def test_given_normalisation_is_used_and_one_number_serves_all_channels() -> Non
 
 @pytest.mark.parametrize("key", ["mean", "std"])
 def test_normalisation_for_another_number_of_channels_is_refused(key: str) -> None:
-    with pytest.raises(Refusal, match=rf"data\.normalisation\.{key}: 2 numbers for 3 channels"):
+    with pytest.raises(UserError, match=rf"data\.normalisation\.{key}: 2 numbers for 3 channels"):
         module(**{"mean": [0.5], "std": [0.5], key: [0.1, 0.2]})
 
 
@@ -108,7 +108,7 @@ def test_holes_are_filled_with_the_mean_colour() -> None:
     assert module(cutout=2, mean=[0.0, 0.5, 1.0], std=[1.0]).augmentation.fill == (0, 128, 255)
 
 
-def on_processes(data: VisionData, rank: int, world: int) -> VisionData:
+def on_processes(data: ImageDataModule, rank: int, world: int) -> ImageDataModule:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world)  # type: ignore[assignment]
     return data
@@ -123,7 +123,7 @@ def test_each_process_takes_its_share_of_every_part() -> None:
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"data\.batch_size=8: must be a multiple of the 3 processes"):
+    with pytest.raises(UserError, match=r"data\.batch_size=8: must be a multiple of the 3 processes"):
         on_processes(module(), 0, 3).train_dataloader()
 
 

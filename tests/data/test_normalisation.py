@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from smallvision.data import normalisation
-from smallvision.data.normalisation import mean_and_std
+from smallvision.data import dataset as normalisation
+from smallvision.data.dataset import mean_and_std
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 2), (7, 3, 5, 4), (50, 4, 8, 8)])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from smallvision.data.official import Array, held_against
-from smallvision.data.record import PARTS, ImageData, digest
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.data.dataset import PARTS, ImageDataset, digest
+from smallvision.data.standard import Array, held_against
 
 FILES = {part: f"file-of-{part}" for part in PARTS}
 
@@ -25,7 +25,7 @@ def genuine(known_test: int = 6) -> tuple[dict[str, Tensor], dict[str, Array]]:
     return parts, table
 
 
-def held(parts: dict[str, Tensor], table: dict[str, Array]) -> ImageData:
+def held(parts: dict[str, Tensor], table: dict[str, Array]) -> ImageDataset:
     return held_against(table, "toy", list("abcd"), "somewhere", parts, FILES)
 
 
@@ -38,7 +38,7 @@ def test_the_fingerprint_is_the_same_with_and_without_the_digests_already_taken(
     parts, table = genuine()
     data = held(parts, table)
     assert data.digests
-    assert data.fingerprint == ImageData.of(parts, "toy", "elsewhere", list("abcd")).fingerprint
+    assert data.fingerprint == ImageDataset.of(parts, "toy", "elsewhere", list("abcd")).fingerprint
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -46,7 +46,7 @@ def test_the_fingerprint_is_the_same_with_and_without_the_digests_already_taken(
 def test_one_altered_number_is_refused_and_its_file_named(part: str, where: int) -> None:
     parts, table = genuine()
     parts[part].view(-1)[where] ^= 1
-    with pytest.raises(Refusal, match=f"file-of-{part}: altered"):
+    with pytest.raises(UserError, match=f"file-of-{part}: altered"):
         held(parts, table)
 
 
@@ -91,7 +91,7 @@ def test_an_altered_known_part_of_a_shorter_test_set_is_refused() -> None:
     parts, table = genuine(known_test=3)
     parts |= {part: parts[part][:4] for part in ("test_images", "test_labels")}
     parts["test_images"][1, 0, 0, 0] ^= 1
-    with pytest.raises(Refusal, match="file-of-test_images: altered"):
+    with pytest.raises(UserError, match="file-of-test_images: altered"):
         held(parts, table)
 
 

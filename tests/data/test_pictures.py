@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-import odd_files
 import pytest
+from helpers import odd_files
 from PIL import Image
 
-from smallvision.data import pictures
-from smallvision.data.pictures import Unreadable, opaque, opened, squeezed, thumbnail
+from smallvision.data import image_files as pictures
+from smallvision.data.image_files import Unreadable, opaque, opened, squeezed, thumbnail
 
 
 @pytest.mark.parametrize("name", odd_files.readable())

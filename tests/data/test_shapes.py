@@ -3,14 +3,12 @@
 import pytest
 import torch
 
+from smallvision.core.errors import UserError
 from smallvision.data.shapes import class_name, shapes
-from smallvision.errors import Refusal
 
 
 @pytest.mark.parametrize(("size", "channels", "classes"), [(28, 1, 10), (32, 3, 10), (1, 1, 2), (9, 4, 100)])
-def test_pictures_have_the_size_channels_and_classes_asked_for(
-    size: int, channels: int, classes: int
-) -> None:
+def test_pictures_have_the_size_channels_and_classes_asked_for(size: int, channels: int, classes: int) -> None:
     data = shapes(images=201, test_images=101, size=size, channels=channels, classes=classes)
     assert data.train_images.shape == (201, channels, size, size)
     assert data.test_images.shape == (101, channels, size, size)
@@ -72,5 +70,5 @@ def test_a_hundred_classes_are_named_and_more_are_refused() -> None:
     assert len({class_name(index) for index in range(100)}) == 100
     assert class_name(0) == "disc"
     assert class_name(10) == "striped disc"
-    with pytest.raises(Refusal, match=r"data\.classes=101: .*at most 100"):
+    with pytest.raises(UserError, match=r"data\.classes=101: .*at most 100"):
         shapes(classes=101)

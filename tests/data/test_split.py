@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smallvision.data.split import stratified_split
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.data.dataset import stratified_split
 
 
 @st.composite
@@ -17,9 +17,7 @@ def labels_and_size(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
 
 @settings(deadline=None, max_examples=100)
 @given(case=labels_and_size(), seed=st.integers(0, 2**32 - 1))
-def test_every_split_is_exact_disjoint_sorted_and_fair_to_each_class(
-    case: tuple[torch.Tensor, int], seed: int
-) -> None:
+def test_every_split_is_exact_disjoint_sorted_and_fair_to_each_class(case: tuple[torch.Tensor, int], seed: int) -> None:
     labels, size = case
     train, val = stratified_split(labels, size, seed)
     assert len(val) == size
@@ -57,5 +55,5 @@ def test_a_validation_part_of_nothing_leaves_all_to_training() -> None:
 
 @pytest.mark.parametrize("size", [3, 4, 5000])
 def test_a_split_that_leaves_nothing_to_train_on_is_refused(size: int) -> None:
-    with pytest.raises(Refusal, match=rf"data\.val_size={size}: .*3 training images; use a value below 3"):
+    with pytest.raises(UserError, match=rf"data\.val_size={size}: .*3 training images; use a value below 3"):
         stratified_split(torch.tensor([0, 1, 1]), size, 0)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from smallvision.core.errors import UserError
 from smallvision.data.download import Offline
-from smallvision.data.standin import stand_in
-from smallvision.errors import Refusal
+from smallvision.data.standard import stand_in
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_stand_in_has_the_real_images_shape_and_says_what_it_is(
 
 
 def test_a_stand_in_can_be_refused_with_the_reason_and_the_mend() -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         stand_in("mnist", "error", Offline("no network: down"), "its files in the attic")
     for words in ("data=mnist", "no network: down", "put its files in the attic", "data.offline=stand_in"):
         assert words in str(refused.value)

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from command import TRAIN
-from forked import train
+from helpers.command import TRAIN
+from helpers.forks import train
 
 ROOT = TRAIN.parent
 PAGES = {name: ROOT / "docs" / name for name in ("tutorial.md", "tutorial.ja.md")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from forked import train
+from helpers.forks import train
 
 from smallvision.training.device import hardware
 
@@ -29,9 +29,7 @@ def losses(model: str, folder: Path) -> dict[str, list[float]]:
         "device.threads=1", "device.precision=32", "seed=0", "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    history = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Keeper"][
-        "history"
-    ]
+    history = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Keeper"]["history"]
     return {name: [row[name] for row in history] for name in ("train/loss", "val/loss")}
 
 

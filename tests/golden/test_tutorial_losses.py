@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import plain_loop
 import pytest
 import torch
 import yaml
-from command import TRAIN
+from helpers import plain_loop
+from helpers.command import TRAIN
 from lightning.pytorch.callbacks import Callback
 
 from smallvision.cli import compose_config
-from smallvision.config import settle
-from smallvision.training import bare
+from smallvision.config.compose import resolve_config
+from smallvision.training import state_dict as bare
 from smallvision.training.device import hardware
-from smallvision.training.setup import Setup, make_data, make_setup, make_trainer
+from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
 
 # What makes the arithmetic the same. Fused SGD gives the same bits here, too, but need not elsewhere.
 EXACT = ("device=cpu", "device.threads=1", "device.memory_format=contiguous", "optimizer.fused=false")
@@ -65,27 +65,25 @@ class Losses(Callback):
         self.values.append(outputs["loss"].item())
 
 
-def ours(name: str, steps: int, folder: Path, *typed: str) -> tuple[Setup, list[float], list[Any]]:
+def ours(name: str, steps: int, folder: Path, *typed: str) -> tuple[Experiment, list[float], list[Any]]:
     """The setup of a run of that experiment, its losses, and its batches (uint8 images, labels).
 
     ``folder``/model.pt gets the weights that it begins with.
     """
     typed = (f"experiment={name}", *typed, f"trainer.max_steps={steps}", "trainer.limit_val_batches=1")
-    config = settle(compose_config(TRAIN.parent / "configs", "train", list(typed)), list(typed))
-    setup = make_setup(config, make_data(config))
+    config = resolve_config(compose_config(TRAIN.parent / "configs", "train", list(typed)), list(typed))
+    setup = make_experiment(config, make_data(config))
     weights = {f"network.{key}": one for key, one in setup.model.network.state_dict().items()}
     bare.write(weights, setup.model.network, folder / "model.pt")
     loader = setup.data.train_dataloader()
     batches = [batch for batch, _ in zip(chain(loader, loader), range(steps), strict=False)]
     losses = Losses()
-    trainer = make_trainer(
-        config, setup.device, folder, logger=False, enable_checkpointing=False, callbacks=[losses]
-    )
+    trainer = make_trainer(config, setup.device, folder, logger=False, enable_checkpointing=False, callbacks=[losses])
     trainer.fit(setup.model, datamodule=setup.data)
     return setup, losses.values, batches
 
 
-def on_shapes(name: str, folder: Path, *typed: str) -> tuple[Setup, list[float], list[Any]]:
+def on_shapes(name: str, folder: Path, *typed: str) -> tuple[Experiment, list[float], list[Any]]:
     """Two epochs, or their beginning, on images drawn here, in the form and numbers of the real ones."""
     _, size, channels, steps = TUTORIALS[name]
     numbers = {1: ("[0.1307]", "[0.3081]"), 3: ("[0.4914,0.4822,0.4465]", "[0.247,0.2435,0.2616]")}
@@ -105,7 +103,7 @@ def on_shapes(name: str, folder: Path, *typed: str) -> tuple[Setup, list[float],
     )
 
 
-def plain(name: str, setup: Setup, batches: list[Any], folder: Path, pixels: Any) -> list[float]:
+def plain(name: str, setup: Experiment, batches: list[Any], folder: Path, pixels: Any) -> list[float]:
     """The tutorial's loop from the same weights, over the same images through ``pixels``."""
     network = TUTORIALS[name][0]()
     saved = torch.load(folder / "model.pt", weights_only=True)

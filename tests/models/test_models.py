@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smallvision import models
-from smallvision.training.setup import make_network
+from smallvision.training.factory import make_network
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 8, 8), (4, 17, 23), (2, 1, 1)]
 # The smallest height and width that each network can take.
@@ -60,9 +60,7 @@ def test_gradients_reach_every_parameter(name: str, shape: tuple[int, int, int])
 
 
 @pytest.mark.parametrize(("name", "shape"), FITTING)
-def test_images_are_classified_one_by_one_whatever_else_is_in_the_batch(
-    name: str, shape: tuple[int, int, int]
-) -> None:
+def test_images_are_classified_one_by_one_whatever_else_is_in_the_batch(name: str, shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     network, images = make(name, shape).eval(), torch.rand(4, *shape)
     with torch.no_grad():
@@ -91,9 +89,7 @@ def test_networks_have_the_parameters_that_the_configs_speak_of(
 
 @pytest.mark.parametrize("name", [name for name, least in LEAST.items() if least > 1])
 @pytest.mark.parametrize("wide", [False, True])
-def test_images_that_are_too_small_are_refused_and_the_smallest_that_do_are_taken(
-    name: str, wide: bool
-) -> None:
+def test_images_that_are_too_small_are_refused_and_the_smallest_that_do_are_taken(name: str, wide: bool) -> None:
     least = LEAST[name]
     other = 40 if wide else least
     network = make(name, (1, least, other)).eval()

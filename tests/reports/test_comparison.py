@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers.outline import Outline
+from helpers.run_files import DATA, a_run, config
 from hypothesis import given
 from hypothesis import strategies as st
-from outline import Outline
 from scipy import stats
-from written import DATA, a_run, config
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.reports import comparison_page, statistics
 from smallvision.reports.comparison import compare
 from smallvision.reports.run_view import read
@@ -188,7 +188,7 @@ def test_only_trained_runs_are_compared(tmp_path, capsys):
     report.run({"runs": str(tmp_path), "storage": None})
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert row["run"] == str(tmp_path / "a")
-    with pytest.raises(Refusal, match="no trained runs there"):
+    with pytest.raises(UserError, match="no trained runs there"):
         report.run({"runs": str(tmp_path / "c"), "storage": None})
 
 

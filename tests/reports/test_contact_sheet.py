@@ -10,9 +10,7 @@ from smallvision.reports.contact_sheet import RIGHT, WRONG, Tile, draw
 from smallvision.reports.predictions import Prediction
 
 
-def tile(
-    name: str = "it.png", actual: str | None = None, size: int = 28, channels: int = 1, heat: bool = False
-):
+def tile(name: str = "it.png", actual: str | None = None, size: int = 28, channels: int = 1, heat: bool = False):
     said = Prediction(name, [("seven", 0.91), ("one", 0.05)], actual, "inverted", "centred")
     seen = np.full((channels, size, size), 200, np.uint8)
     picture = Image.new("RGB", (50, 30), (10, 20, 30))
@@ -64,8 +62,6 @@ def test_names_of_any_letters_and_length_fit(tmp_path: Path) -> None:
 
 def test_a_class_of_one_letter_is_written_too(tmp_path: Path) -> None:
     for name in ("7", "1"):
-        one = Tile(
-            Prediction("it.png", [(name, 0.9)]), Image.new("RGB", (9, 9)), np.zeros((1, 28, 28), np.uint8)
-        )
+        one = Tile(Prediction("it.png", [(name, 0.9)]), Image.new("RGB", (9, 9)), np.zeros((1, 28, 28), np.uint8))
         draw([one], tmp_path / f"{name}.png", "a title")
     assert (tmp_path / "7.png").read_bytes() != (tmp_path / "1.png").read_bytes()

@@ -15,9 +15,7 @@ from smallvision.reports.sweep_view import SweepView, TrialView
 NAN = math.nan
 
 
-def trial(
-    number: int, state: str = "done", *values: float, reached: float | None = None, **more: Any
-) -> TrialView:
+def trial(number: int, state: str = "done", *values: float, reached: float | None = None, **more: Any) -> TrialView:
     """One that searched a learning rate; ``values``: of seeds 0, 1, ...; ``reached``: in its second epoch."""
     given: dict[str, Any] = {
         "params": {"optimizer.lr": f"0.{number}"},
@@ -88,9 +86,7 @@ def test_only_the_first_line_of_a_reason_is_told() -> None:
 
 def test_the_csv_can_be_read_back() -> None:
     runs = {0: Path("outputs/a, b"), 1: Path("outputs/c")}
-    view = sweep(
-        trial(0, "done", 0.1, 0.3, runs=runs, seconds=2.5), trial(1, "failed", reason='no "memory", left')
-    )
+    view = sweep(trial(0, "done", 0.1, 0.3, runs=runs, seconds=2.5), trial(1, "failed", reason='no "memory", left'))
     rows = list(csv.DictReader(io.StringIO(leaderboard.as_csv(view))))
     assert list(rows[0]) == [
         "rank", "trial", "state", "val/acc", "std", "n", "low", "high", "optimizer.lr", "seconds", "run",

@@ -1,8 +1,8 @@
 """The pages in a real browser: whole, asking nobody, and no wider than a phone."""
 
 import pytest
-from browser import Page, browser
-from written import a_run, config
+from helpers.browser import Page, browser
+from helpers.run_files import a_run, config
 
 from smallvision.reports import comparison_page, run_page
 from smallvision.reports.comparison import compare

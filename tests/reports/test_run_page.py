@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from outline import Outline
-from written import DATA, a_run, config, results
+from helpers.outline import Outline
+from helpers.run_files import DATA, a_run, config, results
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.reports import run_page, run_pictures
-from smallvision.reports.judged import Judged
+from smallvision.reports.judged import Evaluation
 from smallvision.reports.run_view import read
 from smallvision.reports.statistics import wilson
 
@@ -31,9 +31,7 @@ def words(directory: Path) -> str:
 def test_it_says_what_ran_how_it_ended_and_how_sure_its_figures_are(tmp_path):
     said = words(a_run(tmp_path / "run"))
     assert "mnist, linear, adam" in said
-    assert (
-        "learnt 900 images for 2 epochs, to the end. Validation chose epoch 2, which was tested once." in said
-    )
+    assert "learnt 900 images for 2 epochs, to the end. Validation chose epoch 2, which was tested once." in said
     low, high = wilson(150, 200)
     interval = f"95 % interval {100 * low:.2f} % to {100 * high:.2f} %"
     assert f"75.00 % of the test images right (test/acc 0.7500). {interval}" in said
@@ -85,13 +83,9 @@ def test_what_files_say_is_shown_and_not_obeyed(tmp_path):
     with np.load(run / "report.npz") as archive:
         found = dict(archive)
     with (run / "report.npz").open("wb") as file:
-        np.savez_compressed(
-            file, **found | {"classes": np.array([evil, '"><img src=x onerror=alert(1)>', "c"])}
-        )
+        np.savez_compressed(file, **found | {"classes": np.array([evil, '"><img src=x onerror=alert(1)>', "c"])})
     (run / "overrides.yaml").write_text(yaml.safe_dump([evil]))
-    (run / "environment.json").write_text(
-        json.dumps({"hardware": evil, evil: evil, "packages": {evil: evil}})
-    )
+    (run / "environment.json").write_text(json.dumps({"hardware": evil, evil: evil, "packages": {evil: evil}}))
     (run / "config.yaml").write_text(yaml.safe_dump(config(model={"name": evil})))
     outline = Outline(page(run))
     assert "script" not in {tag for tag, _ in outline.tags}
@@ -99,9 +93,7 @@ def test_what_files_say_is_shown_and_not_obeyed(tmp_path):
     assert "\x1b" not in page(run)
 
 
-@pytest.mark.parametrize(
-    "name", ["config.yaml", "overrides.yaml", "environment.json", "metrics.csv", "report.npz"]
-)
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "environment.json", "metrics.csv", "report.npz"])
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe\x00", b"[[[[", b"- 3\n- {a: 1}\n", b"a,b\n1,2\n", None])
 def test_a_file_that_is_missing_or_damaged_is_left_out(tmp_path, name, text):
     run = a_run(tmp_path / "run")
@@ -153,7 +145,7 @@ def test_pickles_are_left_alone(tmp_path):
     ids=str,
 )  # fmt: skip
 def test_results_that_no_run_writes_are_refused(tmp_path, change):
-    with pytest.raises(Refusal, match=r"results\.json: not a run's results"):
+    with pytest.raises(UserError, match=r"results\.json: not a run's results"):
         read(a_run(tmp_path / "run", **change) if "metrics" not in change else _with(tmp_path, change))
 
 
@@ -196,7 +188,7 @@ def test_the_same_run_gives_the_same_page(tmp_path):
 
 def test_answers_are_judged_class_by_class_and_bin_by_bin():
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    judged = Judged(probabilities, np.array([0, 1, 1, 1]))
+    judged = Evaluation(probabilities, np.array([0, 1, 1, 1]))
     assert judged.confusion.tolist() == [[1, 0], [2, 1]]
     assert [(one.index, one.right, one.count, one.taken_for) for one in judged.classes] == [
         (0, 1, 1, None), (1, 1, 3, (0, 2)),
@@ -210,5 +202,5 @@ def test_honest_probabilities_have_a_small_calibration_error():
     draw = np.random.default_rng(0)
     sure = draw.uniform(0.5, 1, 100_000)
     labels = (draw.uniform(size=100_000) >= sure).astype(int)
-    assert Judged(np.stack([sure, 1 - sure], 1), labels).calibration_error < 0.01
-    assert Judged(np.stack([sure**4, 1 - sure**4], 1).clip(0.5, 1), labels).calibration_error > 0.05
+    assert Evaluation(np.stack([sure, 1 - sure], 1), labels).calibration_error < 0.01
+    assert Evaluation(np.stack([sure**4, 1 - sure**4], 1).clip(0.5, 1), labels).calibration_error > 0.05

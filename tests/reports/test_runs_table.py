@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from written import DATA, results
+from helpers.run_files import DATA, results
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.reports import runs
 from smallvision.reports.run_view import read
 
@@ -53,7 +53,7 @@ def test_a_run_that_is_found_twice_counts_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["", "nope", "no*pe", "a" * 300, "file", "[", "~nobody"])
 def test_where_there_are_no_runs_the_search_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(Refusal, match="no runs there"):
+    with pytest.raises(UserError, match="no runs there"):
         found(tmp_path / place)
 
 
@@ -78,7 +78,7 @@ def test_a_stand_in_is_marked(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_file_that_is_not_a_runs_results_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(Refusal, match=r"results\.json"):
+    with pytest.raises(UserError, match=r"results\.json"):
         read(tmp_path)
 
 
@@ -95,13 +95,13 @@ def test_a_file_that_is_not_a_runs_results_is_refused_by_name(tmp_path: Path, te
     ids=str,
 )
 def test_results_of_a_wrong_type_are_refused_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(Refusal, match=r"a.results\.json"):
+    with pytest.raises(UserError, match=r"a.results\.json"):
         read(write(tmp_path / "a", **changes))
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Refusal, match=r"results\.json"):
+    with pytest.raises(UserError, match=r"results\.json"):
         read(tmp_path)
 
 

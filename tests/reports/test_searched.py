@@ -11,9 +11,7 @@ from smallvision.reports.sweep_view import SweepView, TrialView
 
 def sweep(space: dict[str, str], *trials: tuple[dict[str, str], float]) -> SweepView:
     """Finished trials of one seed: what each was given, and its figure."""
-    views = [
-        TrialView(number, "done", given, {0: value}, {}, {}) for number, (given, value) in enumerate(trials)
-    ]
+    views = [TrialView(number, "done", given, {0: value}, {}, {}) for number, (given, value) in enumerate(trials)]
     return SweepView("tried", Path("tried"), "random", "val/acc", True, [0], space, [], len(views), 4, views)
 
 
@@ -22,9 +20,7 @@ def test_what_matters_is_found() -> None:
         ({"lr": repr(10 ** -(1 + number / 8)), "optimizer": "ab"[number % 2]}, 1 - abs(number - 12) / 20)
         for number in range(24)
     ]
-    shares, words = searched.importance(
-        sweep({"optimizer": "a,b", "lr": "tag(log, interval(1e-4, 1))"}, *trials)
-    )
+    shares, words = searched.importance(sweep({"optimizer": "a,b", "lr": "tag(log, interval(1e-4, 1))"}, *trials))
     assert list(shares) == ["lr", "optimizer"]
     assert shares["lr"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
@@ -40,9 +36,7 @@ def test_what_matters_is_found() -> None:
         ([0.1, 0.2, 0.3, float("nan")], "1234", "there are 3"),
     ],
 )
-def test_where_nothing_can_be_said_of_what_matters_it_says_why(
-    figures: list[float], values: str, reason: str
-) -> None:
+def test_where_nothing_can_be_said_of_what_matters_it_says_why(figures: list[float], values: str, reason: str) -> None:
     trials = [({"lr": value}, figure) for value, figure in zip(values, figures, strict=True)]
     with pytest.raises(NoPicture, match=reason):
         searched.importance(sweep({"lr": "1,2,3,4"}, *trials))

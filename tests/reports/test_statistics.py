@@ -53,9 +53,7 @@ def test_its_bounds_solve_the_equation_they_come_from() -> None:
         (3, 0.99, 9.9248), (10, 0.9, 1.8331),
     ],
 )  # fmt: skip
-def test_the_interval_of_a_mean_has_the_known_quantile_of_students_t(
-    count: int, level: float, t: float
-) -> None:
+def test_the_interval_of_a_mean_has_the_known_quantile_of_students_t(count: int, level: float, t: float) -> None:
     values = [float(one) for one in range(count)]
     low, high = t_interval(values, level) or (0.0, 0.0)
     deviation = math.sqrt(sum((one - (count - 1) / 2) ** 2 for one in values) / (count - 1))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outline import Outline
+from helpers.outline import Outline
 
 from smallvision.reports import searched, sweep_page, sweep_pictures
 from smallvision.reports.sweep_view import SweepView, TrialView
@@ -51,9 +51,7 @@ def sweep(*trials: TrialView, **more: Any) -> SweepView:
 
 def usual() -> SweepView:
     states = ["done"] * 8 + ["pruned", "failed", "interrupted", "running", "waiting"]
-    return sweep(
-        *(trial(number, state) for number, state in enumerate(states)), test={0: 0.91, 1: 0.92, 2: 0.93}
-    )
+    return sweep(*(trial(number, state) for number, state in enumerate(states)), test={0: 0.91, 1: 0.92, 2: 0.93})
 
 
 def words(view: SweepView) -> str:

@@ -10,11 +10,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from smallvision.errors import Pruned, Refusal
-from smallvision.sweeps import collect, store
+from smallvision.core.errors import Pruned, UserError
+from smallvision.sweeps import collect
+from smallvision.sweeps import study as store
 from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.queue import Queue
 from smallvision.sweeps.space import dimension, grid
+from smallvision.sweeps.study import Queue
 
 PARSER = OverridesParser.create()
 
@@ -219,7 +220,7 @@ def test_a_changed_sweep_is_refused_and_says_what_changed(tmp_path):
         (dataclasses.replace(plan, metric="val/loss"), "sweep.metric was val/acc and is now val/loss"),
         (dataclasses.replace(plan, fixed=["trainer.max_epochs=5"]), "trainer.max_epochs was 4 and is now 5"),
     ]:
-        with pytest.raises(Refusal, match=said):
+        with pytest.raises(UserError, match=said):
             store.begin(changed)
 
 
@@ -266,7 +267,7 @@ def test_a_grid_whose_beginning_was_killed_is_written_down_to_its_end(tmp_path, 
 def test_a_database_that_cannot_be_opened_is_named(tmp_path):
     for address, said in [("redis://localhost", "redis is not supported"), ("nonsense://x", "nonsense"),
                           (str(tmp_path / "no" / "file"), "No such file")]:  # fmt: skip
-        with pytest.raises(Refusal, match=f"sweep.storage.*{said}"):
+        with pytest.raises(UserError, match=f"sweep.storage.*{said}"):
             store.open_storage(address, tmp_path)
 
 
@@ -307,5 +308,5 @@ def test_a_thousand_trials_take_a_time_that_grows_with_their_number(tmp_path):
 )
 def test_a_file_that_is_no_journal_is_refused_by_name(tmp_path, journal):
     (tmp_path / store.JOURNAL).write_bytes(journal)
-    with pytest.raises(Refusal, match=store.JOURNAL):
+    with pytest.raises(UserError, match=store.JOURNAL):
         collect.read(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.sweeps.space import dimension, grid, parse_space, written
 
 PARSER = OverridesParser.create()
@@ -42,7 +42,7 @@ def test_hydra_s_grammar_becomes_optuna_s_distributions(line, distribution):
 
 @pytest.mark.parametrize("line", ["optimizer.lr=interval(0.1,1)", "seed=tag(log,interval(1,10))"])
 def test_a_grid_cannot_count_through_an_interval(line):
-    with pytest.raises(Refusal, match="a grid cannot count through an interval; use sweep=random"):
+    with pytest.raises(UserError, match="a grid cannot count through an interval; use sweep=random"):
         of(line, counted=True)
 
 
@@ -55,7 +55,7 @@ def test_a_grid_cannot_count_through_an_interval(line):
     ],
 )
 def test_a_space_without_room_is_refused(line, said):
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         of(line)
 
 
@@ -76,7 +76,7 @@ def test_a_shuffled_sweep_has_the_same_order_whenever_it_is_begun():
 def test_a_kept_space_is_read_like_a_typed_one():
     (override,) = parse_space({"optimizer.lr": "tag(log, interval(1e-3, 1e-1))"}, PARSER)
     assert dimension(override, False).distribution == FloatDistribution(1e-3, 1e-1, log=True)
-    with pytest.raises(Refusal, match="one value is no space"):
+    with pytest.raises(UserError, match="one value is no space"):
         parse_space({"optimizer.lr": "0.1"}, PARSER)
 
 

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from command import NO_NETWORK, TRAIN, figures, results, start
-from compared import same_files
-from forked import train
+from helpers.command import NO_NETWORK, TRAIN, figures, results, start
+from helpers.comparison import same_files
+from helpers.forks import train
 
 from smallvision.sweeps.collect import read
 

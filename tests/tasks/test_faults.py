@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import NO_NETWORK, TINY, TRAIN, results, start
-from compared import same_end, same_files
-from forked import train
+from helpers.command import NO_NETWORK, TINY, TRAIN, results, start
+from helpers.comparison import same_end, same_files
+from helpers.forks import train
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
 from smallvision.training.checkpoint import read
-from smallvision.training.faults import told_what_to_lower
 
 
 def saved_step(run: Path) -> int:
@@ -169,9 +169,7 @@ def test_a_file_system_without_room_for_the_results_is_told_in_one_line_and_the_
                 ballast.write(bytes(4096))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2, out
-    assert err.startswith(
-        "error: disk/run/results.json: cannot be written: No space left on device; with free"
-    )
+    assert err.startswith("error: disk/run/results.json: cannot be written: No space left on device; with free")
     assert err.count("\n") == 1
     (disk / "ballast").unlink()
     whole = train(tmp_path, *FITTING, "trainer.max_epochs=30", "hydra.run.dir=whole")
@@ -239,10 +237,10 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_continued(tmp_path):
 )  # fmt: skip
 def test_out_of_memory_says_what_to_lower(error):
     config = {"data": {"batch_size": 4096, "eval_batch_size": 1000}}
-    with pytest.raises(Refusal, match=r"lower data.batch_size \(now 4096"), told_what_to_lower(config):
+    with pytest.raises(UserError, match=r"lower data.batch_size \(now 4096"), explain_out_of_memory(config):
         raise error
 
 
 def test_another_fault_is_not_taken_for_it():
-    with pytest.raises(RuntimeError, match="something else"), told_what_to_lower({}):
+    with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory({}):
         raise RuntimeError("something else")

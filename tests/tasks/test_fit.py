@@ -7,8 +7,8 @@ import shlex
 import pytest
 import torch
 import yaml
-from command import TINY, figures, results, start
-from forked import train
+from helpers.command import TINY, figures, results, start
+from helpers.forks import train
 
 
 def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):
@@ -37,9 +37,7 @@ def test_results_hold_the_figures_of_the_contract(finished):
     for part in ("train", "val", "test"):
         assert 0 < found["metrics"][f"{part}/loss"] < 5
         assert 0 <= found["metrics"][f"{part}/acc"] <= 1
-    assert found["metrics"]["test/acc"] * 200 == pytest.approx(
-        round(found["metrics"]["test/acc"] * 200), abs=1e-9
-    )
+    assert found["metrics"]["test/acc"] * 200 == pytest.approx(round(found["metrics"]["test/acc"] * 200), abs=1e-9)
     assert 0 < found["seconds"]["fit"] < found["seconds"]["total"]
     assert found["images_per_second"] > 0
 
@@ -117,9 +115,7 @@ def test_the_kept_config_runs_again_by_itself(finished, tmp_path):
 
 
 def test_runs_started_together_never_share_a_directory(tmp_path):
-    running = [
-        start(tmp_path, *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=1") for _ in range(3)
-    ]
+    running = [start(tmp_path, *TINY, "trainer.max_epochs=1", "trainer.limit_train_batches=1") for _ in range(3)]
     assert [process.wait(timeout=240) for process in running] == [0, 0, 0]
     assert len(list((tmp_path / "outputs/runs/shapes-mnist-adam").glob("*/results.json"))) == 3
 
@@ -222,9 +218,7 @@ def test_tensorboard_hears_of_a_run_too(tmp_path):
 def test_two_processes_train_as_one_does(finished, tmp_path):
     """Each takes its part of every batch; only the order of sums differs."""
     folder, _ = finished
-    process = train(
-        tmp_path, *TINY, "trainer.devices=2", "trainer.strategy=ddp", "device=cpu", "hydra.run.dir=run"
-    )
+    process = train(tmp_path, *TINY, "trainer.devices=2", "trainer.strategy=ddp", "device=cpu", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     one, two = results(folder / "run"), results(tmp_path / "run")
     assert two["steps"] == one["steps"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compared import same_end, same_files
-from forked import Forks
+from helpers.comparison import same_end, same_files
+from helpers.forks import Forks
 
 COMMON = [
     "data=shapes", "data.images=320", "data.val_size=64", "data.test_images=64", "data.size=12",

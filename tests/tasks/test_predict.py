@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import odd_files
 import pytest
 import torch
-from command import NO_NETWORK, TINY, TRAIN, results
-from forked import train
+from helpers import odd_files
+from helpers.command import NO_NETWORK, TINY, TRAIN, results
+from helpers.forks import train
 from PIL import Image
 
 from smallvision.data.shapes import shapes
@@ -167,9 +167,7 @@ def test_a_network_that_learnt_a_stand_in_says_so_first_and_last(finished, test_
         tmp_path, "task=predict", f"checkpoint={file}", f"images={test_images}/*/?.png", "hydra.run.dir=told"
     )
     assert process.returncode == 0, process.stderr
-    line = (
-        "STAND-IN: this network learnt shapes, not fashion_mnist: its answers say nothing about fashion_mnist"
-    )
+    line = "STAND-IN: this network learnt shapes, not fashion_mnist: its answers say nothing about fashion_mnist"
     assert process.stdout.count(line) == 2
     assert results(tmp_path / "told")["data"]["stand_in_for"] == "fashion_mnist"
 
@@ -238,7 +236,7 @@ def test_networks_of_other_than_grey_or_colour_images_are_refused(tmp_path, chan
 @pytest.mark.real_data
 @pytest.mark.skipif(not DATA, reason="SMALLVISION_DATA is not set: the real images are elsewhere")
 def test_mnist_s_images_as_pictures_are_told_as_the_arrays_are(tmp_path):
-    from smallvision.data.idx import mnist
+    from smallvision.data.standard import mnist
 
     typed = ["model=linear", "trainer.max_epochs=1", f"data_dir={DATA}", "report=false"]
     assert train(tmp_path, *typed, "hydra.run.dir=run").returncode == 0

@@ -3,8 +3,8 @@
 import csv
 import io
 
-from command import TINY
-from forked import train
+from helpers.command import TINY
+from helpers.forks import train
 
 
 def test_runs_are_listed_best_by_validation_first(tmp_path):

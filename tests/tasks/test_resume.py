@@ -7,9 +7,9 @@ import time
 
 import pytest
 import torch
-from command import TINY, figures, results, start
-from compared import same_end
-from forked import train
+from helpers.command import TINY, figures, results, start
+from helpers.comparison import same_end
+from helpers.forks import train
 
 
 def wait_for(condition, process) -> None:
@@ -106,9 +106,7 @@ def test_a_run_begun_on_a_stand_in_does_not_go_on_with_other_images(tmp_path):
         header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
         (tmp_path / f"here/MNIST/{part}-images-idx3-ubyte").write_bytes(header + bytes(count * 784))
         header = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big")
-        (tmp_path / f"here/MNIST/{part}-labels-idx1-ubyte").write_bytes(
-            header + bytes(range(10)) * (count // 10)
-        )
+        (tmp_path / f"here/MNIST/{part}-labels-idx1-ubyte").write_bytes(header + bytes(range(10)) * (count // 10))
     process = train(tmp_path, "resume=run", "trainer.max_epochs=2")
     assert process.returncode == 2
     assert process.stderr.startswith("error: resume=run: began on digits (stand-in for mnist")

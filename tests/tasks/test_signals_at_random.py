@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from command import results
-from compared import same_end, same_files
-from forked import Forks
+from helpers.command import results
+from helpers.comparison import same_end, same_files
+from helpers.forks import Forks
 
 COMMON = [
     "data=shapes", "data.size=12", "data.batch_size=32", "model=fashion_mnist", "model.hidden=[16]",
@@ -81,9 +81,7 @@ def test_a_signal_ends_a_run_saved_and_the_line_that_it_prints_continues_it_to_t
         assert same_end(tmp_path / "whole", cut)
         assert same_files(tmp_path / "whole", cut)
         assert not list(cut.rglob(".*.part"))
-        in_validation = (
-            "are done again" in (tmp_path / "out.txt").read_text()
-        )  # of its epoch nothing was saved
+        in_validation = "are done again" in (tmp_path / "out.txt").read_text()  # of its epoch nothing was saved
         if len(seen) >= 3 and (phase != "validation" or in_validation):
             break
     else:
@@ -112,9 +110,7 @@ def test_a_second_signal_ends_a_run_at_once_and_leaves_no_half_file(tmp_path: Pa
         for file in cut.glob("checkpoints/*.ckpt"):
             torch.load(file, weights_only=True)
         begun = (cut / "config.yaml").is_file()
-        ended = forks.run(
-            tmp_path, [f"resume={cut.name}"] if begun else [*typed, f"hydra.run.dir={cut.name}"]
-        )
+        ended = forks.run(tmp_path, [f"resume={cut.name}"] if begun else [*typed, f"hydra.run.dir={cut.name}"])
         assert ended["code"] == 0, (tmp_path / "out.txt").read_text()
         assert same_end(tmp_path / "whole", cut)
         assert same_files(tmp_path / "whole", cut)

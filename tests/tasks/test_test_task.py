@@ -2,10 +2,10 @@
 
 import shutil
 
-import command
 import torch
-from command import TINY, results
-from forked import train
+from helpers import command
+from helpers.command import TINY, results
+from helpers.forks import train
 
 
 def test_a_checkpoint_alone_gives_the_figures_of_its_run_to_the_last_digit(finished, tmp_path):
@@ -91,9 +91,7 @@ def test_a_failure_of_ours_is_told_as_one(tmp_path):
     assert results(tmp_path / "run")["status"] == "failed"
 
 
-def test_a_checkpoint_of_an_earlier_smallvision_lacks_younger_choices_and_is_tested_all_the_same(
-    finished, tmp_path
-):
+def test_a_checkpoint_of_an_earlier_smallvision_lacks_younger_choices_and_is_tested_all_the_same(finished, tmp_path):
     folder, _ = finished
     saved = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
     config = saved["smallvision"]["config"]

@@ -4,12 +4,12 @@ import gzip
 import re
 from pathlib import Path
 
-import plain_loop
 import pytest
 import torch
 import yaml
-from command import TINY, results
-from forked import train
+from helpers import plain_loop
+from helpers.command import TINY, results
+from helpers.forks import train
 from torch import nn
 from torch.nn import functional as F
 
@@ -80,9 +80,7 @@ def test_losses_are_printed_as_the_quickstart_prints_them(mnist):
 def test_gathered_batches_tell_the_loss_of_each(tmp_path):
     typed = (*TINY, "device=cpu", "log_every_n_batches=1", "trainer.max_epochs=1")
     once = train(tmp_path, *typed, "report=false", "hydra.run.dir=once")
-    gathered = train(
-        tmp_path, *typed, "report=false", "trainer.accumulate_grad_batches=4", "hydra.run.dir=four"
-    )
+    gathered = train(tmp_path, *typed, "report=false", "trainer.accumulate_grad_batches=4", "hydra.run.dir=four")
     first, second = (re.findall(r"^loss: (\S+)", process.stdout, re.M) for process in (once, gathered))
     assert len(first) == len(second) == 10
     assert float(second[0]) == pytest.approx(float(first[0]), abs=2e-6)

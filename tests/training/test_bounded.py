@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
-from forked import train
+from helpers.forks import train
 from torch import nn
 
-from smallvision.training.bounded import no_larger_than, refuse_larger
+from smallvision.training.factory import no_larger_than, refuse_larger
 
 WEIGHTS = [torch.zeros(20, 10), torch.zeros(20)]
 
@@ -45,8 +45,6 @@ def test_a_checkpoint_whose_config_was_blown_up_is_refused(finished, tmp_path, t
     checkpoint["smallvision"]["config"]["model"]["widths"] = [10**6, 10**6]
     torch.save(checkpoint, tmp_path / "large.ckpt")
     shutil.copy(folder / "run/report.html", tmp_path / "a.png")
-    process = train(
-        tmp_path, f"task={task}", "checkpoint=large.ckpt", *(["images=a.png"] * (task == "predict"))
-    )
+    process = train(tmp_path, f"task={task}", "checkpoint=large.ckpt", *(["images=a.png"] * (task == "predict")))
     assert process.returncode == 2
     assert process.stderr == "error: model=mnist: larger than the weights in the file\n"

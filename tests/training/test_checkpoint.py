@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.training import checkpoint
 from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO, read
 
@@ -124,7 +124,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
         file.write_bytes(pickle.dumps({"extra": content["extra"]}))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=form == "torch")
-    with pytest.raises(Refusal, match=r"hostile\.ckpt"):
+    with pytest.raises(UserError, match=r"hostile\.ckpt"):
         read(file)
     assert not mark.exists()
     assert [one.name for one in tmp_path.iterdir()] == ["hostile.ckpt"]
@@ -134,7 +134,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
 def test_a_truncated_checkpoint_is_refused(file: Path, share: float) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(Refusal, match=r"a\.ckpt"):
+    with pytest.raises(UserError, match=r"a\.ckpt"):
         read(file)
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_is_refused_or_read_but_never_breaks(file: Path) ->
         file.write_bytes(whole[:start] + damaged + whole[start + 9 :])
         try:
             read(file)
-        except Refusal as refusal:
+        except UserError as refusal:
             said.append(str(refusal))
     assert len(said) > 10
     assert [line for line in said if "a.ckpt" not in line or "\n" in line] == []
@@ -158,14 +158,14 @@ def test_another_zip_file_is_refused(tmp_path: Path, names: list[str]) -> None:
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         for name in names:
             archive.writestr(name, "3\n")
-    with pytest.raises(Refusal, match=r"a\.ckpt"):
+    with pytest.raises(UserError, match=r"a\.ckpt"):
         read(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04.", b"PK\x03\x04", b"\0" * 1000], ids=repr)
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.ckpt").write_bytes(content[:1000])
-    with pytest.raises(Refusal, match=r"a\.ckpt: not a checkpoint"):
+    with pytest.raises(UserError, match=r"a\.ckpt: not a checkpoint"):
         read(tmp_path / "a.ckpt")
 
 
@@ -196,14 +196,14 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
 )
 def test_plain_data_that_are_no_checkpoint_of_ours_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(Refusal, match=r"a\.ckpt: "):
+    with pytest.raises(UserError, match=r"a\.ckpt: "):
         read(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("newer", [FORMAT + 1, 10**30, "1", 1.0, None])
 def test_a_newer_format_is_refused_with_its_number(tmp_path: Path, newer: Any) -> None:
     file = write(tmp_path / "a.ckpt", {**plain(), "smallvision": OURS | {"format": newer}})
-    with pytest.raises(Refusal, match=f"format {newer}.*up to {FORMAT}"):
+    with pytest.raises(UserError, match=f"format {newer}.*up to {FORMAT}"):
         read(file)
 
 
@@ -211,7 +211,7 @@ def test_a_newer_format_is_refused_with_its_number(tmp_path: Path, newer: Any) -
 def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(Refusal, match=r"checkpoint=.*(no such file|not a file)"):
+    with pytest.raises(UserError, match=r"checkpoint=.*(no such file|not a file)"):
         read(tmp_path / name)
 
 
@@ -260,7 +260,7 @@ def test_zero_bytes_in_the_midst_of_the_weights_are_noticed(tmp_path: Path) -> N
     at = content.index(torch.ones(100).numpy().tobytes())
     content[at + 40 : at + 80] = bytes(40)
     file.write_bytes(content)
-    with pytest.raises(Refusal, match="checksum of"):
+    with pytest.raises(UserError, match="checksum of"):
         read(file)
 
 
@@ -275,7 +275,7 @@ def test_with_no_checkpoint_left_that_can_be_read_it_is_refused_and_nothing_is_m
     folder = written_run(tmp_path, {"last.ckpt": 30, "best.ckpt": 10})
     for file in folder.iterdir():
         file.write_bytes(b"PK")
-    with pytest.raises(Refusal, match="no other checkpoint is left"):
+    with pytest.raises(UserError, match="no other checkpoint is left"):
         checkpoint.newest(folder)
     assert sorted(file.name for file in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from smallvision import cores
-from smallvision.errors import Refusal
+from smallvision.core import system as cores
+from smallvision.core.errors import UserError
 from smallvision.training import device as devices
 from smallvision.training.device import Device, choose, kind_of
 
@@ -56,14 +56,12 @@ def test_the_device_is_the_one_asked_for_or_the_fastest(
     assert kind_of(name) == kind
 
 
-@pytest.mark.parametrize(
-    ("here", "name"), [((), "cuda"), ((), "mps"), (("mps",), "cuda"), (("cuda",), "mps")]
-)
+@pytest.mark.parametrize(("here", "name"), [((), "cuda"), ((), "mps"), (("mps",), "cuda"), (("cuda",), "mps")])
 def test_a_device_that_is_not_there_is_refused_and_those_there_are_named(
     machine: Any, here: tuple[str, ...], name: str
 ) -> None:
     machine(*here)
-    with pytest.raises(Refusal, match=f"device={name}: .*cpu, auto") as refused:
+    with pytest.raises(UserError, match=f"device={name}: .*cpu, auto") as refused:
         kind_of(name)
     assert all(kind in str(refused.value) for kind in here)
 
@@ -96,7 +94,7 @@ def test_a_precision_that_is_asked_for_is_taken(machine: Any, asked: Any, precis
 
 def test_half_precision_is_refused_on_a_processor_and_taken_on_a_gpu(machine: Any) -> None:
     machine("cuda")
-    with pytest.raises(Refusal, match=r"device\.precision=16-mixed: .*bf16-mixed"):
+    with pytest.raises(UserError, match=r"device\.precision=16-mixed: .*bf16-mixed"):
         choose({**AUTO, "precision": "16-mixed"}, FEW)
     assert choose({**AUTO, "name": "cuda", "precision": "16-mixed"}, FEW).precision == "16-mixed"
 

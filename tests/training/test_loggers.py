@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.training import loggers
 from smallvision.training.loggers import make_logger
 
@@ -45,9 +45,7 @@ def test_tensorboard_writes_into_the_run_directory(tmp_path: Path) -> None:
     assert [file.is_file() for file in tmp_path.glob("events.*")] == [True]
 
 
-def test_mlflow_writes_into_the_run_directory_unless_a_server_is_named(
-    tmp_path: Path, asked: dict[str, Any]
-) -> None:
+def test_mlflow_writes_into_the_run_directory_unless_a_server_is_named(tmp_path: Path, asked: dict[str, Any]) -> None:
     make_logger({**MLFLOW, "tracking_uri": None}, tmp_path)
     assert asked["tracking_uri"] == f"file:{tmp_path}/mlruns"
     make_logger({**MLFLOW, "tracking_uri": "http://server"}, tmp_path)
@@ -67,11 +65,11 @@ def test_the_config_is_not_changed(tmp_path: Path, asked: dict[str, Any]) -> Non
 
 
 def test_a_target_that_is_no_logger_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"logger\._target_"):
+    with pytest.raises(UserError, match=r"logger\._target_"):
         make_logger({"name": "tensorboard", "_target_": "os.system"}, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["settings", "version", "dir", "save_dir", "artifact_location"])
 def test_a_config_chooses_no_program_and_no_folder_of_a_logger_s(tmp_path: Path, key: str) -> None:
-    with pytest.raises(Refusal, match=f"logger.{key}: not allowed here"):
+    with pytest.raises(UserError, match=f"logger.{key}: not allowed here"):
         make_logger({**WANDB, key: "x"}, tmp_path)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command import results
-from compared import same_end, same_files
-from forked import Forks
+from helpers.command import results
+from helpers.comparison import same_end, same_files
+from helpers.forks import Forks
 
 from smallvision.data.shapes import shapes
 from smallvision.models import LeNet5
@@ -175,9 +175,7 @@ def test_the_first_format_is_continued_with_each_parameter_s_own_state(tmp_path:
     old = first_checkpoint()
     then = [name.removeprefix("network.") for name in old["state_dict"]]
     head = [name for name in then if name.startswith("classifier.4.")]
-    now = [
-        name for kind in ("weight", "bias") for name in then if name.endswith(kind) and name not in head
-    ] + head
+    now = [name for kind in ("weight", "bias") for name in then if name.endswith(kind) and name not in head] + head
     assert now != then
     new = deepcopy(old)
     state = old["optimizer_states"][0]["state"]
@@ -203,9 +201,7 @@ def test_a_younger_format_is_refused_in_one_line(tmp_path: Path, forks: Forks, v
     saved = first_checkpoint()
     saved["smallvision"]["format"] = 2
     file = run_of(tmp_path / "young", saved) / "checkpoints/last.ckpt"
-    typed = (
-        ["resume=young"] if verb == "resume" else ["task=test", f"checkpoint={file.relative_to(tmp_path)}"]
-    )
+    typed = ["resume=young"] if verb == "resume" else ["task=test", f"checkpoint={file.relative_to(tmp_path)}"]
     (tmp_path / "young/checkpoints/best.ckpt").unlink()
     ended = forks.run(tmp_path, typed, err="err.txt")
     said = (tmp_path / "err.txt").read_text()

@@ -16,9 +16,9 @@ from torch.optim import SGD, Adam, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smallvision import models
-from smallvision.errors import Refusal
-from smallvision.rules import PARAM_KINDS
-from smallvision.training.optimizers import MatrixMuon, Together, kinds, make_optimizer
+from smallvision.config.schema import PARAM_KINDS
+from smallvision.core.errors import UserError
+from smallvision.training.optimizers import CombinedOptimizer, ConvMuon, kinds, make_optimizer
 
 MUON = Path(__file__).parents[2] / "configs/optimizer/muon.yaml"
 REST = {
@@ -82,9 +82,7 @@ def moved(network: nn.Module, optimizer: Optimizer) -> set[int]:
 
 @settings(deadline=None, max_examples=50)
 @given(name=st.sampled_from(models.__all__), data=st.data())
-def test_every_parameter_that_learns_is_of_one_kind_and_no_other_of_any(
-    name: str, data: st.DataObject
-) -> None:
+def test_every_parameter_that_learns_is_of_one_kind_and_no_other_of_any(name: str, data: st.DataObject) -> None:
     network = getattr(models, name)(3, (16, 16), 4)
     for parameter in network.parameters():
         parameter.requires_grad = parameter.requires_grad and data.draw(st.booleans())
@@ -133,9 +131,7 @@ def test_without_values_of_their_own_all_parameters_are_one_group_of_torchs_opti
 @pytest.mark.parametrize("kind", PARAM_KINDS)
 def test_a_kind_has_its_own_values_and_the_other_kinds_the_optimizers(kind: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
-    optimizer = made(
-        section("AdamW", lr=0.5, weight_decay=0.25), network, **{kind: {"lr": 0.125, "weight_decay": 0}}
-    )
+    optimizer = made(section("AdamW", lr=0.5, weight_decay=0.25), network, **{kind: {"lr": 0.125, "weight_decay": 0}})
     found = kinds(network)
     assert len(optimizer.param_groups) == len(found) == 4
     for group in optimizer.param_groups:
@@ -162,7 +158,7 @@ def test_values_for_a_kind_that_the_network_lacks_change_nothing() -> None:
 def test_an_argument_that_the_optimizer_does_not_have_is_refused(under: str) -> None:
     without = section("Rprop", lr=0.1)
     chosen = without if under == "alone" else muon(rest=without)
-    with pytest.raises(Refusal, match=r"param_groups\.\*\.weight_decay: torch\.optim\.Rprop has no such"):
+    with pytest.raises(UserError, match=r"param_groups\.\*\.weight_decay: torch\.optim\.Rprop has no such"):
         made(chosen, small(), head={"weight_decay": 0.5})
     made(chosen, small(), head={"lr": 0.5})
 
@@ -190,20 +186,18 @@ def test_muon_moves_the_hidden_weights_and_its_partner_the_others() -> None:
 
 
 def test_muon_and_its_partner_take_the_kinds_own_values() -> None:
-    optimizer = made(
-        muon(), small(), weight={"lr": 0.5, "weight_decay": 0}, head={"lr": 0.25, "weight_decay": 0.125}
-    )
+    optimizer = made(muon(), small(), weight={"lr": 0.5, "weight_decay": 0}, head={"lr": 0.25, "weight_decay": 0.125})
     found = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     assert found == [(0.5, 0), (0.05, 0), (0.25, 0.125)]  # weights, batch norm, head
 
 
 def test_a_network_of_hidden_weights_alone_needs_no_partner() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 5, 3, bias=False))
-    assert isinstance(made(muon(), network), MatrixMuon)
+    assert isinstance(made(muon(), network), ConvMuon)
 
 
 def test_muon_for_a_network_without_hidden_weights_is_refused() -> None:
-    with pytest.raises(Refusal, match="optimizer=muon: moves hidden matrices, and this network has none"):
+    with pytest.raises(UserError, match="optimizer=muon: moves hidden matrices, and this network has none"):
         made(muon(), models.Linear(1, (4, 4), 3))
 
 
@@ -218,7 +212,7 @@ def test_muon_for_a_network_without_hidden_weights_is_refused() -> None:
     ids=["muon's key", "muon's value", "the partner's key", "the partner's value"],
 )
 def test_what_muon_or_its_partner_cannot_be_is_refused(chosen: dict[str, Any], said: str) -> None:
-    with pytest.raises(Refusal, match=said):
+    with pytest.raises(UserError, match=said):
         made(chosen, small())
 
 
@@ -248,9 +242,7 @@ arguments = st.fixed_dictionaries(
 sides = st.integers(1, 5)
 
 
-def muon_steps(
-    muon: type[Muon], weight: Tensor, as_grad: Callable[[Tensor], Tensor], **chosen: Any
-) -> Tensor:
+def muon_steps(muon: type[Muon], weight: Tensor, as_grad: Callable[[Tensor], Tensor], **chosen: Any) -> Tensor:
     """``weight`` after three steps along gradients that are drawn for its kernel."""
     parameter = nn.Parameter(weight.clone())
     optimizer = muon([{"params": [parameter]}], **chosen)
@@ -268,9 +260,7 @@ def drawn(step: int, shape: tuple[int, ...]) -> Tensor:
 @given(shape=st.tuples(st.integers(1, 9), st.integers(1, 9)), chosen=arguments)
 def test_on_matrices_muon_is_torchs_own(shape: tuple[int, int], chosen: dict[str, Any]) -> None:
     start = drawn(9, shape)
-    ours, theirs = (
-        muon_steps(kind, start, lambda step: drawn(step, shape), **chosen) for kind in (MatrixMuon, Muon)
-    )
+    ours, theirs = (muon_steps(kind, start, lambda step: drawn(step, shape), **chosen) for kind in (ConvMuon, Muon))
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, start)
 
@@ -290,9 +280,7 @@ def test_a_kernel_moves_as_torchs_muon_moves_its_matrix(
         return kernel.permute(order).reshape(len(kernel), -1)
 
     theirs = muon_steps(Muon, matrix(start), lambda step: matrix(drawn(step, shape)), **chosen)
-    ours = muon_steps(
-        MatrixMuon, start, lambda step: drawn(step, shape).contiguous(memory_format=of_grad), **chosen
-    )
+    ours = muon_steps(ConvMuon, start, lambda step: drawn(step, shape).contiguous(memory_format=of_grad), **chosen)
     assert torch.equal(matrix(ours), theirs)
     assert ours.is_contiguous(memory_format=layout)
 
@@ -305,9 +293,7 @@ def test_the_layout_of_a_kernel_does_not_change_its_steps(shape: tuple[int, ...]
     chosen = {"lr": 0.1, "momentum": 0.6, "weight_decay": 0.0, "ns_steps": 3}
     start = torch.zeros(shape)
     ends = [
-        muon_steps(
-            MatrixMuon, start.contiguous(memory_format=layout), lambda step: drawn(step, shape), **chosen
-        )
+        muon_steps(ConvMuon, start.contiguous(memory_format=layout), lambda step: drawn(step, shape), **chosen)
         for layout in (torch.contiguous_format, torch.channels_last)
     ]
     assert (ends[0] - ends[1]).norm() < 0.01 * ends[0].norm()
@@ -316,7 +302,7 @@ def test_the_layout_of_a_kernel_does_not_change_its_steps(shape: tuple[int, ...]
 def test_a_kernel_without_a_gradient_stays() -> None:
     kernels = [nn.Parameter(torch.ones(2, 2, 3, 3)) for _ in range(2)]
     kernels[0].grad = drawn(0, (2, 2, 3, 3))
-    MatrixMuon([{"params": kernels}], lr=0.1).step()
+    ConvMuon([{"params": kernels}], lr=0.1).step()
     assert not kernels[0].eq(1).all()
     assert kernels[1].eq(1).all()
 
@@ -379,7 +365,7 @@ def test_a_schedule_moves_the_rates_of_all_parts() -> None:
     schedule = falling(optimizer)
     learn(network, optimizer, range(1))
     schedule.step()
-    assert isinstance(optimizer, Together)
+    assert isinstance(optimizer, CombinedOptimizer)
     rates = [group["lr"] for part in optimizer.parts for group in part.param_groups]
     assert rates == pytest.approx([0.24 * 0.8, 0.01 * 0.8, 0.02 * 0.8])
 
@@ -404,7 +390,7 @@ def test_the_parts_do_what_each_would_do_alone() -> None:
         {k: v for k, v in muon().items() if k not in ("name", "_target_", "rest")},
     )
     apart = (
-        MatrixMuon([{"params": found["weight"]}], **arguments),
+        ConvMuon([{"params": found["weight"]}], **arguments),
         Adam([*found["norm"], *found["head"]], 0.01),
     )
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from smallvision.training.inference import Trained
-from smallvision.training.module import Classifier
+from smallvision.training.classifier import Classifier
+from smallvision.training.predictor import Predictor
 from smallvision.training.saliency import saliency
 
 
@@ -19,9 +19,9 @@ class Looks(nn.Module):
         return torch.stack([0 * seen, seen], 1)
 
 
-def trained(channels: int = 1) -> Trained:
+def trained(channels: int = 1) -> Predictor:
     device: Any = SimpleNamespace(precision="32", kind="cpu")
-    return Trained(Classifier(Looks(), [0.5] * channels, [0.5] * channels).eval(), device, {}, 1, 0)
+    return Predictor(Classifier(Looks(), [0.5] * channels, [0.5] * channels).eval(), device, {}, 1, 0)
 
 
 def test_it_shows_the_pixels_that_the_class_hangs_on_and_no_others() -> None:
@@ -45,7 +45,7 @@ def test_the_noise_is_named_by_seed_and_place() -> None:
             {k: torch.linspace(-1, 1, v.numel()).view(v.shape) for k, v in network.state_dict().items()}
         )
         device: Any = SimpleNamespace(precision="32", kind="cpu")
-        one = Trained(Classifier(network, [0.5], [0.5]).eval(), device, {}, 1, 0)
+        one = Predictor(Classifier(network, [0.5], [0.5]).eval(), device, {}, 1, 0)
         raw.append(saliency(one, image, 1, seed, number))
     assert (raw[0] == raw[1]).all()
     assert (raw[0] != raw[2]).any()

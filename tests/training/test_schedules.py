@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
-from smallvision.training.schedules import Factor, by_step, constant, cosine, linear, one_cycle
+from smallvision.training.schedules import LRLambda, at_step, constant, cosine, linear, one_cycle
 
-SCHEDULES: dict[str, Callable[..., Factor]] = {
+SCHEDULES: dict[str, Callable[..., LRLambda]] = {
     "constant": lambda warmup, final: constant(warmup),
     "linear": linear,
     "cosine": cosine,
@@ -76,28 +76,28 @@ def test_halfway_values_are_the_known_ones() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_rate_depends_on_its_step_alone(name: str) -> None:
-    at = by_step(SCHEDULES[name](0.3, 0.1), 50)
+    at = at_step(SCHEDULES[name](0.3, 0.1), 50)
     forwards = [at(step) for step in range(50)]
     backwards = [at(step) for step in reversed(range(50))]
-    fresh = [by_step(SCHEDULES[name](0.3, 0.1), 50)(step) for step in range(50)]
+    fresh = [at_step(SCHEDULES[name](0.3, 0.1), 50)(step) for step in range(50)]
     assert forwards == backwards[::-1] == fresh
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 10, 1000])
 def test_no_step_is_wasted_on_a_rate_of_0(name: str, steps: int) -> None:
-    at = by_step(SCHEDULES[name](0.2, 0.0), steps)
+    at = at_step(SCHEDULES[name](0.2, 0.0), steps)
     assert all(at(step) > 0 for step in range(steps))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_beyond_the_end_the_rate_stays(name: str) -> None:
-    at = by_step(SCHEDULES[name](0.2, 0.25), 10)
+    at = at_step(SCHEDULES[name](0.2, 0.25), 10)
     assert at(10) == at(11) == at(10**9) == SCHEDULES[name](0.2, 0.25)(1.0)
 
 
 def test_more_steps_cut_the_same_curve_finer() -> None:
-    coarse, fine = by_step(cosine(0.1), 100), by_step(cosine(0.1), 300)
+    coarse, fine = at_step(cosine(0.1), 100), at_step(cosine(0.1), 300)
     assert [coarse(step) for step in range(100)] == pytest.approx([fine(3 * step + 1) for step in range(100)])
 
 
@@ -105,7 +105,7 @@ def test_the_cosine_is_torchs_own_half_a_step_on() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     theirs = torch.optim.SGD([parameter], lr=1.0)
     ours = torch.optim.SGD([parameter], lr=1.0)
-    torchs, lambdas = CosineAnnealingLR(theirs, 40), LambdaLR(ours, by_step(cosine(), 20))
+    torchs, lambdas = CosineAnnealingLR(theirs, 40), LambdaLR(ours, at_step(cosine(), 20))
     torch_rates, our_rates = [], []
     for step in range(40):
         if step % 2 == 1:

@@ -44,9 +44,7 @@ class Augmentation:
     @staticmethod
     def draw(count: int, generator: torch.Generator) -> Tensor:
         """One row per image, whatever is turned on: switching one choice leaves the others' draws."""
-        return torch.cat(
-            [torch.rand((count, n), generator=generator, device=generator.device) for n in (5, 2)], 1
-        )
+        return torch.cat([torch.rand((count, n), generator=generator, device=generator.device) for n in (5, 2)], 1)
 
     def _turn(self, images: Tensor, angle: Tensor, size: Tensor) -> Tensor:
         """Rotate and scale: each target pixel is interpolated between the four about its source."""

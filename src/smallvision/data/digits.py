@@ -3,12 +3,12 @@
 import torch
 from torch.nn import functional as F
 
-from smallvision.data.record import ImageData
+from smallvision.data.dataset import ImageDataset
 
 TEST_IMAGES = 360  # the last fifth; scikit-learn keeps the writers in order, so these are other writers
 
 
-def digits() -> ImageData:
+def digits() -> ImageDataset:
     """1,797 handwritten digits (8 x 8, 17 grey levels) brought to 1 x 28 x 28.
 
     The strokes are enlarged to 20 x 20 and centred, as MNIST's are. Source: E. Alpaydin and C. Kaynak,
@@ -21,7 +21,7 @@ def digits() -> ImageData:
     large = F.interpolate(small, size=(20, 20), mode="bilinear", align_corners=False)
     images = F.pad(large, (4, 4, 4, 4)).round().clamp(0, 255).to(torch.uint8)
     labels = torch.from_numpy(bunch.target).long()
-    return ImageData(
+    return ImageDataset(
         name="digits",
         source="scikit-learn's bundled digits, enlarged to 28x28",
         classes=[str(digit) for digit in range(10)],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 
 PROBE_SECONDS = 5.0
 STALL_SECONDS = 15.0
@@ -26,9 +26,7 @@ class Offline(Exception):
     """The files could not be had; the message says why in a few words."""
 
 
-def download_into(
-    folder: Path, urls: Sequence[str], get: Callable[[Path], None], complete: Callable[[], bool]
-) -> None:
+def download_into(folder: Path, urls: Sequence[str], get: Callable[[Path], None], complete: Callable[[], bool]) -> None:
     """Fill ``folder`` by ``get(scratch)`` unless ``complete()``; files appear in it only when whole.
 
     ``get`` downloads into a scratch folder (and checks what it got); its tree is then moved into
@@ -36,13 +34,13 @@ def download_into(
     those find the files there. ``urls``, the mirrors, are asked first, so that a dead network costs
     seconds.
 
-    Raises Offline where the network does not give the files, Refusal where ``folder`` cannot be written.
+    Raises Offline where the network does not give the files, UserError where ``folder`` cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     except OSError as error:
-        raise Refusal(
+        raise UserError(
             f"data_dir={folder}: cannot be written ({error.strerror}), so nothing can be downloaded there;"
             " use data_dir=FOLDER with one that can"
         ) from None
@@ -62,7 +60,7 @@ def download_into(
             raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise Refusal(f"data_dir={folder}: {error.strerror}; use data_dir=FOLDER with room") from None
+            raise UserError(f"data_dir={folder}: {error.strerror}; use data_dir=FOLDER with room") from None
         raise Offline(f"the download failed: {_words(error)}") from None
     # What torchvision's downloads raise; HTTPException: what answers speaks no HTTP, or breaks off.
     except (RuntimeError, EOFError, http.client.HTTPException) as error:

@@ -8,44 +8,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smallvision.data.pictures import SUFFIXES, opaque, opened, squeezed
-from smallvision.data.record import ImageData
-from smallvision.data.split import stratified_split
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.data.dataset import ImageDataset, stratified_split
+from smallvision.data.image_files import SUFFIXES, opaque, opened, squeezed
 
 
-def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageData:
+def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageDataset:
     """Every image of ``path`` as ``channels`` x ``size`` x ``size``, squeezed to a square.
 
     ``path/train/CLASS/*`` and ``path/test/CLASS/*`` where there is such a split, else ``path/CLASS/*``,
     of which ``test_share`` (a fraction) becomes the test set, class by class, the same images at every
-    run. Classes are the folders' names in order. Raises Refusal, naming the file or folder.
+    run. Classes are the folders' names in order. Raises UserError, naming the file or folder.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise Refusal(f"data.path={path}: no such folder")
+        raise UserError(f"data.path={path}: no such folder")
     split = (root / "train").is_dir() and (root / "test").is_dir()
     classes = _subfolders(root / "train" if split else root)
     if "train" in classes and set(classes) <= {"train", "val", "valid", "validation"}:
-        raise Refusal(f"{root}: has train but no test; name the folder of test images {root / 'test'}")
+        raise UserError(f"{root}: has train but no test; name the folder of test images {root / 'test'}")
     if len(classes) < 2:
-        raise Refusal(f"{root}: needs a folder per class, at least two; found {len(classes)}")
+        raise UserError(f"{root}: needs a folder per class, at least two; found {len(classes)}")
     images, labels = _read(root / "train" if split else root, classes, size, channels)
     if split:
         extra = set(_subfolders(root / "test")) - set(classes)
         if extra:
-            raise Refusal(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
+            raise UserError(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
         test_images, test_labels = _read(root / "test", classes, size, channels)
     else:
         held_out = round(len(labels) * test_share)
         if held_out >= len(labels):
-            raise Refusal(
-                f"data.test_share={test_share}: leaves none of {root}'s {len(labels)} images to train on"
-            )
+            raise UserError(f"data.test_share={test_share}: leaves none of {root}'s {len(labels)} images to train on")
         train, test = stratified_split(labels, held_out, seed=0)
         test_images, test_labels = images[test], labels[test]
         images, labels = images[train], labels[train]
-    return ImageData(
+    return ImageDataset(
         name=root.resolve().name,
         source=str(root) if split else f"{root}, {test_share:.0%} held out as its test set",
         classes=classes,
@@ -68,7 +65,7 @@ def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Ten
         files += here
         labels += [label] * len(here)
     if not files:
-        raise Refusal(f"{root}: no image files in its class folders")
+        raise UserError(f"{root}: no image files in its class folders")
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         pictures = list(pool.map(lambda file: _decode(file, size, channels), files))
     return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from smallvision.core.rng import stream
 from smallvision.data.augmentation import Augmentation
-from smallvision.randomness import stream
 
 Batch = tuple[Tensor, Tensor]
 

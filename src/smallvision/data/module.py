@@ -6,17 +6,15 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from smallvision.core.errors import UserError
 from smallvision.data.augmentation import Augmentation
+from smallvision.data.dataset import ImageDataset, mean_and_std, stratified_split
 from smallvision.data.loader import BatchLoader
-from smallvision.data.normalisation import mean_and_std
-from smallvision.data.record import ImageData
-from smallvision.data.split import stratified_split
-from smallvision.errors import Refusal
 
 Part = Literal["train", "val", "test"]
 
 
-class VisionData(pl.LightningDataModule):
+class ImageDataModule(pl.LightningDataModule):
     """Train, validation and test batches of one :class:`ImageData`.
 
     ``val_size`` images come out of the training images, stratified and keyed by ``seed``; a stand-in,
@@ -30,7 +28,7 @@ class VisionData(pl.LightningDataModule):
 
     def __init__(
         self,
-        data: ImageData,
+        data: ImageDataset,
         *,
         val_size: int,
         batch_size: int,
@@ -63,15 +61,13 @@ class VisionData(pl.LightningDataModule):
         self.augmentation = Augmentation(flip, shift, cutout, rotate, scale, fill)
         self._resident: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def _normalisation(
-        self, mean: list[float] | None, std: list[float] | None
-    ) -> tuple[list[float], list[float]]:
+    def _normalisation(self, mean: list[float] | None, std: list[float] | None) -> tuple[list[float], list[float]]:
         if mean is None or std is None:
             return mean_and_std(self.data.train_images[self.indices["train"]])
         channels = self.data.shape[0]
         for key, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
-                raise Refusal(f"data.normalisation.{key}: {len(values)} numbers for {channels} channels")
+                raise UserError(f"data.normalisation.{key}: {len(values)} numbers for {channels} channels")
         return [*mean] * (channels // len(mean)), [*std] * (channels // len(std))
 
     @property
@@ -101,7 +97,7 @@ class VisionData(pl.LightningDataModule):
             device = self.trainer.strategy.root_device
             rank, world = self.trainer.global_rank, self.trainer.world_size
         if self.batch_size % world:
-            raise Refusal(f"data.batch_size={self.batch_size}: must be a multiple of the {world} processes")
+            raise UserError(f"data.batch_size={self.batch_size}: must be a multiple of the {world} processes")
         images, labels = self._on(device, "test" if part == "test" else "train")
         return BatchLoader(
             images,

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from smallvision.data.record import ImageData
-from smallvision.errors import Refusal
-from smallvision.randomness import stream
+from smallvision.core.errors import UserError
+from smallvision.core.rng import stream
+from smallvision.data.dataset import ImageDataset
 
 OUTLINES = (
     "disc", "square", "triangle", "ring", "cross", "bar", "half disc", "star", "crescent", "frame",
@@ -34,7 +34,7 @@ def shapes(
     classes: int = 10,
     difficulty: float = 0.5,
     seed: int = 0,
-) -> ImageData:
+) -> ImageDataset:
     """Shapes at random places, sizes and angles on a noisy ground.
 
     ``difficulty`` in [0, 1] widens the range of places, sizes and angles, lowers the contrast and raises
@@ -42,7 +42,7 @@ def shapes(
     same bytes.
     """
     if classes > len(OUTLINES) * len(FILLS):
-        raise Refusal(f"data.classes={classes}: shapes has at most {len(OUTLINES) * len(FILLS)}")
+        raise UserError(f"data.classes={classes}: shapes has at most {len(OUTLINES) * len(FILLS)}")
     parts: list[Tensor] = []
     for purpose, count in (("train", images), ("test", test_images)):
         labels = torch.arange(count) % classes
@@ -53,7 +53,7 @@ def shapes(
             part = labels[start : start + CHUNK]
             drawn[start : start + CHUNK] = _draw(part, size, channels, difficulty, generator)
         parts += [drawn, labels]
-    return ImageData(
+    return ImageDataset(
         name="shapes",
         source=f"drawn here: {classes} classes, difficulty {difficulty:g}, seed {seed}",
         classes=[class_name(index) for index in range(classes)],

@@ -139,9 +139,7 @@ def _configurations(runs: list[RunView]) -> list[Configuration]:
     values = [flat(run.config) for run in runs]
     matters = _differing(values)
     found: dict[str, Configuration] = {}
-    for run, its in sorted(
-        zip(runs, values, strict=True), key=lambda pair: (pair[0].seed, str(pair[0].directory))
-    ):
+    for run, its in sorted(zip(runs, values, strict=True), key=lambda pair: (pair[0].seed, str(pair[0].directory))):
         name = json.dumps([_word(its.get(key)) for key in matters]) if its else str(run.directory)
         found.setdefault(name, Configuration(its, [])).runs.append(run)
     return list(found.values())

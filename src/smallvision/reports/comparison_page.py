@@ -9,7 +9,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from smallvision.files import write_text
+from smallvision.core.run_dir import write_text
 from smallvision.reports import drawing
 from smallvision.reports.comparison import MOST_TESTED, NOISE, Comparison, Configuration
 from smallvision.reports.drawing import COLOURS
@@ -29,9 +29,7 @@ def page(comparisons: list[Comparison], folder: Path) -> str:
         "comparison_page.html",
         parts=[_part(number, one, folder) for number, one in enumerate(comparisons)],
         runs=sum(len(one.runs) for part in comparisons for one in part.configurations),
-        stand_ins=sorted(
-            {str(part.data["stand_in_for"]) for part in comparisons if part.data["stand_in_for"]}
-        ),
+        stand_ins=sorted({str(part.data["stand_in_for"]) for part in comparisons if part.data["stand_in_for"]}),
         noise=NOISE,
         tested=MOST_TESTED,
     )
@@ -85,9 +83,7 @@ def _link(run: Path, folder: Path) -> str | None:
     if not (run / "report.html").is_file():
         return None
     try:
-        return "./" + quote(
-            os.path.relpath(run / "report.html", folder).replace(os.sep, "/"), errors="replace"
-        )
+        return "./" + quote(os.path.relpath(run / "report.html", folder).replace(os.sep, "/"), errors="replace")
     except ValueError:  # another drive
         return None
 

@@ -131,9 +131,7 @@ def numbers_along(axes: Axes, numbers: list[float], log: bool) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:.4g}"))
 
 
-def dots(
-    axes: Axes, places: list[float], values: list[float], maximize: bool, colour: str, size: float = 5
-) -> None:
+def dots(axes: Axes, places: list[float], values: list[float], maximize: bool, colour: str, size: float = 5) -> None:
     """Dots; those beyond the figure's axis lie on its worse edge as arrows. Set the axis first."""
     low, high = axes.get_ylim()
     edge = low if maximize else high
@@ -141,9 +139,7 @@ def dots(
     within = [(place, value) for place, value in points if low <= value <= high]
     beyond = [place for place, value in points if value < low or value > high]
     settings: dict[str, Any] = {"color": COLOURS[colour], "linestyle": "", "markeredgewidth": 0, "zorder": 3}
-    axes.plot(
-        *_columns(within), marker="o", markersize=size, alpha=1.0 if colour == "best" else 0.8, **settings
-    )
+    axes.plot(*_columns(within), marker="o", markersize=size, alpha=1.0 if colour == "best" else 0.8, **settings)
     arrow = "v" if maximize else "^"
     axes.plot(beyond, [edge] * len(beyond), marker=arrow, markersize=size, clip_on=False, **settings)
 

@@ -22,7 +22,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class OfClass:
+class ClassStats:
     """The images of one class: ``taken_for``: the wrong class that they get most often, and how often."""
 
     index: int
@@ -33,7 +33,7 @@ class OfClass:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """``probabilities``: N x classes; ``labels``: N, the true classes; both of the same images."""
 
     probabilities: Array
@@ -60,7 +60,7 @@ class Judged:
         return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
     @cached_property
-    def classes(self) -> list[OfClass]:
+    def classes(self) -> list[ClassStats]:
         """Each class of which there are images, in order."""
         found = []
         for index, row in enumerate(self.confusion):
@@ -71,7 +71,7 @@ class Judged:
             most = int(wrong.argmax())
             right = int(row[index])
             taken_for = (most, int(wrong[most])) if wrong[most] else None
-            found.append(OfClass(index, right, count, wilson(right, count), taken_for))
+            found.append(ClassStats(index, right, count, wilson(right, count), taken_for))
         return found
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:

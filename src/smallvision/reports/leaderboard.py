@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from smallvision.errors import printable
+from smallvision.core.errors import printable
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.reports.words import duration, figure, short, spread

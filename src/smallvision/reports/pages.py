@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from smallvision.errors import printable
+from smallvision.core.errors import printable
 from smallvision.reports.words import counted, duration, figure, listed, percent, short, spread
 
 

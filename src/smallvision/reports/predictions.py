@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smallvision.errors import printable
+from smallvision.core.errors import printable
 from smallvision.reports.statistics import wilson
 
 LONGEST = 48  # letters of a file's name on the screen
@@ -101,10 +101,8 @@ class Telling:
     ``files``: the names of all of them, known beforehand. ``top``: classes told of each.
     """
 
-    def __init__(
-        self, say: Callable[..., None], files: Sequence[str], classes: Sequence[str], top: int
-    ) -> None:
-        self.say, self.count = say, len(files)
+    def __init__(self, say: Callable[..., None], files: Sequence[str], classes: Sequence[str], top: int) -> None:
+        self.print, self.count = say, len(files)
         self.tally, self.truths, self.top = Tally(), Truths(classes), min(top, len(classes))
         self.first_error = ("", "")  # a name and a reason
         first = files[:LINES]
@@ -120,7 +118,7 @@ class Telling:
             self.first_error = self.first_error if self.first_error[1] else (one.file, one.error)
         told = self.tally.unreadable if one.error is not None else self.tally.read
         if told <= LINES:
-            self.say(self.line(one), "yellow" if one.error is not None or one.right is False else "")
+            self.print(self.line(one), "yellow" if one.error is not None or one.right is False else "")
 
     def line(self, one: Prediction) -> str:
         name = shortened(one_line(one.file))
@@ -129,16 +127,14 @@ class Telling:
         (first, probability), *others = one.top
         said = f"Predicted: {quoted(first)}" + (f", Actual: {quoted(one.actual)}" if one.actual else "")
         rest = ", ".join(f"{quoted(other)[1:-1]} {share:.4f}" for other, share in others)
-        return f"  {name:<{self._name}}  {said:<{self._said}}  {probability:.4f}" + f"  then {rest}" * bool(
-            rest
-        )
+        return f"  {name:<{self._name}}  {said:<{self._said}}  {probability:.4f}" + f"  then {rest}" * bool(rest)
 
     def end(self) -> None:
         """What holds for all of them."""
         tally, notes = self.tally, []
         untold = max(tally.read - LINES, 0) + max(tally.unreadable - LINES, 0)
         if untold:
-            self.say(f"  and {untold:,} more: predictions.csv has them all")
+            self.print(f"  and {untold:,} more: predictions.csv has them all")
         if tally.inverted:
             notes.append(f"{tally.inverted:,} of {_pictures(tally.read)} dark on light: inverted")
         if tally.without_ink:
@@ -146,9 +142,9 @@ class Telling:
         if tally.unreadable:
             notes.append(f"{tally.unreadable:,} of {tally.pictures:,} files could not be read")
         if notes:
-            self.say()
+            self.print()
         for note in notes:
-            self.say(f"  note       {note}", "yellow")
+            self.print(f"  note       {note}", "yellow")
 
 
 def _pictures(count: int) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from smallvision.files import write_text
+from smallvision.core.run_dir import write_text
 from smallvision.reports import run_pictures, run_words
-from smallvision.reports.judged import Judged
+from smallvision.reports.judged import Evaluation
 from smallvision.reports.pages import drawn, render
 from smallvision.reports.pixels import filter_sheet, png
 from smallvision.reports.run_view import RunView, read
@@ -19,14 +19,14 @@ FILTER_SIDE = 44  # of the page's pixels, about
 
 
 def write_page(directory: Path, path: Path) -> None:
-    """Draw the page of that run directory, whole or not at all; Refusal where it holds no run."""
+    """Draw the page of that run directory, whole or not at all; UserError where it holds no run."""
     write_text(path, page(read(directory)))
 
 
 def page(view: RunView) -> str:
     judged = None
     if view.probabilities is not None and view.labels is not None and len(view.labels):
-        judged = Judged(view.probabilities, view.labels)
+        judged = Evaluation(view.probabilities, view.labels)
     return render(
         "run_page.html",
         view=view,
@@ -38,9 +38,7 @@ def page(view: RunView) -> str:
         judged=judged,
         matrix=_matrix(view, judged) if judged and len(view.classes) <= MOST_CLASSES else None,
         classes=_classes(view, judged) if judged else [],
-        confused=[(_name(view, a), _name(view, b), n) for a, b, n in judged.confused(MOST_PAIRS)]
-        if judged
-        else [],
+        confused=[(_name(view, a), _name(view, b), n) for a, b, n in judged.confused(MOST_PAIRS)] if judged else [],
         mistakes=_mistakes(view, judged) if judged else [],
         wrong=int((~judged.is_right).sum()) if judged else 0,
         samples=_samples(view),
@@ -59,21 +57,19 @@ def page(view: RunView) -> str:
     )
 
 
-def _matrix(view: RunView, judged: Judged) -> list[tuple[str, list[tuple[int, float]]]]:
+def _matrix(view: RunView, judged: Evaluation) -> list[tuple[str, list[tuple[int, float]]]]:
     """A row per true class: its name, and each answer's count and shade, from 0 to 1."""
     rows = []
     wrong = judged.confusion - np.diag(np.diag(judged.confusion))
     most = max(int(wrong.max()), 1)
     for index, row in enumerate(judged.confusion):
         total = max(int(row.sum()), 1)
-        shades = [
-            n / total if place == index else math.sqrt(n / most) if n else 0.0 for place, n in enumerate(row)
-        ]
+        shades = [n / total if place == index else math.sqrt(n / most) if n else 0.0 for place, n in enumerate(row)]
         rows.append((_name(view, index), [(int(n), float(s)) for n, s in zip(row, shades, strict=True)]))
     return rows
 
 
-def _classes(view: RunView, judged: Judged) -> list[dict[str, Any]]:
+def _classes(view: RunView, judged: Evaluation) -> list[dict[str, Any]]:
     """The classes, the hardest first, with their intervals as places along one scale."""
     found = sorted(judged.classes, key=lambda one: one.right / one.count)
     lowest = min((one.interval[0] for one in found), default=0.0)
@@ -100,7 +96,7 @@ def _classes(view: RunView, judged: Judged) -> list[dict[str, Any]]:
     ]
 
 
-def _mistakes(view: RunView, judged: Judged) -> list[dict[str, Any]]:
+def _mistakes(view: RunView, judged: Evaluation) -> list[dict[str, Any]]:
     pictures, index = view.arrays.get("mistakes"), view.arrays.get("mistake_index")
     if pictures is None or index is None:
         return []
@@ -128,12 +124,7 @@ def _samples(view: RunView) -> list[dict[str, Any]]:
 
 def _filters(view: RunView) -> dict[str, Any] | None:
     filters = view.arrays.get("filters")
-    if (
-        filters is None
-        or not filters.size
-        or filters.shape[1] not in (1, 3)
-        or not np.isfinite(filters).all()
-    ):
+    if filters is None or not filters.size or filters.shape[1] not in (1, 3) or not np.isfinite(filters).all():
         return None
     side = max(filters.shape[2:])
     sheet = filter_sheet(filters, columns=16 if side <= 12 else 8)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from smallvision.reports import drawing
 from smallvision.reports.drawing import COLOURS
-from smallvision.reports.judged import Judged
+from smallvision.reports.judged import Evaluation
 from smallvision.reports.pages import NoPicture
 from smallvision.reports.run_view import RunView
 from smallvision.reports.statistics import wilson
@@ -68,7 +68,7 @@ def time(view: RunView) -> Markup:
     return drawing.picture("time", "seconds of each epoch: steps, validation and the rest", draw)
 
 
-def reliability(judged: Judged) -> Markup:
+def reliability(judged: Evaluation) -> Markup:
     """The share of right answers by confidence, with its 95 % interval; on the diagonal it is honest."""
 
     def draw(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 
 MOST_BYTES = 2**30  # of report.npz, unpacked
 MOST_ROWS = 100_000  # of metrics.csv
@@ -92,7 +92,7 @@ def task_of(directory: Path) -> str | None:
 def read(directory: Path, arrays: bool = True) -> RunView:
     """What lies in ``directory``; without ``arrays``, report.npz is left alone.
 
-    Raises Refusal where there is no results.json that a run could have written. Of the other files, those
+    Raises UserError where there is no results.json that a run could have written. Of the other files, those
     that are missing or damaged are left out.
     """
     file = directory / "results.json"
@@ -138,7 +138,7 @@ def read(directory: Path, arrays: bool = True) -> RunView:
             classes=_classes(found),
         )
     except (*UNREADABLE, OverflowError) as error:
-        raise Refusal(f"{file}: not a run's results ({type(error).__name__}: {error})") from None
+        raise UserError(f"{file}: not a run's results ({type(error).__name__}: {error})") from None
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -167,11 +167,7 @@ def _fit_together(found: dict[str, np.ndarray[Any, Any]]) -> bool:
         return False
     classes = len(found["classes"])
     for labels in ("test_labels", "sample_labels"):
-        if (
-            labels in found
-            and found[labels].size
-            and not 0 <= found[labels].min() <= found[labels].max() < classes
-        ):
+        if labels in found and found[labels].size and not 0 <= found[labels].min() <= found[labels].max() < classes:
             return False
     for one, other in (
         ("test_probabilities", "test_labels"),
@@ -213,12 +209,12 @@ def _environment(file: Path) -> dict[str, Any]:
 
 
 def _yaml(file: Path) -> Any:
-    from smallvision.saved import MOST_ENTRIES, refuse_other_than_plain
+    from smallvision.config.untrusted import MOST_ENTRIES, check_plain_data
 
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        refuse_other_than_plain(tree, str(file), MOST_ENTRIES)
-    except (*UNREADABLE, yaml.YAMLError, Refusal):
+        check_plain_data(tree, str(file), MOST_ENTRIES)
+    except (*UNREADABLE, yaml.YAMLError, UserError):
         return None
     return tree
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from smallvision.core.run_dir import command
 from smallvision.reports.run_view import RunView
 from smallvision.reports.statistics import wilson
 from smallvision.reports.words import counted, duration, figure
-from smallvision.runs import command
 
 SECTIONS = (
     "data", "model", "optimizer", "param_groups", "scheduler", "loss", "trainer", "early_stopping", "tta",
@@ -23,9 +23,7 @@ def lead(view: RunView) -> str:
     """What ran and how it ended, in a few sentences."""
     network = f"the network {view.model} ({view.parameters:,} parameters)"
     if view.task == "test":
-        after = (
-            f" after {counted(view.epochs, 'epoch')} of training" if view.epochs else ", a bare state dict"
-        )
+        after = f" after {counted(view.epochs, 'epoch')} of training" if view.epochs else ", a bare state dict"
         return f"A test of {network}{after}."
     learnt = "learnt" if view.status == "completed" else "began to learn"
     began = f"{network[0].upper()}{network[1:]} {learnt} {view.data['train']:,} images"
@@ -61,9 +59,7 @@ def warnings(view: RunView) -> list[tuple[str, str]]:
             )
         )
     if view.unsaved:
-        found.append(
-            ("Not all could be saved:", f"{counted(len(view.unsaved), 'time')}, last {view.unsaved[-1]}.")
-        )
+        found.append(("Not all could be saved:", f"{counted(len(view.unsaved), 'time')}, last {view.unsaved[-1]}."))
     return found
 
 
@@ -124,11 +120,7 @@ def commands(view: RunView) -> list[tuple[str, str]]:
 def sections(view: RunView) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """The configuration, section by section: key, value, and whether it was typed."""
     typed = {one.lstrip("+").partition("=")[0].replace("/", ".") for one in view.typed}
-    plain = [
-        (key, _shown(value), key in typed)
-        for key, value in view.config.items()
-        if not isinstance(value, dict)
-    ]
+    plain = [(key, _shown(value), key in typed) for key, value in view.config.items() if not isinstance(value, dict)]
     found = [("", plain)]
     for name in SECTIONS:
         if isinstance(view.config.get(name), dict):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from smallvision.errors import Refusal, printable
+from smallvision.core.errors import UserError, printable
 from smallvision.reports.comparison import flat
 from smallvision.reports.run_view import RunView
 
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def find(runs: str) -> list[Path]:
-    """Run directories of a directory, a folder at any depth above them, or a glob; Refusal where none."""
+    """Run directories of a directory, a folder at any depth above them, or a glob; UserError where none."""
     places = [Path(place) for place in sorted(glob.glob(runs, recursive=True))]
     found = {
         file.parent
@@ -28,7 +28,7 @@ def find(runs: str) -> list[Path]:
         if file.name == "results.json" and file.is_file()
     }
     if not found:
-        raise Refusal(f"runs={runs}: no runs there (no results.json); use runs=DIR or a glob in quotes")
+        raise UserError(f"runs={runs}: no runs there (no results.json); use runs=DIR or a glob in quotes")
     return sorted(found)
 
 
@@ -68,7 +68,6 @@ def as_csv(rows: list[dict[str, Any]], differing: Iterable[str] = ()) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writerow({name: printable(name) for name in columns})
     writer.writerows(
-        {name: None if row.get(name) is None else printable(str(row[name])) for name in columns}
-        for row in rows
+        {name: None if row.get(name) is None else printable(str(row[name])) for name in columns} for row in rows
     )
     return text.getvalue()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from smallvision import runs
-from smallvision.files import write_text
+from smallvision.core import run_dir as runs
+from smallvision.core.run_dir import write_text
 from smallvision.reports import leaderboard, searched, sweep_pictures
 from smallvision.reports.drawing import limits
 from smallvision.reports.pages import drawn, render
@@ -53,9 +53,7 @@ def _best(view: SweepView, trial: TrialView) -> dict[str, Any]:
         "trial": trial,
         "interval": interval,
         "half": (interval[1] - interval[0]) / 2 if interval else None,
-        "seeds": [
-            (seed, value, _link(view, trial.runs.get(seed))) for seed, value in sorted(trial.values.items())
-        ],
+        "seeds": [(seed, value, _link(view, trial.runs.get(seed))) for seed, value in sorted(trial.values.items())],
         "rivals": len(rivals),
         "command": runs.command(*view.command(trial)),
         "test": sum(view.test.values()) / len(view.test) if view.test else None,
@@ -92,9 +90,7 @@ def _bars(view: SweepView, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
 
-    return [
-        row | {"at": place(row["mean"]), "from": place(row["low"]), "to": place(row["high"])} for row in rows
-    ]
+    return [row | {"at": place(row["mean"]), "from": place(row["low"]), "to": place(row["high"])} for row in rows]
 
 
 def _pictures(view: SweepView, best: TrialView | None) -> dict[str, Any]:

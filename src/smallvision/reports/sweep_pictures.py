@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from smallvision.errors import printable
+from smallvision.core.errors import printable
 from smallvision.reports import drawing
 from smallvision.reports.drawing import COLOURS, dots, figures_up, limits
 from smallvision.reports.leaderboard import best_epoch

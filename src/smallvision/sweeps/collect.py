@@ -10,11 +10,11 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import written
-from smallvision.sweeps.store import JOURNAL, latest_attempts, open_storage
+from smallvision.sweeps.study import JOURNAL, latest_attempts, open_storage
 
 STATES = {
     TrialState.COMPLETE: "done",
@@ -28,13 +28,11 @@ STATES = {
 def read(directory: Path, address: str | None = None) -> SweepView:
     """The view of a sweep's directory; ``address``: where its trials are kept, if not there.
 
-    Raises Refusal, naming the file, where it is not that of a sweep.
+    Raises UserError, naming the file, where it is not that of a sweep.
     """
     journal = directory / JOURNAL
     if address is None and not journal.is_file():
-        raise Refusal(
-            f"{journal}: no such file; a sweep that keeps its trials elsewhere needs storage=ADDRESS"
-        )
+        raise UserError(f"{journal}: no such file; a sweep that keeps its trials elsewhere needs storage=ADDRESS")
     try:
         storage = open_storage(address, directory)
         for summary in optuna.get_all_study_summaries(storage):
@@ -42,13 +40,11 @@ def read(directory: Path, address: str | None = None) -> SweepView:
             plan = Plan.from_json(study.user_attrs["plan"])
             if address is None or plan.directory.resolve() == directory.resolve():
                 return view(plan, study, directory, whole=True)
-    except Refusal:
+    except UserError:
         raise
     except Exception as error:  # whatever a file that is none makes Optuna stumble over
-        raise Refusal(
-            f"{address or journal}: not the journal of a sweep ({type(error).__name__}: {error})"
-        ) from None
-    raise Refusal(f"{address or journal}: has no sweep of {directory}")
+        raise UserError(f"{address or journal}: not the journal of a sweep ({type(error).__name__}: {error})") from None
+    raise UserError(f"{address or journal}: has no sweep of {directory}")
 
 
 def view(plan: Plan, study: optuna.Study, directory: Path, whole: bool = False) -> SweepView:
@@ -56,14 +52,10 @@ def view(plan: Plan, study: optuna.Study, directory: Path, whole: bool = False) 
     attempts = latest_attempts(study)
     unlocked = _unlocked(plan, directory, attempts) if whole else set()
     trials = [
-        _trial(plan, number, trial, directory, number in unlocked, whole)
-        for number, trial in sorted(attempts.items())
+        _trial(plan, number, trial, directory, number in unlocked, whole) for number, trial in sorted(attempts.items())
     ]
     stand_in = (
-        value
-        for trial in attempts.values()
-        for name, value in trial.user_attrs.items()
-        if name.startswith("stand_in/")
+        value for trial in attempts.values() for name, value in trial.user_attrs.items() if name.startswith("stand_in/")
     )
     sweep = SweepView(
         name=plan.name,
@@ -83,15 +75,10 @@ def view(plan: Plan, study: optuna.Study, directory: Path, whole: bool = False) 
     return replace(sweep, test=_test(plan, study, sweep)) if whole else sweep
 
 
-def _trial(
-    plan: Plan, number: int, trial: FrozenTrial, directory: Path, unlocked: bool, whole: bool
-) -> TrialView:
+def _trial(plan: Plan, number: int, trial: FrozenTrial, directory: Path, unlocked: bool, whole: bool) -> TrialView:
     values = trial.params or trial.system_attrs.get("fixed_params", {})
     same_as = trial.user_attrs.get("same_as")
-    runs = {
-        seed: directory / plan.run_dir(number if same_as is None else same_as, seed).name
-        for seed in plan.seeds
-    }
+    runs = {seed: directory / plan.run_dir(number if same_as is None else same_as, seed).name for seed in plan.seeds}
     seconds = _numbered(trial, "seconds")
     state = STATES[trial.state]
     return TrialView(
@@ -112,11 +99,7 @@ def _trial(
 
 
 def _numbered(trial: FrozenTrial, name: str) -> dict[int, float]:
-    found = {
-        int(key.partition("/")[2]): value
-        for key, value in trial.user_attrs.items()
-        if key.startswith(f"{name}/")
-    }
+    found = {int(key.partition("/")[2]): value for key, value in trial.user_attrs.items() if key.startswith(f"{name}/")}
     return dict(sorted(found.items()))
 
 

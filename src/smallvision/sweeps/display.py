@@ -8,10 +8,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from smallvision.errors import printable
+from smallvision.core.console import Console
+from smallvision.core.errors import printable
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.reports.words import duration, short
-from smallvision.screen import Screen
 
 OVER = ("done", "pruned", "failed")
 
@@ -19,16 +19,16 @@ OVER = ("done", "pruned", "failed")
 class SweepDisplay:
     """Shows views of one sweep as it goes on."""
 
-    def __init__(self, screen: Screen) -> None:
-        self.screen = screen
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.told: dict[int, str] = {}
         self.live: Live | None = None
         self.started = time.monotonic()
         self.before: int | None = None
 
     def __enter__(self) -> "SweepDisplay":
-        if self.screen.console.is_terminal:
-            self.live = Live(console=self.screen.console, transient=True, refresh_per_second=4)
+        if self.console.terminal.is_terminal:
+            self.live = Live(console=self.console.terminal, transient=True, refresh_per_second=4)
             self.live.start()
         return self
 
@@ -45,7 +45,7 @@ class SweepDisplay:
         new = [trial for trial in over if self.told.get(trial.number) != trial.state]
         for trial in new:
             self.told[trial.number] = trial.state
-            self.screen.say(ended_line(view, trial))
+            self.console.print(ended_line(view, trial))
         if self.live is not None:
             self.live.update(self._standing(view, len(over)))
         return bool(new)

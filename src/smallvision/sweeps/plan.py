@@ -11,9 +11,9 @@ from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 
-from smallvision import rules
-from smallvision.errors import Refusal, did_you_mean
-from smallvision.overrides import Config
+from smallvision.config import schema as rules
+from smallvision.config.schema import Config
+from smallvision.core.errors import UserError, did_you_mean
 from smallvision.sweeps.space import Dimension, grid
 
 METRICS = {"val/acc": True, "val/loss": False}  # and whether more of it is better
@@ -86,7 +86,7 @@ class Plan:
         return self.directory / (f"{number}" if len(self.seeds) == 1 else f"{number}-seed{seed}")
 
     def make_pruner(self) -> pruners.BasePruner:
-        """Optuna's pruner of that name. Raises Refusal for options that it does not take."""
+        """Optuna's pruner of that name. Raises UserError for options that it does not take."""
         options = dict(self.pruner_options)
         if self.pruner == "hyperband":
             options.setdefault("max_resource", self.epochs * len(self.seeds))
@@ -97,7 +97,7 @@ class Plan:
                 warnings.simplefilter("ignore", ExperimentalWarning)  # the wilcoxon pruner
                 return PRUNERS[self.pruner](**options)
         except (TypeError, ValueError) as error:
-            raise Refusal(f"sweep.pruner_options: {error}") from None
+            raise UserError(f"sweep.pruner_options: {error}") from None
 
     def to_json(self) -> str:
         plain = asdict(replace(self, dimensions=[]))
@@ -119,16 +119,16 @@ class Plan:
 
 
 def check_settings(settings: Config) -> None:
-    """Raise Refusal at the first key of the ``sweep`` section that cannot be."""
+    """Raise UserError at the first key of the ``sweep`` section that cannot be."""
     for name, value in settings.items():
         rule = rules.rule_for(f"sweep.{name}")
         if rule is None:
             known = [key.removeprefix("sweep.") for key in rules.SWEEP if "*" not in key]
-            raise Refusal(f"sweep.{name}: no such key.{did_you_mean(name, known, 'sweep.')}")
+            raise UserError(f"sweep.{name}: no such key.{did_you_mean(name, known, 'sweep.')}")
         if not rule.holds(value):
-            raise Refusal(f"sweep.{name}={value}: must be {rule.words}")
+            raise UserError(f"sweep.{name}={value}: must be {rule.words}")
     if settings["metric"] not in METRICS:
-        raise Refusal(
+        raise UserError(
             f"sweep.metric={settings['metric']}: a sweep is judged by its validation images, never by others;"
             f" use one of {', '.join(METRICS)}"
         )
@@ -138,7 +138,7 @@ def count_trials(settings: Config, dimensions: list[Dimension]) -> int:
     if settings["method"] == "grid":
         return len(grid(dimensions))
     if not dimensions:
-        raise Refusal(
+        raise UserError(
             f"sweep={settings['method']}: nothing to search; type for example"
             ' "optimizer.lr=tag(log,interval(1e-4,1e-1))"'
         )

@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def written(value: Any) -> str:
 
 
 def dimension(override: Override, grid: bool) -> Dimension:
-    """The dimension of one sweep override. Raises Refusal where a grid cannot enumerate it."""
+    """The dimension of one sweep override. Raises UserError where a grid cannot enumerate it."""
     key, expression = override.get_key_element(), str(override.input_line).partition("=")[2]
     value = override.value()
     if isinstance(value, IntervalSweep):
         if grid:
-            raise Refusal(
+            raise UserError(
                 f"{key}={expression}: a grid cannot count through an interval; use sweep=random or sweep=tpe,"
                 f" or list values: {key}=1,2,3"
             )
@@ -60,7 +60,7 @@ def parse_space(space: dict[str, Any], parser: OverridesParser) -> list[Override
     parsed = parser.parse_overrides(lines)
     for line, override in zip(lines, parsed, strict=True):
         if not override.is_sweep_override():
-            raise Refusal(f"sweep.space: {line}: one value is no space; use choice(a, b) or interval(a, b)")
+            raise UserError(f"sweep.space: {line}: one value is no space; use choice(a, b) or interval(a, b)")
     return parsed
 
 
@@ -73,9 +73,9 @@ def grid(dimensions: list[Dimension]) -> list[dict[str, str]]:
 def _interval(key: str, interval: IntervalSweep) -> BaseDistribution:
     low, high, log = interval.start, interval.end, "log" in interval.tags
     if low is None or high is None or not low < high:
-        raise Refusal(f"{key}: interval({low}, {high}): the first must be below the second")
+        raise UserError(f"{key}: interval({low}, {high}): the first must be below the second")
     if log and low <= 0:
-        raise Refusal(f"{key}: interval({low}, {high}): on a log scale both must be above 0")
+        raise UserError(f"{key}: interval({low}, {high}): on a log scale both must be above 0")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low), float(high), log=log)
@@ -84,7 +84,7 @@ def _interval(key: str, interval: IntervalSweep) -> BaseDistribution:
 def _range(override: Override, span: RangeSweep) -> BaseDistribution:
     values = [float(one) for one in override.sweep_string_iterator()]
     if len(values) < 2:
-        raise Refusal(f"{override.input_line}: holds {len(values)} values; a space needs two")
+        raise UserError(f"{override.input_line}: holds {len(values)} values; a space needs two")
     low, high = min(values), max(values)
     step = abs(span.step)
     if all(isinstance(one, int) for one in (span.start or 0, span.stop, step)):

@@ -9,17 +9,19 @@ from typing import Any
 import optuna
 from omegaconf import DictConfig, OmegaConf
 
-from smallvision.errors import Interrupted, Refusal
-from smallvision.files import write_text
+from smallvision.core.console import Console
+from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.run_dir import write_text
+from smallvision.core.system import STOP
 from smallvision.reports import leaderboard
-from smallvision.screen import Screen
-from smallvision.signals import STOP
-from smallvision.sweeps import collect, conclusion, store
+from smallvision.sweeps import collect
+from smallvision.sweeps import study as store
+from smallvision.sweeps import summary as conclusion
+from smallvision.sweeps.command_line import make_plan, refuse_hopeless
 from smallvision.sweeps.display import SweepDisplay
 from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.pool import Pool, launcher, workers_of
-from smallvision.sweeps.typed import make_plan, refuse_hopeless
 from smallvision.sweeps.worker import quoted
+from smallvision.sweeps.workers import Pool, launcher, workers_of
 
 LOOK_SECONDS, DRAW_SECONDS = 0.25, 5.0
 
@@ -31,45 +33,45 @@ def run(config: DictConfig, arguments: list[str], config_loader: Any) -> None:
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"hydra.sweep.dir={plan.directory}: cannot be made: {error.strerror}") from None
+        raise UserError(f"hydra.sweep.dir={plan.directory}: cannot be made: {error.strerror}") from None
     device = str(config.device.name)
     count = workers_of(settings, device)
     start = launcher(plan, settings, count, device)
     STOP.install()
     study = store.begin(plan)
-    screen = Screen()
-    introduce(screen, plan, study, count)
+    console = Console()
+    introduce(console, plan, study, count)
     if settings["retry_failed"] and (again := store.retry_failed(study)):
-        screen.say(f"  trying {again} failed trials again")
+        console.print(f"  trying {again} failed trials again")
     write_text(plan.directory / "sweep.yaml", OmegaConf.to_yaml(config.sweep))
     started = time.monotonic()
     try:
-        interrupted = watch(plan, study, screen, Pool(plan, min(count, runs_left(plan, study)), start))
+        interrupted = watch(plan, study, console, Pool(plan, min(count, runs_left(plan, study)), start))
         if not interrupted and settings["test_best"]:
-            test_best(plan, study, screen)
+            test_best(plan, study, console)
         view = collect.view(plan, study, plan.directory, whole=True)
         conclusion.draw(view)
     except OSError as error:
-        raise Refusal(
+        raise UserError(
             f"{plan.directory}: {error.strerror or error}; with that mended the same command goes on"
         ) from None
-    conclusion.tell(screen, view, time.monotonic() - started)
+    conclusion.tell(console, view, time.monotonic() - started)
     if interrupted:
-        screen.say("interrupted; the same command continues it", style="bold")
+        console.print("interrupted; the same command continues it", style="bold")
         raise Interrupted
     if view.trials and not view.of("done", "pruned", "running", "waiting"):
-        raise Refusal(f"sweep {plan.name}: every trial failed, see {plan.directory}/sweep.html")
+        raise UserError(f"sweep {plan.name}: every trial failed, see {plan.directory}/sweep.html")
 
 
-def watch(plan: Plan, study: optuna.Study, screen: Screen, pool: Pool) -> bool:
+def watch(plan: Plan, study: optuna.Study, console: Console, pool: Pool) -> bool:
     """Look after the workers until nothing is left to do; whether it was interrupted before."""
     drawn, stopping = time.monotonic(), False
     taken_up: set[int] = set()
     try:
-        with SweepDisplay(screen) as display:
+        with SweepDisplay(console) as display:
             while pool.workers:
                 for line in pool.watch(stopping):
-                    screen.say(f"  {line}", style="bold red")
+                    console.print(f"  {line}", style="bold red")
                 if STOP.signal is not None and not stopping:
                     stopping = True
                     pool.stop()
@@ -98,10 +100,10 @@ def runs_left(plan: Plan, study: optuna.Study) -> int:
     return (view.planned - len(over)) * len(plan.seeds)
 
 
-def introduce(screen: Screen, plan: Plan, study: optuna.Study, count: int) -> None:
+def introduce(console: Console, plan: Plan, study: optuna.Study, count: int) -> None:
     view = collect.view(plan, study, plan.directory)
     over = len(view.of("done", "pruned", "failed"))
-    screen.say(f"smallvision: sweep {plan.name}", style="bold")
+    console.print(f"smallvision: sweep {plan.name}", style="bold")
     space = [f"{one.key}={one.expression}" for one in plan.dimensions] or ["nothing"]
     pairs = {
         "search": f"{plan.method}, {view.planned} trial{'s' * (view.planned != 1)}, by {plan.metric}",
@@ -111,12 +113,12 @@ def introduce(screen: Screen, plan: Plan, study: optuna.Study, count: int) -> No
         "workers": f"{count}",
         "directory": str(plan.directory),
     }
-    screen.pairs(pairs)
+    console.fields(pairs)
     if over:
-        screen.say(f"  goes on   {over} of {view.planned} trials are over already")
+        console.print(f"  goes on   {over} of {view.planned} trials are over already")
 
 
-def test_best(plan: Plan, study: optuna.Study, screen: Screen) -> None:
+def test_best(plan: Plan, study: optuna.Study, console: Console) -> None:
     """Test the winner's runs on the test set, once; the store keeps which one it was."""
     best = collect.view(plan, study, plan.directory).best
     if best is None or not plan.searches:
@@ -124,7 +126,7 @@ def test_best(plan: Plan, study: optuna.Study, screen: Screen) -> None:
     tested_before = study.user_attrs.get("test")
     if tested_before is not None:
         if tested_before["trial"] != best.number:
-            screen.say(f"  trial {tested_before['trial']} was tested before; the test set is read once")
+            console.print(f"  trial {tested_before['trial']} was tested before; the test set is read once")
         return
     figures = {}
     for seed, run_dir in best.runs.items():
@@ -141,7 +143,7 @@ def test_best(plan: Plan, study: optuna.Study, screen: Screen) -> None:
             text=True,
         )
         if process.returncode != 0:
-            screen.say(f"the winner could not be tested: {process.stderr.strip()}", style="bold red")
+            console.print(f"the winner could not be tested: {process.stderr.strip()}", style="bold red")
             return
         figures[str(seed)] = json.loads((tested / "results.json").read_text())["metrics"]["test/acc"]
     study.set_user_attr("test", {"trial": best.number, "figures": figures})

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from smallvision.cli import compose_config, in_one_line
-from smallvision.config import settle
-from smallvision.errors import Interrupted, Refusal
-from smallvision.runs import opened
-from smallvision.signals import STOP
-from smallvision.strangers import check_hydra
+from smallvision.config.compose import resolve_config
+from smallvision.config.untrusted import check_hydra
+from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.run_dir import opened
+from smallvision.core.system import STOP
 from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.queue import Claim, Queue
+from smallvision.sweeps.study import Claim, Queue
 
 LAST_LINES = 20
 INTERRUPTED = 130
@@ -38,7 +38,7 @@ def work(plan: Plan, name: str) -> int:
         except Interrupted:
             queue.put_back(claim)
             break
-        except Refusal as refusal:
+        except UserError as refusal:
             print(f"error: {refusal}", flush=True)
             queue.failed(claim, str(refusal))
         except Exception as error:  # a fault of one trial is no other's
@@ -71,11 +71,11 @@ def result(plan: Plan, queue: Queue, claim: Claim) -> dict[str, Any]:
 
 
 def composed(plan: Plan, typed: list[str]) -> dict[str, Any]:
-    """The config of one run. Raises Refusal where it could not be run."""
+    """The config of one run. Raises UserError where it could not be run."""
     with in_one_line():
         tree = compose_config(plan.configs, plan.config_name, typed)
         check_hydra(tree)
-        config = settle(tree, typed)
+        config = resolve_config(tree, typed)
     refuse_unfit(config)
     return config
 
@@ -102,13 +102,13 @@ def ended(directory: Path) -> dict[str, Any] | None:
 
 
 def refuse_unfit(config: dict[str, Any]) -> None:
-    """Raise Refusal for what only a run by itself can do."""
+    """Raise UserError for what only a run by itself can do."""
     if config["task"] != "fit":
-        raise Refusal(f"task={config['task']}: a sweep is of fits")
+        raise UserError(f"task={config['task']}: a sweep is of fits")
     if config["trainer"]["devices"] not in (1, [0], "auto") or config["trainer"]["num_nodes"] != 1:
-        raise Refusal("trainer.devices: 1 for each run of a sweep; use sweep.workers for more at once")
+        raise UserError("trainer.devices: 1 for each run of a sweep; use sweep.workers for more at once")
     if config["data"]["val_size"] == 0 or config["trainer"]["limit_val_batches"] == 0:
-        raise Refusal("data.val_size=0: a sweep is judged by validation images")
+        raise UserError("data.val_size=0: a sweep is judged by validation images")
 
 
 def quoted(path: Path) -> str:

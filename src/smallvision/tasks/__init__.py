@@ -8,15 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smallvision.cli import WITHOUT_DIRECTORY
-from smallvision.config import settle
-from smallvision.runs import opened
+from smallvision.config.compose import resolve_config
+from smallvision.core.run_dir import opened
 
 
 def run(composed: DictConfig) -> float | None:
     """Run the task of a composed config in the directory that Hydra made; gives val/acc to a sweep."""
     hydra = HydraConfig.get()
     typed = list(hydra.overrides.task)
-    config = settle(composed, typed)
+    config = resolve_config(composed, typed)
     task = importlib.import_module(f"smallvision.tasks.{config['task']}")
     if config["task"] in WITHOUT_DIRECTORY:
         task.run(config)

@@ -2,64 +2,64 @@
 
 from typing import Any
 
-from smallvision.data.module import VisionData
-from smallvision.overrides import Config
+from smallvision.config.schema import Config
+from smallvision.core.console import Console
+from smallvision.core.run_dir import RunDir
+from smallvision.data.module import ImageDataModule
 from smallvision.reports.statistics import wilson
-from smallvision.runs import Run
-from smallvision.screen import Screen
-from smallvision.training.setup import Setup, by
+from smallvision.training.factory import Experiment, by
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 
 
-def summary(screen: Screen, config: Config, setup: Setup, run: Run, title: str) -> None:
+def summary(console: Console, config: Config, experiment: Experiment, run: RunDir, title: str) -> None:
     """The choices of a run, before anything long happens."""
-    record, sizes = setup.data.data, setup.data.sizes
-    screen.say(f"smallvision: {title}", style="bold")
+    record, sizes = experiment.data.data, experiment.data.sizes
+    console.print(f"smallvision: {title}", style="bold")
     if record.stand_in_for is not None:
-        screen.say(f"  STAND-IN: these images are not {record.stand_in_for}", style="bold red")
-    screen.pairs(
+        console.print(f"  STAND-IN: these images are not {record.stand_in_for}", style="bold red")
+    console.fields(
         {
             "data": f"{record.name}, {record.source}",
             "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
             f" {by(record.shape)}, {len(record.classes)} classes",
-            "network": f"{config['model']['name']}, {setup.parameters:,} parameters,"
-            f" {setup.flops / 1e6:.3g} MFLOP an image",
+            "network": f"{config['model']['name']}, {experiment.parameters:,} parameters,"
+            f" {experiment.flops / 1e6:.3g} MFLOP an image",
         }
     )
     if config["task"] == "fit":
-        screen.pairs(
+        console.fields(
             {
-                "optimizer": f"{optimizer_words(config['optimizer'], setup)},"
+                "optimizer": f"{optimizer_words(config['optimizer'], experiment)},"
                 f" lr {config['optimizer']['lr']:g}, {config['scheduler']['name']} schedule,"
                 f" batches of {config['data']['batch_size']}",
                 "seed": f"{config['seed']}",
             }
         )
-    screen.pairs({"device": str(setup.device), "run": str(run.directory)})
+    console.fields({"device": str(experiment.device), "run": str(run.directory)})
     if record.remark:
-        screen.say(f"  note       {record.remark}", style="yellow")
+        console.print(f"  note       {record.remark}", style="yellow")
 
 
-def optimizer_words(section: Config, setup: Setup) -> str:
+def optimizer_words(section: Config, experiment: Experiment) -> str:
     """Its name, which of torch's kernels the device gets where there is a choice, and who moves the rest."""
-    chosen = setup.device.with_kernel(section)
+    chosen = experiment.device.with_kernel(section)
     kernel = " (fused)" if chosen.get("fused") else " (foreach)" if chosen.get("foreach") else ""
     words = section.get("name", section["_target_"].rpartition(".")[2].lower()) + kernel
-    return f"{words} and {optimizer_words(section['rest'], setup)}" if "rest" in section else words
+    return f"{words} and {optimizer_words(section['rest'], experiment)}" if "rest" in section else words
 
 
-def results(config: Config, setup: Setup, run: Run, status: str) -> dict[str, Any]:
+def results(config: Config, experiment: Experiment, run: RunDir, status: str) -> dict[str, Any]:
     """The parts of results.json that do not depend on the task."""
-    record, sizes = setup.data.data, setup.data.sizes
+    record, sizes = experiment.data.data, experiment.data.sizes
     figures: dict[str, Any] = {
         "status": status,
         "task": config["task"],
         "seed": config["seed"],
-        "device": setup.device.kind,
-        "precision": setup.device.precision,
+        "device": experiment.device.kind,
+        "precision": experiment.device.precision,
         "data": {**record.identity, **sizes},
-        "model": {"name": config["model"]["name"], "parameters": setup.parameters},
+        "model": {"name": config["model"]["name"], "parameters": experiment.parameters},
         "optimizer": config["optimizer"]["name"],
         "epochs": 0,
         "steps": 0,
@@ -75,24 +75,21 @@ def test_line(metrics: dict[str, float], count: int, which: str) -> str:
     """The test result in words, with its interval."""
     accuracy, loss = metrics["test/acc"], metrics["test/loss"]
     low, high = wilson(round(accuracy * count), count)
-    return (
-        f"test  loss {loss:.4f}  acc {accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f},"
-        f" n = {count:,}) {which}"
-    )
+    return f"test  loss {loss:.4f}  acc {accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f}, n = {count:,}) {which}"
 
 
-def say_if_partial(screen: Screen, tested: int, setup: Setup) -> None:
+def say_if_partial(console: Console, tested: int, experiment: Experiment) -> None:
     """That it was not the whole test set, where trainer.limit_test_batches cut it."""
-    whole = setup.data.sizes["test"]
+    whole = experiment.data.sizes["test"]
     if tested < whole:
-        screen.say(f"      on {tested:,} of the {whole:,} test images", style="bold yellow")
+        console.print(f"      on {tested:,} of the {whole:,} test images", style="bold yellow")
 
 
 def stand_in_line(stand_in_for: str) -> str:
     return f"      on a stand-in for {stand_in_for}: this figure says nothing about {stand_in_for}"
 
 
-def normalised_by(data: VisionData) -> str:
+def normalised_by(data: ImageDataModule) -> str:
     """What images are normalised by, which a plain state dict does not say."""
     numbers = {"mean": data.mean, "std": data.std}
     words = ", ".join(f"{key} {' '.join(f'{one:.4g}' for one in of)}" for key, of in numbers.items())

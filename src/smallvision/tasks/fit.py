@@ -8,26 +8,26 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from smallvision.errors import Interrupted, Pruned, Refusal
-from smallvision.overrides import Config
-from smallvision.runs import Run, command
-from smallvision.screen import Screen
+from smallvision.config.schema import Config
+from smallvision.core.console import Console
+from smallvision.core.errors import Interrupted, Pruned, UserError
+from smallvision.core.run_dir import RunDir, command
 from smallvision.tasks import common
-from smallvision.tasks.drawn import draw_report, tell_loggers
-from smallvision.training import bare
+from smallvision.tasks.report_data import draw_report, tell_loggers
+from smallvision.training import state_dict as bare
+from smallvision.training.callbacks.checkpointing import Keeper, Row
+from smallvision.training.callbacks.compile import compile_seconds
+from smallvision.training.callbacks.epoch_timer import Clock
+from smallvision.training.callbacks.progress import Display
+from smallvision.training.callbacks.terminate_on_nan import TerminateOnNaN, explain_out_of_memory
 from smallvision.training.checkpoint import newest, read
-from smallvision.training.clock import Clock
-from smallvision.training.compiling import compile_seconds
-from smallvision.training.display import Display
-from smallvision.training.faults import Watch, told_what_to_lower
-from smallvision.training.keeper import Keeper, Row
+from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
 from smallvision.training.loggers import make_logger
-from smallvision.training.setup import Setup, make_data, make_setup, make_trainer
 
 
 def run(
     config: Config,
-    run: Run,
+    run: RunDir,
     each_epoch: Callable[[list[Row]], None] = lambda rows: None,
     tests: bool = True,
 ) -> dict[str, Any]:
@@ -36,16 +36,16 @@ def run(
     ``each_epoch`` is called with the rows so far and may raise Pruned; without ``tests`` the test set is
     left alone.
     """
-    screen = Screen()
-    setup = make_setup(config, make_data(config))
+    console = Console()
+    experiment = make_experiment(config, make_data(config))
     save_to = bare.target(config.get("save_model"), run.directory)
     last, damaged = newest(run.directory / "checkpoints")
     if last is not None:
         saved = read(last)["smallvision"]
-        refuse_other_data(saved["data"], setup, run)
+        refuse_other_data(saved["data"], experiment, run)
         refuse_to_go_back(saved["position"], config["trainer"]["max_epochs"])
-    display = Display(screen, config["trainer"]["max_epochs"], config.get("log_every_n_batches"))
-    watch = Watch(config)
+    display = Display(console, config["trainer"]["max_epochs"], config.get("log_every_n_batches"))
+    watch = TerminateOnNaN(config)
 
     def tell(row: Row, is_best: bool, images_per_second: float) -> None:
         display.row(row, is_best, images_per_second)
@@ -55,26 +55,26 @@ def run(
     keeper = Keeper(run.directory, **config["checkpoint"], tell=tell, warn=display.warn, look=watch.look)
     trainer = make_trainer(
         config,
-        setup.device,
+        experiment.device,
         run.directory,
         logger=make_logger(config["logger"], run.directory) or False,
         callbacks=[watch, display, *early_stopping(config), clock, keeper],
     )
-    run.describe(config, setup.device.hardware)
+    run.describe(config, experiment.device.hardware)
     verb = "training" if last is None else "continuing"
-    common.summary(screen, config, setup, run, f"{verb} {config['model']['name']}")
+    common.summary(console, config, experiment, run, f"{verb} {config['model']['name']}")
     for words in damaged:
-        screen.say(f"  damaged    {words}; going on from {last}", style="bold yellow")
+        console.print(f"  damaged    {words}; going on from {last}", style="bold yellow")
     status, reason, test_seconds, saved_model = "failed", None, None, None
     tested: dict[str, float] = {}
     try:
-        with told_what_to_lower(config):
-            trainer.fit(setup.model, datamodule=setup.data, ckpt_path=last, weights_only=True)
+        with explain_out_of_memory(config):
+            trainer.fit(experiment.model, datamodule=experiment.data, ckpt_path=last, weights_only=True)
         tested_from = time.perf_counter()
-        tested = test_best(trainer, setup, keeper) if tests else {}
+        tested = test_best(trainer, experiment, keeper) if tests else {}
         test_seconds = time.perf_counter() - tested_from
         if save_to is not None and run.first:
-            saved_model = save_plain(save_to, setup, keeper)
+            saved_model = save_plain(save_to, experiment, keeper)
         status = "completed"
     except Pruned:
         status = "pruned"
@@ -82,12 +82,12 @@ def run(
         status = "interrupted"
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, Refusal) else str(error)
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
         raise
     finally:
         display.stop()
         figures = {
-            **common.results(config, setup, run, status),
+            **common.results(config, experiment, run, status),
             "reason": reason,
             "epochs": len(keeper.history),
             "steps": trainer.global_step,
@@ -102,24 +102,24 @@ def run(
             },
             "saved_model": saved_model,
             "best_epoch": keeper.best["epoch"] if keeper.best else None,
-            "tested": len(setup.model.tested),
+            "tested": len(experiment.model.tested),
             "unsaved": keeper.unsaved,
             "images_per_second": keeper.images / keeper.train_seconds if keeper.images else None,
         }
         run.results(figures)
-        closing_lines(screen, config, setup, run, keeper, figures)
+        closing_lines(console, config, experiment, run, keeper, figures)
         if tests:
-            tell_loggers(screen, config, setup, figures["metrics"])
+            tell_loggers(console, config, experiment, figures["metrics"])
             if config["report"]:
-                draw_report(screen, setup, run, trained=True)
+                draw_report(console, experiment, run, trained=True)
     return figures
 
 
-def refuse_other_data(begun_on: dict[str, Any], setup: Setup, run: Run) -> None:
+def refuse_other_data(begun_on: dict[str, Any], experiment: Experiment, run: RunDir) -> None:
     """A run ends on the images that it began on: a stand-in, say, does not turn into the real thing."""
-    record = setup.data.data
+    record = experiment.data.data
     if begun_on["fingerprint"] != record.fingerprint:
-        raise Refusal(
+        raise UserError(
             f"resume={run.directory}: began on {begun_on['name']} ({begun_on['source']}); what is here now is"
             f" {record.name} ({record.source}); start a new run, or set data_dir to where it began"
         )
@@ -129,7 +129,7 @@ def refuse_to_go_back(position: dict[str, int] | None, max_epochs: int) -> None:
     """A run cannot end before the epoch that it is in."""
     begun = position["epoch"] + (position["batch"] > 0) if position else 0
     if begun > max_epochs:
-        raise Refusal(f"trainer.max_epochs={max_epochs}: the run is in epoch {begun} already")
+        raise UserError(f"trainer.max_epochs={max_epochs}: the run is in epoch {begun} already")
 
 
 def early_stopping(config: Config) -> list[Callback]:
@@ -139,19 +139,19 @@ def early_stopping(config: Config) -> list[Callback]:
     return [EarlyStopping("val/acc", mode="max", patience=choice["patience"], min_delta=choice["min_delta"])]
 
 
-def test_best(trainer: pl.Trainer, setup: Setup, keeper: Keeper) -> dict[str, float]:
+def test_best(trainer: pl.Trainer, experiment: Experiment, keeper: Keeper) -> dict[str, float]:
     """The test figures of the checkpoint that validation chose; none where there are no test images."""
-    if not setup.data.sizes["test"] or keeper.best is None:  # there are none, or nothing could be saved
+    if not experiment.data.sizes["test"] or keeper.best is None:  # there are none, or nothing could be saved
         return {}
     try:
-        setup.model.load_state_dict(read(keeper.best_path)["state_dict"])
+        experiment.model.load_state_dict(read(keeper.best_path)["state_dict"])
     except RuntimeError:
-        raise Refusal(f"{keeper.best_path}: its weights do not fit this run") from None
-    trainer.test(setup.model, datamodule=setup.data, verbose=False)
-    return {name: value for name, value in setup.model.figures.items() if name.startswith("test/")}
+        raise UserError(f"{keeper.best_path}: its weights do not fit this run") from None
+    trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
+    return {name: value for name, value in experiment.model.figures.items() if name.startswith("test/")}
 
 
-def save_plain(path: Path, setup: Setup, keeper: Keeper) -> str | None:
+def save_plain(path: Path, experiment: Experiment, keeper: Keeper) -> str | None:
     """Write the chosen epoch's weights as a plain state dict; a full disk is told and ends nothing.
 
     Gives the file's path, or None where there is none.
@@ -159,7 +159,7 @@ def save_plain(path: Path, setup: Setup, keeper: Keeper) -> str | None:
     if keeper.best is None:  # nothing could be saved
         return None
     try:
-        bare.write(read(keeper.best_path)["state_dict"], setup.model.network, path)
+        bare.write(read(keeper.best_path)["state_dict"], experiment.model.network, path)
     except OSError as error:
         said = error.strerror or str(error)
         keeper.unsaved.append(f"{path.name}: {said}")
@@ -181,43 +181,46 @@ def beside(directory: Path) -> Path:
 
 
 def closing_lines(
-    screen: Screen, config: Config, setup: Setup, run: Run, keeper: Keeper, figures: dict[str, Any]
+    console: Console,
+    config: Config,
+    experiment: Experiment,
+    run: RunDir,
+    keeper: Keeper,
+    figures: dict[str, Any],
 ) -> None:
     """How it ended, and the commands that go on from here."""
     directory = str(run.directory)
-    screen.say()
+    console.print()
     if figures["status"] == "interrupted":
         where = f"after {figures['steps']:,} steps" if figures["steps"] else "before the first step"
         kept = keeper.saved_step
-        again = (
-            f"; steps from {kept + 1:,} on are done again" if kept < figures["steps"] else ", all of it saved"
-        )
-        screen.say(f"interrupted {where}{again}. To continue:", style="bold")
-        screen.say(f"  {command(f'resume={directory}')}")
+        again = f"; steps from {kept + 1:,} on are done again" if kept < figures["steps"] else ", all of it saved"
+        console.print(f"interrupted {where}{again}. To continue:", style="bold")
+        console.print(f"  {command(f'resume={directory}')}")
     if keeper.unsaved:
-        screen.say(
+        console.print(
             f"{len(keeper.unsaved)} times something could not be saved, last: {keeper.unsaved[-1]}",
             style="bold red",
         )
     if figures["status"] == "pruned":
-        screen.say(f"pruned after epoch {figures['epochs']}", style="bold")
+        console.print(f"pruned after epoch {figures['epochs']}", style="bold")
     if figures["status"] != "completed":
         return
-    record, count = setup.data.data, figures["tested"]
+    record, count = experiment.data.data, figures["tested"]
     if figures["metrics"]["test/acc"] is not None:
         which = f"best epoch {keeper.best['epoch'] if keeper.best else '-'}, tested once"
-        screen.say(common.test_line(figures["metrics"], count, which), style="bold green")
-        common.say_if_partial(screen, count, setup)
+        console.print(common.test_line(figures["metrics"], count, which), style="bold green")
+        common.say_if_partial(console, count, experiment)
     if record.stand_in_for is not None:
-        screen.say(common.stand_in_line(record.stand_in_for), style="bold red")
+        console.print(common.stand_in_line(record.stand_in_for), style="bold red")
     elif record.remark:
-        screen.say(f"      {record.remark}", style="yellow")
+        console.print(f"      {record.remark}", style="yellow")
     more = 2 * config["trainer"]["max_epochs"]
-    screen.say()
+    console.print()
     if figures["saved_model"] is not None:
-        of = f"of epoch {figures['best_epoch']}, for {common.normalised_by(setup.data)}"
-        screen.pairs({"state dict": f"{figures['saved_model']}, {of}"})
-    screen.pairs(
+        of = f"of epoch {figures['best_epoch']}, for {common.normalised_by(experiment.data)}"
+        console.fields({"state dict": f"{figures['saved_model']}, {of}"})
+    console.fields(
         {
             "test again": command("task=test", f"checkpoint={keeper.best_path}"),
             "continue": command(f"resume={directory}", f"trainer.max_epochs={more}"),

@@ -11,35 +11,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from smallvision.data.framing import Wanted, kind
-from smallvision.data.gathering import Gathered, Source, gather, none_read
-from smallvision.data.looking import Looked, in_chunks
-from smallvision.data.pictures import MODES
-from smallvision.errors import Refusal
-from smallvision.files import written_whole
-from smallvision.overrides import Config
+from smallvision.config.schema import Config
+from smallvision.core.console import Console
+from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir, atomic_write
+from smallvision.data.image_files import MODES, Gathered, Source, gather, none_read
+from smallvision.data.preprocess import Looked, Wanted, in_chunks, kind
 from smallvision.reports import contact_sheet
 from smallvision.reports.predictions import Prediction, Telling, accuracy_line, columns, one_line, row
-from smallvision.runs import Run
-from smallvision.screen import Screen
 from smallvision.tasks.common import METRICS
-from smallvision.training.inference import Trained, load
+from smallvision.training.factory import by
+from smallvision.training.predictor import Predictor, load
 from smallvision.training.saliency import saliency
-from smallvision.training.setup import by
 
 CHUNK, CHUNK_PIXELS = 256, 4_000_000  # what is brought to the network at a time
 
 
-def run(config: Config, run: Run) -> dict[str, Any]:
+def run(config: Config, run: RunDir) -> dict[str, Any]:
     """Tell each picture's class; predictions.csv and predictions.png go to the run directory."""
-    screen = Screen()
+    console = Console()
     gathered = gather(config["images"], sys.stdin.buffer if sys.stdin else io.BytesIO())
     trained = load(Path(config["checkpoint"]), config)
     wanted = wanted_by(trained, config)
-    summary(screen, config, trained, gathered, run)
-    telling = Telling(
-        screen.say, [one.name for one in gathered.sources], trained.classes, config["predict"]["top"]
-    )
+    summary(console, config, trained, gathered, run)
+    telling = Telling(console.print, [one.name for one in gathered.sources], trained.classes, config["predict"]["top"])
     started = time.perf_counter()
     try:
         tiles = predict(config, trained, gathered.sources, wanted, telling, run.directory)
@@ -49,33 +44,31 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         if tiles:
             learnt = trained.plain["data"]["name"]
             title = f"{config['model']['name']}, trained on {learnt}"
-            with written_whole(run.directory / "predictions.png") as scratch:
+            with atomic_write(run.directory / "predictions.png") as scratch:
                 contact_sheet.draw(tiles, scratch, one_line(title), stand_in)
     except BrokenPipeError:
         raise
     except OSError as error:  # pictures' own do not come this far
-        raise Refusal(f"{run.directory}: cannot be written: {error.strerror}; choose another") from None
+        raise UserError(f"{run.directory}: cannot be written: {error.strerror}; choose another") from None
     figures = results(config, trained, telling, run, seconds)
     run.results(figures)
     telling.end()
     if telling.tally.known:
-        screen.say()
-        screen.say(accuracy_line(telling.tally), style="bold green")
+        console.print()
+        console.print(accuracy_line(telling.tally), style="bold green")
     if stand_in:
-        screen.say(stand_in, style="bold red")
-    screen.say()
+        console.print(stand_in, style="bold red")
+    console.print()
     made = ["predictions.csv", *(["predictions.png"] if tiles else [])]
-    screen.pairs(
-        dict(zip(("all of it", "a sheet"), (str(run.directory / name) for name in made), strict=False))
-    )
+    console.fields(dict(zip(("all of it", "a sheet"), (str(run.directory / name) for name in made), strict=False)))
     return figures
 
 
-def wanted_by(trained: Trained, config: Config) -> Wanted:
-    """What pictures are to be brought to; Refusal where none can be."""
+def wanted_by(trained: Predictor, config: Config) -> Wanted:
+    """What pictures are to be brought to; UserError where none can be."""
     channels, height, width = trained.shape
     if channels not in MODES:
-        raise Refusal(
+        raise UserError(
             f"{config['checkpoint']}: takes images of {channels} channels, and pictures come with 1 (grey)"
             " or 3 (colour)"
         )
@@ -85,7 +78,7 @@ def wanted_by(trained: Trained, config: Config) -> Wanted:
 
 def predict(
     config: Config,
-    trained: Trained,
+    trained: Predictor,
     sources: Sequence[Source],
     wanted: Wanted,
     telling: Telling,
@@ -93,11 +86,11 @@ def predict(
 ) -> list[contact_sheet.Tile]:
     """Tell and write what each picture shows, in bounded memory; gives what the sheet shows.
 
-    Raises Refusal where not one of them can be read.
+    Raises UserError where not one of them can be read.
     """
     tiles: list[contact_sheet.Tile] = []
     most = min(config["data"]["eval_batch_size"], CHUNK, 1 + CHUNK_PIXELS // (wanted.height * wanted.width))
-    with written_whole(directory / "predictions.csv") as scratch:
+    with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(columns(telling.top))
@@ -109,11 +102,11 @@ def predict(
                 room = config["predict"]["sheet"] - len(tiles)
                 tiles += on_sheet(trained, config, list(zip(looked, said, strict=True)), len(tiles), room)
         if not telling.tally.read:
-            raise Refusal(one_line(none_read(config["images"], *telling.first_error, len(sources))))
+            raise UserError(one_line(none_read(config["images"], *telling.first_error, len(sources))))
     return tiles
 
 
-def ask(trained: Trained, looked: Sequence[Looked], telling: Telling) -> list[Prediction]:
+def ask(trained: Predictor, looked: Sequence[Looked], telling: Telling) -> list[Prediction]:
     """The network's answer to each of them that could be read."""
     framed = [one.framed for one in looked if one.framed is not None]
     if framed:
@@ -133,7 +126,7 @@ def ask(trained: Trained, looked: Sequence[Looked], telling: Telling) -> list[Pr
 
 
 def on_sheet(
-    trained: Trained, config: Config, pairs: Sequence[tuple[Looked, Prediction]], first: int, room: int
+    trained: Predictor, config: Config, pairs: Sequence[tuple[Looked, Prediction]], first: int, room: int
 ) -> list[contact_sheet.Tile]:
     """At most ``room`` of them as tiles; ``first``: how many the sheet has already."""
     tiles: list[contact_sheet.Tile] = []
@@ -148,14 +141,14 @@ def on_sheet(
     return tiles
 
 
-def summary(screen: Screen, config: Config, trained: Trained, gathered: Gathered, run: Run) -> None:
+def summary(console: Console, config: Config, trained: Predictor, gathered: Gathered, run: RunDir) -> None:
     """What will answer, before it does."""
     data = trained.plain["data"]
-    screen.say(f"smallvision: predicting with {one_line(config['checkpoint'])}", style="bold")
+    console.print(f"smallvision: predicting with {one_line(config['checkpoint'])}", style="bold")
     stand_in = stand_in_words(trained)
     if stand_in:
-        screen.say(f"  {stand_in}", style="bold red")
-    screen.pairs(
+        console.print(f"  {stand_in}", style="bold red")
+    console.fields(
         {
             "network": f"{config['model']['name']}, {trained.parameters:,} parameters, epoch {trained.epoch}",
             "learnt": one_line(f"{data['name']}, {data['source']}"),
@@ -166,24 +159,20 @@ def summary(screen: Screen, config: Config, trained: Trained, gathered: Gathered
         }
     )
     if gathered.passed_over:
-        screen.say(
-            f"  note       passed over {gathered.passed_over:,} files that are no pictures by their names"
-        )
-    screen.say()
+        console.print(f"  note       passed over {gathered.passed_over:,} files that are no pictures by their names")
+    console.print()
 
 
-def stand_in_words(trained: Trained) -> str | None:
+def stand_in_words(trained: Predictor) -> str | None:
     """What must be said of a network that never saw the data set that was named."""
     named = trained.plain["data"].get("stand_in_for")
     if named is None:
         return None
     learnt = trained.plain["data"]["name"]
-    return one_line(
-        f"STAND-IN: this network learnt {learnt}, not {named}: its answers say nothing about {named}"
-    )
+    return one_line(f"STAND-IN: this network learnt {learnt}, not {named}: its answers say nothing about {named}")
 
 
-def results(config: Config, trained: Trained, telling: Telling, run: Run, seconds: float) -> dict[str, Any]:
+def results(config: Config, trained: Predictor, telling: Telling, run: RunDir, seconds: float) -> dict[str, Any]:
     """What goes to results.json; no accuracy of a run, as these pictures are no test set."""
     tally = telling.tally
     return {

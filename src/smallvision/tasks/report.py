@@ -5,17 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from smallvision.errors import Refusal, printable
-from smallvision.files import write_text
+from smallvision.core.console import Console
+from smallvision.core.errors import UserError, printable
+from smallvision.core.run_dir import write_text
 from smallvision.reports import leaderboard, runs
 from smallvision.reports.comparison import Comparison, Configuration, compare
 from smallvision.reports.run_view import read, task_of
 from smallvision.reports.words import figure, short, spread
-from smallvision.screen import Screen
 
 MOST_COLUMNS = 3  # of keys that differ on the screen; comparison.csv has them all
 
@@ -31,7 +30,7 @@ def run(config: dict[str, Any]) -> None:
     wanted = ("fit", "test", None) if alone else ("fit", None)  # one that does not say is refused by name
     found = [one for one in found if task_of(one) in wanted]
     if not found:
-        raise Refusal(f"runs={place}: no trained runs there")
+        raise UserError(f"runs={place}: no trained runs there")
     page = draw_run(found[0]) if alone else ""
     views = [read(one, arrays=False) for one in found]
     comparisons = compare(views)
@@ -44,9 +43,9 @@ def run(config: dict[str, Any]) -> None:
         return
     console = Console()
     for one in comparisons:
-        console.print(Text(printable(heading(one)), style="bold"))
-        console.print(table(one))
-    Screen().pairs({"page": page})
+        console.terminal.print(Text(printable(heading(one)), style="bold"))
+        console.terminal.print(table(one))
+    Console().fields({"page": page})
 
 
 def draw_run(directory: Path) -> str:
@@ -57,19 +56,19 @@ def draw_run(directory: Path) -> str:
     try:
         run_page.write_page(directory, page)
     except OSError as error:
-        raise Refusal(f"{page}: cannot be written: {error.strerror}") from None
+        raise UserError(f"{page}: cannot be written: {error.strerror}") from None
     return str(page)
 
 
 def report_sweep(directory: Path, storage: str | None) -> None:
     """How that sweep stands: the page, and the table in the terminal or as CSV."""
-    from smallvision.sweeps import conclusion
+    from smallvision.sweeps import summary as conclusion
     from smallvision.sweeps.collect import read
 
     view = read(directory, storage)
     conclusion.draw(view)
     if sys.stdout.isatty():
-        conclusion.tell(Screen(), view)
+        conclusion.tell(Console(), view)
     else:
         sys.stdout.write(leaderboard.as_csv(view))
 
@@ -125,9 +124,7 @@ def table(one: Comparison) -> Table:
         made.add_row(*(Text(printable(cell)) for cell in cells), style="bold" if place == 1 else None)
     notes = ["± is the 95 % interval for the mean over n seeds"] if repeated else []
     if len(one.differing) > len(shown):
-        notes.append(
-            f"comparison.csv has the other keys that differ: {', '.join(one.differing[len(shown) :])}"
-        )
+        notes.append(f"comparison.csv has the other keys that differ: {', '.join(one.differing[len(shown) :])}")
     made.caption, made.caption_justify = Text("; ".join(notes), style="dim"), "left"
     return made
 

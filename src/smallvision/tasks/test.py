@@ -7,98 +7,96 @@ from typing import Any
 
 from torch import Tensor
 
-from smallvision.errors import Refusal
-from smallvision.overrides import Config
-from smallvision.runs import Run
-from smallvision.screen import Screen
+from smallvision.config.schema import Config
+from smallvision.core.console import Console
+from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.tasks import common
-from smallvision.tasks.drawn import draw_report
-from smallvision.training import bare
+from smallvision.tasks.report_data import draw_report
+from smallvision.training import state_dict as bare
 from smallvision.training.checkpoint import is_bare, opened, read
-from smallvision.training.setup import Setup, describe, make_data, make_setup, make_trainer
+from smallvision.training.factory import Experiment, describe, make_data, make_experiment, make_trainer
 
 
 @dataclass
 class Loaded:
     """A model with its weights; ``which``: the words for it; ``remark``: what to read its figures with."""
 
-    setup: Setup
+    experiment: Experiment
     epochs: int
     steps: int
     which: str
     remark: str | None = None
 
 
-def run(config: Config, run: Run) -> dict[str, Any]:
+def run(config: Config, run: RunDir) -> dict[str, Any]:
     """Rebuild the model, test it once on the test images of its data (or of ``data=``)."""
-    screen = Screen()
+    console = Console()
     file = Path(config["checkpoint"])
     loaded = load(file, config)
-    setup = loaded.setup
-    if not setup.data.sizes["test"]:
-        raise Refusal(f"data={config['data']['name']}: has no test images")
-    trainer = make_trainer(config, setup.device, run.directory, logger=False, enable_checkpointing=False)
-    run.describe(config, setup.device.hardware)
-    common.summary(screen, config, setup, run, f"testing {file}")
+    experiment = loaded.experiment
+    if not experiment.data.sizes["test"]:
+        raise UserError(f"data={config['data']['name']}: has no test images")
+    trainer = make_trainer(config, experiment.device, run.directory, logger=False, enable_checkpointing=False)
+    run.describe(config, experiment.device.hardware)
+    common.summary(console, config, experiment, run, f"testing {file}")
     if loaded.remark is not None:
-        screen.say(f"  note       {loaded.remark}", style="yellow")
-    record = setup.data.data
+        console.print(f"  note       {loaded.remark}", style="yellow")
+    record = experiment.data.data
     started = time.perf_counter()
-    trainer.test(setup.model, datamodule=setup.data, verbose=False)
+    trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
     seconds = time.perf_counter() - started
-    figures = common.results(config, setup, run, "completed")
-    figures["metrics"] |= setup.model.figures
+    figures = common.results(config, experiment, run, "completed")
+    figures["metrics"] |= experiment.model.figures
     figures |= {
-        "tested": len(setup.model.tested),
+        "tested": len(experiment.model.tested),
         "epochs": loaded.epochs,
         "steps": loaded.steps,
         "best_checkpoint": str(file),
         "seconds": {"total": run.seconds, "fit": None, "test": seconds},
     }
     run.results(figures)
-    screen.say()
+    console.print()
     line = common.test_line(figures["metrics"], figures["tested"], loaded.which)
-    screen.say(line, style="bold green")
-    common.say_if_partial(screen, figures["tested"], setup)
+    console.print(line, style="bold green")
+    common.say_if_partial(console, figures["tested"], experiment)
     if record.stand_in_for is not None:
-        screen.say(common.stand_in_line(record.stand_in_for), style="bold red")
+        console.print(common.stand_in_line(record.stand_in_for), style="bold red")
     if config["report"]:
-        draw_report(screen, setup, run, trained=False)
+        draw_report(console, experiment, run, trained=False)
     return figures
 
 
 def load(file: Path, config: Config) -> Loaded:
     """The model of ``file``: a checkpoint, or a bare state dict for the network and data of ``config``.
 
-    Raises Refusal where the weights do not fit.
+    Raises UserError where the weights do not fit.
     """
     content = opened(file)
     if is_bare(content):
         return _load_bare(content, file, config)
     saved = read(file)
     weights = saved["state_dict"].values()
-    setup = make_setup(config, make_data(config), saved["smallvision"], weights)
+    experiment = make_experiment(config, make_data(config), saved["smallvision"], weights)
     try:
-        setup.model.load_state_dict(saved["state_dict"])
+        experiment.model.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
-        raise Refusal(
-            f"{file}: its weights do not fit its own config ({str(error).splitlines()[0]})"
-        ) from None
-    learnt, record, remark = saved["smallvision"]["data"], setup.data.data, None
+        raise UserError(f"{file}: its weights do not fit its own config ({str(error).splitlines()[0]})") from None
+    learnt, record, remark = saved["smallvision"]["data"], experiment.data.data, None
     if learnt["fingerprint"] != record.fingerprint:
         remark = f"trained on other data: {learnt['name']}, {learnt['source']}"
     epochs = saved["epoch"] + 1
-    return Loaded(setup, epochs, saved["global_step"], f"epoch {epochs}", remark)
+    return Loaded(experiment, epochs, saved["global_step"], f"epoch {epochs}", remark)
 
 
 def _load_bare(content: dict[str, Tensor], file: Path, config: Config) -> Loaded:
     whiten = config["data"]["normalisation"]["whiten"]
     if whiten:
-        raise Refusal(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
+        raise UserError(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
     bare.refuse_endless(content, file)
     data = make_data(config)
-    setup = make_setup(config, data, describe(config, data))
-    network, name = setup.model.network, config["model"]["name"]
+    experiment = make_experiment(config, data, describe(config, data))
+    network, name = experiment.model.network, config["model"]["name"]
     network.load_state_dict(bare.fitted(content, network, file, name))
     remark = f"{bare.SAYS_NOTHING} or its data: tested as {name}, {common.normalised_by(data)}"
-    return Loaded(setup, 0, 0, "of a bare state dict", remark)
+    return Loaded(experiment, 0, 0, "of a bare state dict", remark)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from smallvision.errors import Interrupted, Refusal
-from smallvision.files import written_whole
-from smallvision.saved import refuse_other_files, refuse_other_than_plain
+from smallvision.config.untrusted import check_checkpoint_file, check_plain_data
+from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.run_dir import atomic_write
 
 FORMAT = 1
 NEEDED = ("config", "shape", "classes", "mean", "std", "data")  # what rebuilds a model
@@ -51,9 +51,7 @@ def is_bare(content: Any) -> bool:
 
 # What is taken out of a checkpoint before a model is there to hold it against.
 FORMS: dict[str, Callable[[Any], bool]] = {
-    "state_dict": lambda v: (
-        isinstance(v, dict) and all(isinstance(key, str) and dense(one) for key, one in v.items())
-    ),
+    "state_dict": lambda v: isinstance(v, dict) and all(isinstance(key, str) and dense(one) for key, one in v.items()),
     "epoch": _whole,
     "global_step": _whole,
     "pytorch-lightning_version": lambda v: (
@@ -66,9 +64,7 @@ FORMS: dict[str, Callable[[Any], bool]] = {
     "data": lambda v: (
         isinstance(v, dict) and all(isinstance(v.get(key), str) for key in ("name", "source", "fingerprint"))
     ),
-    "position": lambda v: (
-        v is None or (isinstance(v, dict) and all(_whole(v.get(key)) for key in ("epoch", "batch")))
-    ),
+    "position": lambda v: v is None or (isinstance(v, dict) and all(_whole(v.get(key)) for key in ("epoch", "batch"))),
 }
 
 
@@ -77,7 +73,7 @@ class PlainCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(Path(path)) as scratch, scratch.open("wb") as file:
+        with atomic_write(Path(path)) as scratch, scratch.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's writer about what came in between: a full disk, a signal
@@ -85,9 +81,7 @@ class PlainCheckpointIO(CheckpointIO):
                     raise error.__context__ from None
                 raise
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return {**read(Path(path)), "file": str(path)}
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -96,7 +90,7 @@ class PlainCheckpointIO(CheckpointIO):
 
 def copy(source: Path, target: Path) -> None:
     """``target`` becomes a copy of ``source``."""
-    with written_whole(target) as scratch:
+    with atomic_write(target) as scratch:
         shutil.copyfile(source, scratch)
 
 
@@ -120,21 +114,21 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint of a run to go on from, and what is wrong with those that were newer.
 
     Damaged ones are set aside as NAME.damaged, so that nothing good is ever replaced by them. None where
-    the run had not saved yet. Raises Refusal where it had, and none can be read.
+    the run had not saved yet. Raises UserError where it had, and none can be read.
     """
     found: list[tuple[int, Path]] = []
     damaged: dict[Path, str] = {}
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path.name)):
         try:
             step = int(read(path)["global_step"])
-        except Refusal as refusal:
+        except UserError as refusal:
             damaged[path] = str(refusal)
             continue
         if path.name == "last.ckpt":
             return path, []
         found.append((step, path))
     if damaged and not found:
-        raise Refusal(f"{'; '.join(damaged.values())}; no other checkpoint is left in {folder}")
+        raise UserError(f"{'; '.join(damaged.values())}; no other checkpoint is left in {folder}")
     for path in damaged:
         path.replace(path.with_name(f"{path.name}.damaged"))
     best = max(found, key=lambda one: one[0])[1] if found else None
@@ -172,47 +166,45 @@ def refuse_other_names(pickled: bytes) -> None:
 def opened(path: Path) -> Any:
     """What torch.save wrote, on the CPU: plain data and tensors. Nothing in the file is run.
 
-    Raises Refusal, naming the file, where it is damaged or holds anything else.
+    Raises UserError, naming the file, where it is damaged or holds anything else.
     """
-    refuse_other_files(path)
+    check_checkpoint_file(path)
     try:
         check_bytes(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle that is not torch's own
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise Refusal(f"{path}: holds more than plain data, so it is not opened") from None
+        raise UserError(f"{path}: holds more than plain data, so it is not opened") from None
     except Exception as error:  # damage can surface as any kind
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refusal(f"{path}: damaged or not a checkpoint ({said[:120]})") from None
-    refuse_other_than_plain(content, str(path), MOST_ENTRIES, torch.Tensor)
+        raise UserError(f"{path}: damaged or not a checkpoint ({said[:120]})") from None
+    check_plain_data(content, str(path), MOST_ENTRIES, torch.Tensor)
     return content
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The whole checkpoint, on the CPU. Nothing in the file is run. Raises Refusal, naming the file."""
+    """The whole checkpoint, on the CPU. Nothing in the file is run. Raises UserError, naming the file."""
     checkpoint = opened(path)
     ours = checkpoint.get("smallvision") if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in checkpoint:
-        hint = (
-            ", but a bare state dict: task=test model=NAME data=NAME tests it" if is_bare(checkpoint) else ""
-        )
-        raise Refusal(f"{path}: not a checkpoint of smallvision{hint}")
+        hint = ", but a bare state dict: task=test model=NAME data=NAME tests it" if is_bare(checkpoint) else ""
+        raise UserError(f"{path}: not a checkpoint of smallvision{hint}")
     if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
-        raise Refusal(
+        raise UserError(
             f"{path}: written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"
             " use the smallvision that wrote it"
         )
     missing = [name for name in NEEDED if name not in ours]
     if missing:
-        raise Refusal(f"{path}: not a checkpoint of smallvision: it lacks {', '.join(missing)}")
+        raise UserError(f"{path}: not a checkpoint of smallvision: it lacks {', '.join(missing)}")
     if "position" not in ours:  # the first ones have it where Lightning looks for it
         ours["position"] = _first_position(checkpoint)
     wrong = [name for name, holds in FORMS.items() if not holds({**checkpoint, **ours}.get(name))]
     if not wrong and not len(ours["mean"]) == len(ours["std"]) == ours["shape"][0]:
         wrong = ["mean"]
     if wrong:
-        raise Refusal(f"{path}: not a checkpoint of smallvision: its {wrong[0]} cannot be")
+        raise UserError(f"{path}: not a checkpoint of smallvision: its {wrong[0]} cannot be")
     return checkpoint
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from smallvision.cores import cores
-from smallvision.errors import Refusal
+from smallvision.core.errors import UserError
+from smallvision.core.system import cores
 
 # Below this many multiplications and additions an image, bf16's conversions on a CPU cost more than its
 # arithmetic saves; measured on a two-core AVX-512 machine, where the tutorials' networks have 1e6.
@@ -53,13 +53,13 @@ class Device:
 
 
 def kind_of(name: str) -> str:
-    """``cuda``, ``mps`` or ``cpu`` for a choice of ``device=``; Refusal where this machine has none."""
+    """``cuda``, ``mps`` or ``cpu`` for a choice of ``device=``; UserError where this machine has none."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, here in present.items() if here)
     if not present[name]:
         here = ", ".join(kind for kind, there in present.items() if there)
-        raise Refusal(f"device={name}: this machine has none that torch can use; here: {here}, auto")
+        raise UserError(f"device={name}: this machine has none that torch can use; here: {here}, auto")
     return name
 
 
@@ -76,7 +76,7 @@ def choose(config: dict[str, Any], flops: int) -> Device:
         }
         precision = "bf16-mixed" if fast[kind]() else "32"
     if precision == "16-mixed" and kind == "cpu":
-        raise Refusal("device.precision=16-mixed: not on a CPU; use 32 or bf16-mixed")
+        raise UserError("device.precision=16-mixed: not on a CPU; use 32 or bf16-mixed")
     layout = config["memory_format"]
     return Device(
         kind=kind,

@@ -1,12 +1,17 @@
 """`logger=`: who is told of a run beside its directory."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from smallvision.build import build
-from smallvision.errors import Refusal, did_you_mean
+from smallvision.config.targets import build
+from smallvision.core.errors import UserError, did_you_mean
+from smallvision.training.classifier import Classifier
 
 # What a config may tell a logger. Theirs have others, which start programs (wandb's settings) or choose
 # folders to write to.
@@ -24,7 +29,7 @@ def make_logger(config: dict[str, Any], run_dir: Path) -> Logger | None:
     config = {key: value for key, value in config.items() if key != "graph"}  # told at the run's end
     for key in config:
         if key not in KEYS:
-            raise Refusal(f"logger.{key}: not allowed here.{did_you_mean(key, KEYS[2:])}")
+            raise UserError(f"logger.{key}: not allowed here.{did_you_mean(key, KEYS[2:])}")
     places = {"save_dir": str(run_dir)}
     if name == "tensorboard":
         places |= {"name": "", "version": ""}
@@ -34,3 +39,56 @@ def make_logger(config: dict[str, Any], run_dir: Path) -> Logger | None:
         places["name"] = run_dir.name
     logger: Logger = build("logger", config, **places)
     return logger
+
+
+MOST_CLASSES = 50  # that a confusion matrix is drawn of
+Images = tuple[Tensor, Tensor]
+
+
+def tell(
+    loggers: list[Logger],
+    config: dict[str, Any],
+    metrics: dict[str, float | None],
+    model: Classifier,
+    samples: Images,
+    tested_labels: Tensor,
+    graph: bool,
+) -> None:
+    """Hyperparameters with the run's final figures, the first batch of training as pictures, the confusion
+    matrix of the test and, with ``graph``, the network's graph.
+
+    ``samples``: uint8 images N x C x H x W and their classes; ``tested_labels``: N, of ``model.tested``.
+    """
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            continue
+        final = {f"final/{name}": value for name, value in metrics.items() if value is not None}
+        logger.log_hyperparams(_flat(config), final)
+        board = logger.experiment
+        images, _ = samples
+        if images.shape[1] in (1, 3):
+            board.add_images("train/samples", images[:32].cpu().numpy())
+        classes = model.plain["classes"]
+        if len(model.tested) and len(classes) <= MOST_CLASSES:
+            matrix = MulticlassConfusionMatrix(len(classes))
+            matrix.update(model.tested, tested_labels[: len(model.tested)])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks
+                figure, _ = matrix.plot(labels=classes)
+                board.add_figure("test/confusion", figure)
+        if graph:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the tracer
+                board.add_graph(model.network, model.whiten(model.normalise(images[:1].to(model.device))))
+        board.flush()
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By full keys; what is no number or word, as a word."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float)) else str(value)
+    return found

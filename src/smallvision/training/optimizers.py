@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from smallvision.build import build
-from smallvision.errors import Refusal
-from smallvision.overrides import Config
-from smallvision.rules import PARAM_KINDS
+from smallvision.config.schema import PARAM_KINDS, Config
+from smallvision.config.targets import build
+from smallvision.core.errors import UserError
 
 Section = dict[str, Any]
 Groups = list[dict[str, Any]]
@@ -48,7 +47,7 @@ def make_optimizer(config: Config, network: nn.Module, fitted: Callable[[Section
     matrices only: ``optimizer.rest`` is what moves the others beside it. ``fitted`` completes the section
     of an optimizer for the device.
 
-    Raises Refusal where a value is impossible.
+    Raises UserError where a value is impossible.
     """
     section = dict(config["optimizer"])
     rest = section.pop("rest", None)
@@ -63,17 +62,17 @@ def make_optimizer(config: Config, network: nn.Module, fitted: Callable[[Section
             groups = [{"params": [one for group in groups for one in group["params"]]}]
         return _build(fitted(section), groups)
     if section["_target_"] != "torch.optim.Muon":
-        raise Refusal(f"optimizer.rest: goes with optimizer=muon, not with {section['_target_']}")
+        raise UserError(f"optimizer.rest: goes with optimizer=muon, not with {section['_target_']}")
     if "weight" not in by_kind:
-        raise Refusal(f"optimizer={section['name']}: moves hidden matrices, and this network has none")
-    matrices = MatrixMuon([by_kind.pop("weight")], **_build(section, [{"params": []}]).defaults)
+        raise UserError(f"optimizer={section['name']}: moves hidden matrices, and this network has none")
+    matrices = ConvMuon([by_kind.pop("weight")], **_build(section, [{"params": []}]).defaults)
     others = list(by_kind.values())
     if not others:
         return matrices
     partner = _build(fitted(rest), others, key="optimizer.rest")
     if isinstance(partner, torch.optim.LBFGS):
-        raise Refusal("optimizer.rest._target_=torch.optim.LBFGS: goes alone; choose another")
-    return Together([matrices, partner])
+        raise UserError("optimizer.rest._target_=torch.optim.LBFGS: goes alone; choose another")
+    return CombinedOptimizer([matrices, partner])
 
 
 def _build(section: Section, groups: Groups, key: str = "optimizer") -> Optimizer:
@@ -81,11 +80,11 @@ def _build(section: Section, groups: Groups, key: str = "optimizer") -> Optimize
     for group in groups:
         for name in group:
             if name != "params" and name not in optimizer.defaults:
-                raise Refusal(f"param_groups.*.{name}: {section['_target_']} has no such argument")
+                raise UserError(f"param_groups.*.{name}: {section['_target_']} has no such argument")
     return optimizer
 
 
-class MatrixMuon(torch.optim.Muon):
+class ConvMuon(torch.optim.Muon):
     """torch's Muon, for convolutions too: a kernel counts as a matrix, output channels by all the rest.
 
     Source: K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
@@ -131,7 +130,7 @@ def _matrix(kernel: Tensor, layout: torch.memory_format) -> Tensor:
     return kernel.view(len(kernel), -1)
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers, each with its own parameters, that Lightning sees as one."""
 
     def __init__(self, parts: Sequence[Optimizer]) -> None:

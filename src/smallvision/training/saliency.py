@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smallvision.randomness import stream
-from smallvision.training.inference import Trained
+from smallvision.core.rng import stream
+from smallvision.training.predictor import Predictor
 
 COPIES = 25  # noisy ones of each image
 NOISE = 0.15  # its standard deviation, of the span of the image's values
 BRIGHT = 99.0  # the percentile that is shown as 1: a few pixels would darken all the others
 
 
-def saliency(trained: Trained, image: Tensor, label: int, seed: int, number: int) -> np.ndarray[Any, Any]:
+def saliency(trained: Predictor, image: Tensor, label: int, seed: int, number: int) -> np.ndarray[Any, Any]:
     """How much each pixel of ``image`` (uint8, C x H x W) moves the logit of class ``label``: float32, H x W,
     from 0 to 1.
 

@@ -7,20 +7,20 @@ factor of the optimizer's learning rate.
 import math
 from collections.abc import Callable
 
-Factor = Callable[[float], float]
+LRLambda = Callable[[float], float]
 
 
-def constant(warmup: float = 0.0) -> Factor:
+def constant(warmup: float = 0.0) -> LRLambda:
     """1, after a straight rise over the first ``warmup`` (a share of all steps)."""
     return _warmed(warmup, lambda progress: 1.0)
 
 
-def linear(warmup: float = 0.0, final: float = 0.0) -> Factor:
+def linear(warmup: float = 0.0, final: float = 0.0) -> LRLambda:
     """A straight line from 1 to ``final``, after the warm-up."""
     return _warmed(warmup, lambda progress: 1 + (final - 1) * progress)
 
 
-def cosine(warmup: float = 0.0, final: float = 0.0) -> Factor:
+def cosine(warmup: float = 0.0, final: float = 0.0) -> LRLambda:
     """Half a cosine wave from 1 to ``final``, after the warm-up.
 
     Source: I. Loshchilov and F. Hutter, SGDR, arXiv:1608.03983, without its restarts.
@@ -28,7 +28,7 @@ def cosine(warmup: float = 0.0, final: float = 0.0) -> Factor:
     return _warmed(warmup, lambda progress: _wave(1, final, progress))
 
 
-def one_cycle(warmup: float = 0.3, final: float = 0.0) -> Factor:
+def one_cycle(warmup: float = 0.3, final: float = 0.0) -> LRLambda:
     """Cosine up from 1/25 to 1 over ``warmup``, cosine down to ``final`` (L. Smith, arXiv:1708.07120).
 
     The learning rate alone moves; momentum stays as it is.
@@ -46,7 +46,7 @@ def _wave(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _warmed(warmup: float, after: Factor) -> Factor:
+def _warmed(warmup: float, after: LRLambda) -> LRLambda:
     def factor(progress: float) -> float:
         if progress < warmup:
             return progress / warmup
@@ -55,7 +55,7 @@ def _warmed(warmup: float, after: Factor) -> Factor:
     return factor
 
 
-def by_step(factor: Factor, steps: int) -> Callable[[int], float]:
+def at_step(factor: LRLambda, steps: int) -> Callable[[int], float]:
     """From a step's number (0 is the first) of ``steps`` to its factor; beyond the end it stays."""
 
     def at(step: int) -> float:

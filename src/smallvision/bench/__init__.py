@@ -1,1 +1,0 @@
-"""How fast this machine trains, and against what: measured side by side, in turn, in one process."""

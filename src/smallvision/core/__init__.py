@@ -1,0 +1,1 @@
+"""The ground of every other package: errors, console, run directory, system, random streams."""

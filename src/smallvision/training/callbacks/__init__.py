@@ -1,0 +1,1 @@
+"""Lightning callbacks, one a file: what makes a run exact, safe and visible."""

@@ -1,0 +1,102 @@
+"""What a user sees of a run: a summary, a row per epoch with a bar on a terminal, and what to do next."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from smallvision.core.console import Console
+from smallvision.data.loader import BatchLoader
+from smallvision.training.callbacks.checkpointing import Row
+from smallvision.training.callbacks.compile import compile_seconds
+
+REFRESH_SECONDS = 0.1
+
+
+class Display(Callback):
+    """A row per epoch; on a terminal a bar below it for the batches of the epoch under way.
+
+    The first batch of an epoch and every ``log_every``-th after it also tell their loss: no other step waits
+    for its figure.
+    """
+
+    def __init__(self, console: Console, epochs: int, log_every: int | None = None) -> None:
+        self.console, self.epochs, self.log_every = console, epochs, log_every
+        self.progress: Progress | None = None
+        self._shown = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.should_stop:
+            return
+        for seconds in compile_seconds(trainer).values():
+            self.console.fields({"compiled": f"in {seconds:.1f} s"})
+        self.console.print()
+        self.console.print("   epoch  train/loss  train/acc   val/loss   val/acc   images/s", style="bold")
+        if self.console.terminal.is_terminal and not self.console.silent:
+            self.progress = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(bar_width=40),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self.console.terminal,
+                transient=True,
+                refresh_per_second=10,
+            )
+            self.progress.start()
+            self.task = self.progress.add_task("", total=None)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None:
+            total = int(trainer.num_training_batches)
+            words = f"epoch {trainer.current_epoch + 1}"
+            self.progress.reset(self.task, total=total, description=words)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.log_every is not None and batch_idx % self.log_every == 0:
+            self._loss(trainer, outputs["loss"], len(batch[1]), batch_idx)
+        if self.progress is None or (now := time.perf_counter()) - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        self.progress.update(self.task, completed=batch_idx + 1)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, description="validating")
+
+    def row(self, row: Row, is_best: bool, images_per_second: float) -> None:
+        """One epoch's figures; the keeper calls this once they are kept."""
+        cells = [f"{row['epoch']:>4}/{self.epochs:<3}"]
+        for name, width in (("train/loss", 10), ("train/acc", 10), ("val/loss", 10), ("val/acc", 9)):
+            value = row[name]
+            cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
+        mark = "  best" if is_best else ""
+        self.console.print(f"{' '.join(cells)} {images_per_second:>10,.0f}{mark}")
+
+    def _loss(self, trainer: pl.Trainer, loss: Tensor, images: int, batch_idx: int) -> None:
+        """The loss of a batch and how many of the epoch's images have been seen by its end."""
+        loader = trainer.train_dataloader
+        if not isinstance(loader, BatchLoader):
+            return
+        seen = batch_idx * loader.batch_size + images * trainer.world_size
+        value = loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
+        self.console.print(f"loss: {value:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
+
+    def warn(self, line: str) -> None:
+        """What the run goes on in spite of."""
+        self.console.print(f"  {line}", style="bold red")
+
+    def stop(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.stop()

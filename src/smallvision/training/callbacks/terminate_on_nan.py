@@ -1,0 +1,82 @@
+"""What goes wrong while a network trains, told in one line that says what to change."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from smallvision.config.schema import Config
+from smallvision.core.errors import UserError
+
+STEPS_ON_GPU = 100  # losses looked at together, so that no step waits for the host
+
+
+class TerminateOnNaN(Callback):
+    """Ends a run whose loss is no number any more, before anything of it is saved.
+
+    On a CPU every step is looked at; elsewhere a hundred at once, and those at an epoch's end.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.losses: list[Tensor] = []
+        self.batch = 0
+        self.last_good = float("nan")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.losses = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.losses.append(outputs["loss"].detach())
+        self.batch = batch_idx + 1
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if pl_module.device.type == "cpu" or last or len(self.losses) == STEPS_ON_GPU:
+            self.look(trainer)
+
+    def look(self, trainer: pl.Trainer) -> None:
+        """Raise UserError where one of the losses since the last look is no number."""
+        values = torch.stack(self.losses).tolist() if self.losses else []
+        self.losses = []
+        for ago, value in zip(reversed(range(len(values))), values, strict=True):
+            if value - value == 0:  # neither nan nor infinite
+                self.last_good = value
+                continue
+            step = trainer.global_step - ago // trainer.accumulate_grad_batches
+            raise UserError(
+                f"the loss turned {value} in epoch {trainer.current_epoch + 1}, step {step:,}, batch"
+                f" {self.batch - ago:,} (it was {self.last_good:.4g} before): {self.cause()};"
+                " what was saved before stays"
+            )
+
+    def cause(self) -> str:
+        """The likely one, and what to change."""
+        optimizer, device = self.config["optimizer"], self.config["device"]
+        if self.last_good != self.last_good:
+            return "from the first step on; look at data.normalisation and at the network"
+        if device["precision"] == "16-mixed":
+            return "half precision may overflow; try device.precision=bf16-mixed or 32, or a lower optimizer.lr"
+        return (
+            f"most likely the learning rate is too high; lower optimizer.lr (now {optimizer['lr']:g}), or set"
+            " trainer.gradient_clip_val or scheduler.warmup"
+        )
+
+
+@contextmanager
+def explain_out_of_memory(config: Config) -> Iterator[None]:
+    """Out of memory becomes a UserError that names the keys which take it."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        data = config["data"]
+        raise UserError(
+            f"out of memory: lower data.batch_size (now {data['batch_size']}; trainer.accumulate_grad_batches"
+            f" makes up for it) or data.eval_batch_size (now {data['eval_batch_size']})"
+        ) from error

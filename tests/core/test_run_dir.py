@@ -1,0 +1,179 @@
+"""The files of a run directory."""
+
+import json
+import logging
+import shlex
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from smallvision.core import run_dir as runs
+from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir, command
+
+CONFIG = {"task": "fit", "seed": 3, "resume": "old", "data": {"name": "mnist", "mean": [0.5]}}
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_run_keeps_its_config_but_not_what_continued_it(tmp_path: Path) -> None:
+    RunDir(tmp_path, []).describe(CONFIG, "a processor")
+    kept = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert kept == {"task": "fit", "seed": 3, "data": {"name": "mnist", "mean": [0.5]}}
+    assert list(kept) == ["task", "seed", "data"]
+    assert names(tmp_path) == ["config.yaml", "environment.json", "overrides.yaml"]
+
+
+def test_what_was_typed_adds_up_over_continuations(tmp_path: Path) -> None:
+    RunDir(tmp_path, ["seed=3", "model=mnist"]).describe(CONFIG, "")
+    RunDir(tmp_path, [f"resume={tmp_path}", "trainer.max_epochs=9", "seed=3"]).describe(CONFIG, "")
+    kept = yaml.safe_load((tmp_path / "overrides.yaml").read_text())
+    assert kept == ["seed=3", "model=mnist", "trainer.max_epochs=9"]
+
+
+def test_the_environment_says_what_the_figures_depend_on(tmp_path: Path) -> None:
+    RunDir(tmp_path, []).describe(CONFIG, "a processor")
+    kept = json.loads((tmp_path / "environment.json").read_text())
+    assert kept["hardware"] == "a processor"
+    assert {"python", "platform", "packages", "git", "command", "started"} < kept.keys()
+    assert {"torch", "lightning", "hydra-core", "numpy"} <= kept["packages"].keys()
+
+
+def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "PACKAGES", ("numpy", "a-package-that-nobody-wrote"))
+    assert list(runs.environment("")["packages"]) == ["numpy"]
+
+
+def test_the_results_are_kept_as_json(tmp_path: Path) -> None:
+    RunDir(tmp_path, []).results({"status": "completed", "metrics": {"val/acc": 0.5, "test/acc": None}})
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept == {"status": "completed", "metrics": {"val/acc": 0.5, "test/acc": None}}
+
+
+def test_only_the_first_of_several_processes_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run = RunDir(tmp_path, ["seed=3"])
+    run.open()
+    run.describe(CONFIG, "")
+    run.results({})
+    run.close()
+    run.discard()
+    assert names(tmp_path) == []
+    assert tmp_path.is_dir()
+
+
+def test_the_log_holds_what_was_said_and_warned_while_the_run_was_open(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, [])
+    run.open()
+    logging.getLogger("smallvision").info("epoch one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.getLogger("py.warnings").warning("beware")
+    run.close()
+    logging.getLogger("smallvision").info("too late")
+    kept = (tmp_path / "train.log").read_text()
+    assert "epoch one" in kept
+    assert "beware" in kept
+    assert "too late" not in kept
+
+
+def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
+    handlers = list(logging.getLogger().handlers)
+    run = RunDir(tmp_path, [])
+    run.open()
+    run.close()
+    run.close()
+    assert logging.getLogger().handlers == handlers
+
+
+def test_a_refused_run_leaves_nothing_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = Path("outputs/runs/mnist-mnist-adam/now")
+    directory.mkdir(parents=True)
+    run = RunDir(directory, [])
+    run.open()
+    run.discard()
+    assert names(tmp_path) == []
+
+
+def test_a_refused_run_leaves_other_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        Path(f"outputs/runs/x/{name}").mkdir(parents=True)
+    run = RunDir(Path("outputs/runs/x/second"), [])
+    run.open()
+    run.discard()
+    assert names(tmp_path / "outputs" / "runs" / "x") == ["first"]
+
+
+def test_a_refused_continuation_keeps_the_run(tmp_path: Path) -> None:
+    RunDir(tmp_path, []).describe(CONFIG, "")
+    run = RunDir(tmp_path, [f"resume={tmp_path}"])
+    run.open()
+    run.discard()
+    assert names(tmp_path) == [".lock", "config.yaml", "environment.json", "overrides.yaml", "train.log"]
+
+
+def test_a_run_refused_because_another_is_at_work_there_leaves_that_one_alone(tmp_path: Path) -> None:
+    first, second = RunDir(tmp_path, []), RunDir(tmp_path, [])
+    first.open()
+    with pytest.raises(UserError, match="another process is at work"):
+        second.open()
+    second.discard()
+    assert names(tmp_path) == [".lock", "train.log"]
+    first.close()
+    second.open()
+    second.close()
+
+
+def test_a_refused_run_keeps_what_somebody_else_put_there(tmp_path: Path) -> None:
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("x")
+    run = RunDir(directory, [])
+    run.open()
+    run.discard()
+    assert names(directory) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("folder", ["outputs/a", "with space", "qu'ote", "$HOME;x", "größe"])
+def test_a_command_can_be_pasted_into_a_shell(folder: str) -> None:
+    assert shlex.split(command(f"resume={folder}")) == ["python", "train.py", f"resume={folder}"]
+
+
+def test_the_seconds_of_a_run_only_grow(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, [])
+    first = run.seconds
+    assert 0 <= first <= run.seconds
+
+
+def test_the_revision_says_whether_files_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done:
+        def __init__(self, stdout: str) -> None:
+            self.stdout = stdout
+
+    said = {"rev-parse": "abc123\n", "status": " M a.py\n"}
+    monkeypatch.setattr(runs.subprocess, "run", lambda command, **_: Done(said[command[3]]))
+    assert runs.git_revision() == "abc123+"
+    said["status"] = ""
+    assert runs.git_revision() == "abc123"
+
+
+def test_there_is_no_revision_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runs.git_revision() is None

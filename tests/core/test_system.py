@@ -1,0 +1,40 @@
+"""The first signal asks, the second stops."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from smallvision.core.errors import Interrupted
+from smallvision.core.system import StopRequest
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequest]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    request = StopRequest()
+    request.install()
+    yield request
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_nothing_is_asked_before_a_signal(stop: StopRequest) -> None:
+    assert stop.signal is None
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_first_signal_is_noted_and_said(stop: StopRequest, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    signal.raise_signal(signal.Signals[name])
+    assert stop.signal == name
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert f"{name}: stopping after this step" in said
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_stops_at_once(stop: StopRequest, second: signal.Signals) -> None:
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(Interrupted):
+        signal.raise_signal(second)
+    assert stop.signal == "SIGINT"

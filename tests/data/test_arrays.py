@@ -1,0 +1,176 @@
+"""npz files in the Keras layout, friendly and hostile."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from smallvision.core.errors import UserError
+from smallvision.data import arrays as npz
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def save(file: Path, **arrays: Any) -> str:
+    """An npz with training images and labels, and whatever else or instead; None leaves a key out."""
+    whole = {"x_train": IMAGES, "y_train": LABELS, **arrays}
+    np.savez(file, **{key: value for key, value in whole.items() if value is not None})
+    return str(file)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "mine.npz"
+
+
+def test_colour_images_come_out_channels_first(file: Path) -> None:
+    data = npz.arrays(save(file, x_test=IMAGES[:2], y_test=LABELS[:2]))
+    assert data.train_images.dtype == torch.uint8
+    assert np.array_equal(data.train_images, IMAGES.transpose(0, 3, 1, 2))
+    assert np.array_equal(data.test_images, IMAGES[:2].transpose(0, 3, 1, 2))
+    assert data.train_labels.tolist() == LABELS.tolist()
+    assert data.name == "mine"
+
+
+def test_grey_images_need_no_channel_dimension(file: Path) -> None:
+    data = npz.arrays(save(file, x_train=IMAGES[..., 0]))
+    assert data.shape == (1, 5, 4)
+    assert np.array_equal(data.train_images[:, 0], IMAGES[..., 0])
+
+
+def test_images_of_one_pixel_are_images(file: Path) -> None:
+    assert npz.arrays(save(file, x_train=IMAGES[:, :1, :1])).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "uint32", ">i4"])
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_labels_may_be_any_integers_in_a_row_or_a_column(file: Path, dtype: str, shape: tuple[int]) -> None:
+    data = npz.arrays(save(file, y_train=LABELS.astype(dtype).reshape(shape)))
+    assert data.train_labels.dtype == torch.int64
+    assert data.train_labels.tolist() == LABELS.tolist()
+
+
+def test_without_test_keys_the_test_set_is_empty(file: Path) -> None:
+    data = npz.arrays(save(file))
+    assert data.test_images.shape == (0, 3, 5, 4)
+    assert len(data.test_labels) == 0
+
+
+def test_classes_are_named_by_the_file_or_else_numbered(file: Path) -> None:
+    assert npz.arrays(save(file, classes=np.array(["cat", "dog", "cow"]))).classes == ["cat", "dog", "cow"]
+    assert npz.arrays(save(file)).classes == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x_train": None}, "has no x_train"),
+        ({"y_train": None}, "has no y_train"),
+        ({"x_test": IMAGES}, "x_test and y_test go together"),
+        ({"y_test": LABELS}, "x_test and y_test go together"),
+        ({"x_train": IMAGES / 255}, "x_train: images must be uint8"),
+        ({"x_train": IMAGES.astype(np.int64)}, "x_train: images must be uint8"),
+        ({"x_train": IMAGES[0, 0]}, "x_train: images must be N x H x W"),
+        ({"x_train": IMAGES.transpose(0, 3, 1, 2)[..., [0] * 9]}, "last dimension must be 1 to 4 channels"),
+        ({"y_train": LABELS / 1}, "y_train: labels must be integers"),
+        ({"y_train": np.eye(6, dtype=int)}, "y_train: labels must be one number an image"),
+        ({"y_train": LABELS[:5]}, "6 train images but 5 labels"),
+        ({"y_train": LABELS - 1}, "labels run from -1"),
+        ({"classes": np.array(["a", "b"])}, "there are 2 classes"),
+        ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "no training images"),
+        ({"x_test": IMAGES[:, :2], "y_test": LABELS}, "differ in shape"),
+    ],
+)
+def test_what_is_not_of_the_layout_is_refused_with_the_file_and_the_reason(
+    file: Path, arrays: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        npz.arrays(save(file, **arrays))
+    assert str(file) in str(refused.value)
+
+
+class Hostile:
+    """Unpickling this makes a directory."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "classes"])
+def test_a_pickled_array_is_refused_and_runs_nothing(file: Path, tmp_path: Path, key: str) -> None:
+    mark = tmp_path / "mark"
+    save(file, **{key: np.array([Hostile(mark)], dtype=object)})
+    with pytest.raises(UserError, match=r"mine\.npz"):
+        npz.arrays(str(file))
+    assert not mark.exists()
+    np.load(file, allow_pickle=True)[key]  # the trap does work
+    assert mark.exists()
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "MAX_BYTES", 10_000)
+    np.savez_compressed(file, x_train=np.zeros((200, 8, 8), np.uint8), y_train=np.zeros(200, int))
+    assert file.stat().st_size < 10_000
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("was unpacked"))
+    with pytest.raises(UserError, match="unpacked, more than"):
+        npz.arrays(str(file))
+
+
+def test_a_member_that_is_no_array_is_refused(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x_train.npy", b"hello")
+        archive.writestr("y_train.npy", b"hello")
+    with pytest.raises(UserError, match="x_train is not an array"):
+        npz.arrays(str(file))
+
+
+def test_a_header_that_claims_more_than_there_is_memory_is_refused(file: Path) -> None:
+    header = str({"descr": "|u1", "fortran_order": False, "shape": (2**60, 1, 1)})
+    member = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x_train.npy", member)
+        archive.writestr("y_train.npy", member)
+    with pytest.raises(UserError, match=r"mine\.npz: truncated, altered or not"):
+        npz.arrays(str(file))
+
+
+def test_a_file_cut_off_anywhere_is_refused(file: Path) -> None:
+    save(file)
+    raw = file.read_bytes()
+    for length in range(0, len(raw), 7):
+        file.write_bytes(raw[:length])
+        with pytest.raises(UserError, match=r"mine\.npz"):
+            npz.arrays(str(file))
+
+
+def test_a_changed_byte_anywhere_is_refused_or_changes_no_image(file: Path) -> None:
+    save(file)
+    raw = file.read_bytes()
+    refused = 0
+    for position in range(len(raw)):
+        changed = bytearray(raw)
+        changed[position] ^= 0xFF
+        file.write_bytes(changed)
+        try:  # a zip has bytes that mean nothing, such as the time
+            data = npz.arrays(str(file))
+            assert np.array_equal(data.train_images, IMAGES.transpose(0, 3, 1, 2))
+            assert data.train_labels.tolist() == LABELS.tolist()
+        except UserError as refusal:
+            refused += str(file) in str(refusal)
+    assert refused > len(raw) // 2
+
+
+def test_a_missing_file_and_a_file_of_another_kind_are_refused_by_name(file: Path) -> None:
+    with pytest.raises(UserError, match=r"mine\.npz: no such file"):
+        npz.arrays(str(file))
+    file.write_text("not a zip")
+    with pytest.raises(UserError, match=r"mine\.npz: truncated, altered or not"):
+        npz.arrays(str(file))

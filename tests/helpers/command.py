@@ -1,0 +1,45 @@
+"""The real command line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TRAIN = Path(__file__).parents[2] / "train.py"
+# A run of a second on data that need no file: 20 steps an epoch.
+TINY = ("data=shapes", "data.images=700", "data.test_images=200", "data.val_size=60", "trainer.max_epochs=2")
+NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def start(cwd: Path, *overrides: str, **env: str) -> subprocess.Popen[str]:
+    """``python train.py overrides`` in ``cwd``, without a network and without anybody's data."""
+    environment = {key: value for key, value in os.environ.items() if key != "SMALLVISION_DATA"}
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *overrides],
+        cwd=cwd,
+        env={**environment, **NO_NETWORK, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(cwd: Path, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The finished process of :func:`start`."""
+    process = start(cwd, *overrides, **env)
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def results(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "results.json").read_text())
+
+
+def figures(run_dir: Path) -> dict[str, Any]:
+    """What of results.json must be equal whenever the run is done again."""
+    return {key: value for key, value in results(run_dir).items() if key not in ("seconds", "images_per_second")}

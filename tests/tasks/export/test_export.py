@@ -1,0 +1,279 @@
+"""A checkpoint becomes a file for elsewhere, proven, with a card that says what it is."""
+
+import errno
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers.command import TINY
+from helpers.forks import train
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors import safe_open
+
+from smallvision.cli import export_dir
+from smallvision.config import compose as configs
+from smallvision.core import run_dir as files
+from smallvision.core.errors import UserError
+from smallvision.tasks import export
+from smallvision.tasks.export import weights
+
+CHECKPOINT = "checkpoint=run/checkpoints/best.ckpt"
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def airbench(tmp_path_factory):
+    """A run with everything before and around its network, in bf16, exported in all formats one by one."""
+    folder = tmp_path_factory.mktemp("airbench")
+    chosen = [
+        "model=airbench", "model.widths=[8,8]", "data.size=12", "data.channels=3", "optimizer=muon",
+        "data.normalisation.whiten=2", "tta.flip=true", "tta.shift=1", "device.precision=bf16-mixed",
+        "data.augmentation.flip=true", "trainer.max_epochs=1", "report=false",
+    ]  # fmt: skip
+    trained = train(folder, *TINY, *chosen, "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    said = {name: train(folder, "task=export", CHECKPOINT, f"format={name}") for name in FILES}
+    return folder, said
+
+
+@pytest.fixture
+def run(airbench, tmp_path):
+    """A folder with a copy of that run, nothing exported yet."""
+    shutil.copytree(airbench[0] / "run", tmp_path / "run", ignore=shutil.ignore_patterns("model*", "exp*"))
+    return tmp_path / "run"
+
+
+def card(folder):
+    return (folder / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_network_with_whitening_and_views_trained_in_bf16_is_exported_and_proven(airbench, name):
+    folder, said = airbench
+    process = said[name]
+    assert (process.returncode, process.stderr) == (0, "")
+    assert (folder / "run" / FILES[name]).is_file()
+    found = re.search(r"largest difference (\S+) \(1e-05 allowed\), 200 of 200 predicted", process.stdout)
+    assert found
+    assert float(found[1]) <= 1e-5
+    assert f"file       run/{FILES[name]}, " in process.stdout
+    assert "compared   on 200 test images of shapes" in process.stdout
+    assert "1, 7, 192 images at once" in process.stdout
+    assert "how to use run/model_card.md" in process.stdout
+    assert "Warning" not in process.stdout
+
+
+def test_the_screen_names_the_formats_that_are_not_there_yet(airbench):
+    _, said = airbench
+    also = {name: re.findall(r"also .*format=(\w+)", process.stdout) for name, process in said.items()}
+    assert also == {
+        "onnx": ["torch_export", "safetensors"],
+        "torch_export": ["safetensors"],
+        "safetensors": [],
+    }
+
+
+def test_the_card_says_what_it_is_what_it_learnt_how_good_it_is_and_what_was_checked(airbench):
+    folder, _ = airbench
+    page, results = card(folder / "run"), json.loads((folder / "run/results.json").read_text())
+    assert page.startswith("# airbench, trained on shapes\n")
+    assert "uint8, N x 3 x 12 x 12" in page
+    assert "6 views" in page
+    assert "| 3 | triangle |" in page or re.search(r"\| 3 \| \w+", page)
+    assert f"fingerprint: {results['data']['fingerprint']}" in page
+    accuracy = results["metrics"]["test/acc"]
+    assert re.search(rf"\| test \| {accuracy:.4f} \| 0\.\d{{4}} to 0\.\d{{4}} \| 200 \|", page)
+    assert re.search(r"\| validation \| 0\.\d{4} \| .* \| 60 \|", page)
+    assert "optimizer: muon, lr" in page
+    assert "augmentation: flip True" in page
+    for file in FILES.values():
+        assert re.search(rf"\| `{file}` \| [\d,]+ bytes \| .* \| 200 of 200 \| 200 test images", page)
+    assert "STAND-IN" not in page
+    assert "not calibrated" in page
+
+
+def test_the_lines_of_python_on_the_card_run(airbench, monkeypatch, capsys):
+    folder, _ = airbench
+    monkeypatch.chdir(folder / "run")
+    blocks = re.findall(r"```python\n(.*?)\n```", card(folder / "run"), re.DOTALL)
+    assert len(blocks) == 3
+    for code in blocks:
+        assert len(code.splitlines()) == 5
+        exec(code, {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_another_export_takes_the_place_of_the_first_and_other_views_make_another_network(airbench, run):
+    shutil.copy(airbench[0] / "run/model.onnx", run)
+    shutil.copy(airbench[0] / "run/exports.json", run)
+    typed = ["task=export", CHECKPOINT, "format=safetensors"]
+    first = train(run.parent, *typed)
+    assert first.returncode == 0, first.stderr
+    before = (run / "model.safetensors").stat()
+    assert "`model.onnx` |" in card(run)
+    other = train(run.parent, *typed, "tta.flip=false", "tta.shift=0")
+    assert (other.returncode, other.stderr) == (0, "")
+    assert (run / "model.safetensors").stat().st_ino != before.st_ino
+    assert "`model.onnx` |" not in card(run)
+    assert "> `model.onnx` lies here, too, but is not of this network" in card(run)
+    assert "They are those of other views" in card(run)
+    assert not list(run.glob(".*.part"))
+
+
+def test_a_checkpoint_outside_of_any_run_is_exported_beside_it_and_has_no_figures(airbench, tmp_path):
+    shutil.copy(airbench[0] / "run/checkpoints/best.ckpt", tmp_path / "elsewhere.ckpt")
+    process = train(tmp_path, "task=export", "checkpoint=elsewhere.ckpt", "format=safetensors")
+    assert (process.returncode, process.stderr) == (0, "")
+    names = {"elsewhere.ckpt", "model.safetensors", "model_card.md", "exports.json"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    assert "Nobody has written that down" in card(tmp_path)
+    assert "not tried on any test images" in card(tmp_path)
+
+
+def test_a_typed_directory_is_made_and_may_be_that_of_a_run(run):
+    typed = ["task=export", CHECKPOINT, "format=safetensors"]
+    for place in ("new/place", "run"):
+        process = train(run.parent, *typed, f"hydra.run.dir={place}")
+        assert (process.returncode, process.stderr) == (0, "")
+        assert (run.parent / place / "model.safetensors").is_file()
+
+
+def test_a_directory_that_cannot_be_had_is_refused(run):
+    (run.parent / "file").write_text("")
+    typed = ["task=export", CHECKPOINT, "format=safetensors"]
+    process = train(run.parent, *typed, "hydra.run.dir=file/place")
+    assert process.returncode == 2
+    assert process.stderr == "error: hydra.run.dir=file/place: cannot be made: Not a directory; choose another\n"
+
+
+def settled(run, *typed):
+    """The config of an export in this process."""
+    typed = ["task=export", f"checkpoint={run / 'checkpoints/best.ckpt'}", *typed]
+    folder = str(export.__file__).replace("src/smallvision/tasks/export/__init__.py", "configs")
+    with initialize_config_dir(folder, version_base="1.3"):
+        return configs.resolve_config(compose("train", typed), typed)
+
+
+def test_a_directory_that_may_not_be_written_is_refused_with_the_way_out(run, monkeypatch):
+    config = settled(run, "format=safetensors")
+    assert export_dir(config, []) == run
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=r"run: cannot be written; hydra\.run\.dir=DIRECTORY chooses another"):
+        export.run(config, run)
+    monkeypatch.undo()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    with pytest.raises(UserError, match=r"safetensors: cannot be written: No space left .*hydra\.run\.dir=DIR"):
+        export.run(config, run)
+
+
+def test_a_package_that_is_missing_is_named_before_the_checkpoint_is_opened(run, monkeypatch):
+    monkeypatch.setattr(configs, "find_spec", lambda name: None)
+    (run / "checkpoints/best.ckpt").write_text("not even opened")
+    with pytest.raises(UserError, match=r"^format=onnx: needs packages: pip install onnx onnxscript onnxruntime$"):
+        settled(run)
+    with pytest.raises(UserError, match=r"^format=safetensors: needs packages: pip install safetensors$"):
+        settled(run, "format=safetensors")
+    with pytest.raises(UserError, match="not a checkpoint"):  # torch itself is all that it needs
+        settled(run, "format=torch_export")
+
+
+def test_what_learnt_from_a_stand_in_is_called_so_on_the_screen_and_the_card(tmp_path):
+    trained = train(tmp_path, "model=linear", "data=mnist", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    process = train(tmp_path, "task=export", CHECKPOINT, "format=safetensors")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "STAND-IN: it learnt from images that are not mnist" in process.stdout
+    assert "test images of digits, a stand-in for mnist" in process.stdout
+    lines = card(tmp_path / "run").splitlines()
+    assert lines[2].startswith("> **STAND-IN: this network never saw mnist.**")
+    assert "> `model.safetensors` was not compared on the images that were named: these images are not mnist" in card(
+        tmp_path / "run"
+    )
+
+
+def test_where_the_data_have_gone_random_images_do_and_where_they_were_typed_they_must_be_there(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 4
+    images = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
+    names = np.array(["<b>bold</b>", "a|b", "[link](x)", "`code`"])
+    np.savez(
+        tmp_path / "mine.npz",
+        x_train=images, y_train=labels, x_test=images, y_test=labels, classes=names,
+    )  # fmt: skip
+    chosen = ["data=arrays", "data.path=mine.npz", "data.val_size=40", "model=linear", "trainer.max_epochs=1"]
+    trained = train(tmp_path, *chosen, "report=false", "hydra.run.dir=run")
+    assert trained.returncode == 0, trained.stderr
+    (tmp_path / "mine.npz").unlink()
+    typed = ["task=export", CHECKPOINT, "format=safetensors"]
+    process = train(tmp_path, *typed)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "compared   on 1,000 random images" in process.stdout
+    assert "note       the images of arrays are not here (" in process.stdout
+    page = card(tmp_path / "run")
+    assert "> `model.safetensors` was not compared on the images that were named: the images of arrays" in page
+    assert r"| 0 | &lt;b&gt;bold&lt;/b&gt; |" in page
+    assert r"| 1 | a\|b |" in page
+    assert r"| 2 | \[link\]\(x\) |" in page
+    refused = train(tmp_path, *typed, "data.path=other.npz")
+    assert refused.returncode == 2
+    assert refused.stderr == "error: other.npz: no such file\n"
+
+
+def test_hostile_words_in_a_checkpoint_stay_words_on_the_card(run):
+    file = run / "checkpoints/best.ckpt"
+    saved = torch.load(file, weights_only=True)
+    saved["smallvision"]["data"] |= {"source": "\x1b[2J<script>alert(1)</script>\n# head", "remark": "|x|`y`"}
+    torch.save(saved, file)
+    process = train(run.parent, "task=export", CHECKPOINT, "format=safetensors")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "\x1b" not in process.stdout + card(run)
+    assert "<script>" not in card(run)
+    assert "\n# head" not in card(run)
+    assert r"remark: \|x\|\`y\`" in card(run)
+
+
+def test_what_is_not_the_exporters_to_choose_is_refused(run):
+    for typed, line in (
+        (["format=exe"], "error: format=exe: must be one of onnx, torch_export, safetensors\n"),
+        (["model=linear"], "error: model: cannot be changed here: the checkpoint says it\n"),
+        (
+            ["data.size=20"],
+            "error: data=shapes: images of 3x20x20 in 10 classes; the checkpoint is for 3x12x12 in 10\n",
+        ),
+    ):  # fmt: skip
+        process = train(run.parent, "task=export", CHECKPOINT, *typed)
+        assert (process.returncode, process.stderr) == (2, line)
+    assert not list(run.glob("model*"))
+    assert yaml.safe_load((run / "config.yaml").read_text())["task"] == "fit"
+
+
+def test_a_file_of_weights_alone_gives_what_the_checkpoint_gives(airbench):
+    folder, _ = airbench
+    network = weights.load(folder / "run/model.safetensors")
+    assert (network.views.flip, network.views.shift) == (True, 1)
+    saved = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
+    assert network.state_dict().keys() == saved["state_dict"].keys()
+    for name, tensor in saved["state_dict"].items():
+        assert torch.equal(network.state_dict()[name], tensor)
+    with safe_open(folder / "run/model.safetensors", "pt") as opened:
+        config = json.loads(opened.metadata()["config"])
+    assert config == yaml.safe_load((folder / "run/config.yaml").read_text())
+
+
+def test_hydra_leaves_nothing_of_its_own(airbench):
+    folder, _ = airbench
+    written = {*FILES.values(), "model_card.md", "exports.json"}
+    of_the_run = {"config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv"}
+    of_the_run |= {"checkpoints", "train.log"}
+    assert {file.name for file in (folder / "run").iterdir() if file.name[0] != "."} == written | of_the_run
+    assert OmegaConf.load(folder / "run/config.yaml").task == "fit"
