@@ -45,7 +45,7 @@ class ImageDataModule(pl.LightningDataModule):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        self.data, self.seed, self.drop_last, self.shuffle = data, seed, drop_last, shuffle
+        self.dataset, self.seed, self.drop_last, self.shuffle = data, seed, drop_last, shuffle
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         if data.stand_in_for is not None:
             val_size = min(val_size, len(data.train_labels) // 10)
@@ -63,8 +63,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _normalisation(self, mean: list[float] | None, std: list[float] | None) -> tuple[list[float], list[float]]:
         if mean is None or std is None:
-            return mean_and_std(self.data.train_images[self.indices["train"]])
-        channels = self.data.shape[0]
+            return mean_and_std(self.dataset.train_images[self.indices["train"]])
+        channels = self.dataset.shape[0]
         for key, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
                 raise UserError(f"data.normalisation.{key}: {len(values)} numbers for {channels} channels")
@@ -113,7 +113,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _on(self, device: torch.device, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """The whole part on ``device`` where it takes less than half of the memory free there."""
-        images, labels = getattr(self.data, f"{part}_images"), getattr(self.data, f"{part}_labels")
+        images, labels = getattr(self.dataset, f"{part}_images"), getattr(self.dataset, f"{part}_labels")
         if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
             return images, labels
         if part not in self._resident:

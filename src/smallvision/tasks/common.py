@@ -14,7 +14,7 @@ METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/
 
 def summary(console: Console, config: Config, experiment: Experiment, run: RunDir, title: str) -> None:
     """The choices of a run, before anything long happens."""
-    record, sizes = experiment.data.data, experiment.data.sizes
+    record, sizes = experiment.data.dataset, experiment.data.sizes
     console.print(f"smallvision: {title}", style="bold")
     if record.stand_in_for is not None:
         console.print(f"  STAND-IN: these images are not {record.stand_in_for}", style="bold red")
@@ -51,7 +51,7 @@ def optimizer_words(section: Config, experiment: Experiment) -> str:
 
 def results(config: Config, experiment: Experiment, run: RunDir, status: str) -> dict[str, Any]:
     """The parts of results.json that do not depend on the task."""
-    record, sizes = experiment.data.data, experiment.data.sizes
+    record, sizes = experiment.data.dataset, experiment.data.sizes
     figures: dict[str, Any] = {
         "status": status,
         "task": config["task"],

@@ -117,7 +117,7 @@ def run(
 
 def refuse_other_data(begun_on: dict[str, Any], experiment: Experiment, run: RunDir) -> None:
     """A run ends on the images that it began on: a stand-in, say, does not turn into the real thing."""
-    record = experiment.data.data
+    record = experiment.data.dataset
     if begun_on["fingerprint"] != record.fingerprint:
         raise UserError(
             f"resume={run.directory}: began on {begun_on['name']} ({begun_on['source']}); what is here now is"
@@ -206,7 +206,7 @@ def closing_lines(
         console.print(f"pruned after epoch {figures['epochs']}", style="bold")
     if figures["status"] != "completed":
         return
-    record, count = experiment.data.data, figures["tested"]
+    record, count = experiment.data.dataset, figures["tested"]
     if figures["metrics"]["test/acc"] is not None:
         which = f"best epoch {keeper.best['epoch'] if keeper.best else '-'}, tested once"
         console.print(common.test_line(figures["metrics"], count, which), style="bold green")

@@ -51,7 +51,7 @@ def tell_loggers(console: Console, config: Config, experiment: Experiment, metri
             metrics,
             experiment.model,
             next(iter(experiment.data.train_dataloader())),
-            experiment.data.data.test_labels,
+            experiment.data.dataset.test_labels,
             graph=bool(config["logger"].get("graph")),
         )
     except Exception as error:  # of libraries, of the disk
@@ -65,11 +65,11 @@ def evidence(experiment: Experiment, trained: bool) -> dict[str, Any]:
     ``mistake_index`` and ``mistakes``, the surest first; ``samples`` and ``sample_labels``, of the first
     batch of training; ``filters`` (float32, N x C x H x W) of the first layer.
     """
-    arrays: dict[str, Any] = {"classes": np.array(experiment.data.data.classes)}
+    arrays: dict[str, Any] = {"classes": np.array(experiment.data.dataset.classes)}
     data, model = experiment.data, experiment.model
     if len(model.tested):
         probabilities = model.tested.numpy()
-        labels = data.data.test_labels[: len(probabilities)].numpy()
+        labels = data.dataset.test_labels[: len(probabilities)].numpy()
         predicted = probabilities.argmax(1)
         wrong = np.flatnonzero(predicted != labels)
         surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:MOST_MISTAKES]
@@ -77,7 +77,7 @@ def evidence(experiment: Experiment, trained: bool) -> dict[str, Any]:
             "test_probabilities": probabilities,
             "test_labels": labels.astype(np.int32),
             "mistake_index": surest,
-            "mistakes": _pictures(data.data.test_images[surest.tolist()]),
+            "mistakes": _pictures(data.dataset.test_images[surest.tolist()]),
         }
     if trained:
         images, classes = next(iter(data.train_dataloader()))
@@ -85,7 +85,7 @@ def evidence(experiment: Experiment, trained: bool) -> dict[str, Any]:
             "samples": _pictures(images[:MOST_SAMPLES]),
             "sample_labels": classes[:MOST_SAMPLES].cpu().numpy().astype(np.int32),
         }
-    filters = first_filters(model, data.data.shape)
+    filters = first_filters(model, data.dataset.shape)
     if filters is not None:
         arrays["filters"] = filters.detach().float().cpu().numpy()[:MOST_FILTERS]
     return arrays

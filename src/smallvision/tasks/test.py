@@ -42,7 +42,7 @@ def run(config: Config, run: RunDir) -> dict[str, Any]:
     common.summary(console, config, experiment, run, f"testing {file}")
     if loaded.remark is not None:
         console.print(f"  note       {loaded.remark}", style="yellow")
-    record = experiment.data.data
+    record = experiment.data.dataset
     started = time.perf_counter()
     trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
     seconds = time.perf_counter() - started
@@ -82,7 +82,7 @@ def load(file: Path, config: Config) -> Loaded:
         experiment.model.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{file}: its weights do not fit its own config ({str(error).splitlines()[0]})") from None
-    learnt, record, remark = saved["smallvision"]["data"], experiment.data.data, None
+    learnt, record, remark = saved["smallvision"]["data"], experiment.data.dataset, None
     if learnt["fingerprint"] != record.fingerprint:
         remark = f"trained on other data: {learnt['name']}, {learnt['source']}"
     epochs = saved["epoch"] + 1

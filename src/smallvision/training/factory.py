@@ -95,7 +95,7 @@ def make_experiment(
     """The model on its device. ``saved``: the "smallvision" part of a checkpoint to take the form from;
     ``weights``: the checkpoint's, which a network that they could not fill is refused by.
     """
-    record = data.data
+    record = data.dataset
     plain = saved or describe(config, data)
     shape = (plain["shape"][0], plain["shape"][1], plain["shape"][2])
     whiten = make_whiten(plain["config"], shape)
@@ -148,15 +148,15 @@ def make_whiten(config: Config, shape: tuple[int, int, int]) -> Whiten | None:
 
 def fit_whiten(whiten: Whiten, data: ImageDataModule) -> None:
     """Fit it on the first training images, as the network would see them."""
-    channels, height, width = data.data.shape
+    channels, height, width = data.dataset.shape
     count = min(WHITEN_IMAGES, WHITEN_NUMBERS // (channels * whiten.side**2 * height * width) + 1)
-    first = data.data.train_images[data.indices["train"][:count]]
+    first = data.dataset.train_images[data.indices["train"][:count]]
     whiten.fit(Normalise(data.mean, data.std)(first))
 
 
 def describe(config: Config, data: ImageDataModule) -> Config:
     """What a checkpoint carries to rebuild its model and to say what it learnt from."""
-    record = data.data
+    record = data.dataset
     return {
         "format": FORMAT,
         "config": {key: value for key, value in config.items() if key != "resume"},

@@ -47,7 +47,7 @@ def run(config: Config, run: RunDir) -> dict[str, Any]:
     figures["bench"] = {"speed": speed, "products": products, "peak": share}
     run.results(figures)
     picture = run.directory / "bench.png"
-    title = f"{config['model']['name']} on {experiment.data.data.name}, {experiment.device}"
+    title = f"{config['model']['name']} on {experiment.data.dataset.name}, {experiment.device}"
     draw(speed, products, title, picture)
     console.print()
     console.fields({"picture": str(picture)})

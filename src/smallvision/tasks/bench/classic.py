@@ -27,7 +27,7 @@ def classic(name: str, config: Config, experiment: Experiment) -> Contender:
         device = experiment.device
         network, optimizer = network_and_optimizer(config, experiment, torch.device("cpu"), like_ours=False)
         loader = DataLoader(_per_image(experiment.data), batch_size=experiment.data.batch_size, shuffle=True)
-        module = _ClassicModule(network, optimizer, len(experiment.data.data.classes))
+        module = _ClassicModule(network, optimizer, len(experiment.data.dataset.classes))
 
         def trainer_of(callback: Callback) -> pl.Trainer:
             return pl.Trainer(
@@ -51,14 +51,14 @@ def _per_image(data: ImageDataModule) -> Dataset[Any]:
 
     steps: list[Any] = []
     if data.augmentation.shift:
-        steps.append(transforms.RandomCrop(data.data.shape[1:], data.augmentation.shift, padding_mode="reflect"))
+        steps.append(transforms.RandomCrop(data.dataset.shape[1:], data.augmentation.shift, padding_mode="reflect"))
     if data.augmentation.flip:
         steps.append(transforms.RandomHorizontalFlip())
     steps += [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
     chosen = data.indices["train"]
-    images, labels = data.data.train_images[chosen], data.data.train_labels[chosen]
+    images, labels = data.dataset.train_images[chosen], data.dataset.train_labels[chosen]
     found: Any
-    if data.data.shape[0] == 1:
+    if data.dataset.shape[0] == 1:
         found = datasets.MNIST.__new__(datasets.MNIST)  # its __init__ looks for files
         found.data, found.targets = images[:, 0], labels
     else:

@@ -82,7 +82,7 @@ def network_and_optimizer(
     config: Config, experiment: Experiment, device: torch.device, *, like_ours: bool
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The same network from its first weights on, on floats; its whitening layer, if any, before it."""
-    record, whiten = experiment.data.data, experiment.model.whiten
+    record, whiten = experiment.data.dataset, experiment.model.whiten
     shape = whiten.shape(record.shape) if isinstance(whiten, Whiten) else record.shape
     network = make_network(config, shape, len(record.classes))
     optimizer = make_optimizer(
@@ -99,5 +99,5 @@ def _floats(data: ImageDataModule, channels_last: bool) -> tuple[Tensor, Tensor]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     chosen = data.indices["train"]
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
-    images = data.data.train_images[chosen].float().div_(255).sub_(mean).div_(std)
-    return images.contiguous(memory_format=layout), data.data.train_labels[chosen]
+    images = data.dataset.train_images[chosen].float().div_(255).sub_(mean).div_(std)
+    return images.contiguous(memory_format=layout), data.dataset.train_labels[chosen]

@@ -34,7 +34,7 @@ def sample(config: Config, own: Config, shape: tuple[int, int, int], classes: in
     typed = any(config[key] != own.get(key) for key in ("data", "data_dir"))
     name = config["data"]["name"]
     try:
-        record = make_data(config).data
+        record = make_data(config).dataset
         if record.shape != shape or len(record.classes) != classes:
             raise UserError(
                 f"data={name}: images of {by(record.shape)} in {len(record.classes)} classes; the checkpoint"
