@@ -1,0 +1,144 @@
+"""The schema of ``results.json``: a task builds a :class:`Results` and writes it; whoever reads the file, reads one."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
+
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
+MAX_ITEMS = 100_000  # of a list
+
+
+@dataclass(frozen=True)
+class DataResults:
+    """What the run worked on. ``fingerprint``: sixteen hex digits of images, labels and class names;
+    ``stand_in_for``: the data set that was asked for where this one replaces it; ``train``, ``val`` and
+    ``test``: numbers of images.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    stand_in_for: str | None = None
+    remark: str | None = None
+    train: int = 0
+    val: int = 0
+    test: int = 0
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    name: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class EpochSeconds:
+    """Seconds of one epoch: its training steps, its validation, and the rest (mostly checkpoints)."""
+
+    train: float
+    val: float
+    rest: float
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """``compile``: what torch.compile took, None where nothing was compiled."""
+
+    total: float | None = None
+    fit: float | None = None
+    test: float | None = None
+    epochs: list[EpochSeconds] = field(default_factory=list)
+    compile: float | None = None
+
+
+@dataclass
+class Results:
+    """How a run ended and what it measured.
+
+    ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the
+    best epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the
+    run directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were
+    tested. ``unsaved``: what could not be written, and why. ``extra``: what only one task reports, under its
+    own keys beside the others.
+    """
+
+    status: str
+    task: str
+    seed: int
+    device: str
+    precision: str
+    data: DataResults
+    model: ModelResults
+    optimizer: str
+    epochs: int = 0
+    steps: int = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    best_checkpoint: str | None = None
+    seconds: Seconds = field(default_factory=Seconds)
+    images_per_second: float | None = None
+    reason: str | None = None
+    saved_model: str | None = None
+    best_epoch: int | None = None
+    tested: int = 0
+    unsaved: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.metrics = dict.fromkeys(METRICS) | self.metrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of results.json."""
+        tree = dataclasses.asdict(self)
+        return tree | tree.pop("extra")
+
+    def write(self, run_dir: RunDir) -> None:
+        """Write results.json, whole or not at all; of several processes of one run, rank 0 writes it."""
+        run_dir.results(self.to_dict())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The results in that file. Keys of no field are ignored; numbers that are infinite become NaN.
+
+        Raises UserError, naming the file, where no run could have written it.
+        """
+        try:
+            results: Self = _parse(cls, json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+            raise UserError(f"{path}: not a run's results ({type(error).__name__}: {error})") from None
+        return results
+
+
+def _parse(kind: Any, value: Any) -> Any:
+    """``value`` of a JSON file as the type ``kind``; TypeError or KeyError where it is not of that type."""
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        known = {one.name: one for one in dataclasses.fields(kind) if one.name != "extra"}
+        required = [name for name, one in known.items() if one.default is one.default_factory is dataclasses.MISSING]
+        tree = _checked(value, dict)
+        present = [*required, *(name for name in known if name in tree and name not in required)]
+        return kind(**{name: _parse(hints[name], tree[name]) for name in present})  # type: ignore[operator]
+    if get_origin(kind) is UnionType:
+        return None if value is None else _parse(get_args(kind)[0], value)
+    if get_origin(kind) is list:
+        return [_parse(get_args(kind)[0], one) for one in _checked(value, list)[:MAX_ITEMS]]
+    if get_origin(kind) is dict:
+        return {name: _parse(get_args(kind)[1], one) for name, one in _checked(value, dict).items()}
+    if kind is float:
+        number = float(_checked(value, int, float))
+        return number if math.isfinite(number) else math.nan
+    if kind is int and not 0 <= _checked(value, int) < 2**63:
+        raise TypeError(f"{value!r:.100} is out of range")
+    return _checked(value, kind)
+
+
+def _checked(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.100} is not of type {kinds[-1].__name__}")
+    return value
