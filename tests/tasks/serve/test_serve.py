@@ -1,13 +1,16 @@
 """A network answers over HTTP, to programs and to a real browser, within bounds."""
 
+import asyncio
 import base64
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +23,9 @@ from helpers.browser import browser
 from helpers.command import NO_NETWORK, TRAIN
 from helpers.forks import train
 from PIL import Image
+from starlette.responses import JSONResponse
+
+from smallvision.tasks.serve import app
 
 TYPED = ["serve.port=0", "serve.most=3", "serve.megabytes=0.5"]
 
@@ -138,15 +144,78 @@ def test_what_is_out_of_bounds_is_refused_in_words(served, body, headers, status
     assert words in said["error"]
 
 
-def test_a_body_without_a_length_is_bounded_too(served):
-    def endless() -> Iterator[bytes]:
-        for _ in range(200):
-            yield b"x" * 10_000
+LARGE = 2_000_000  # bytes, more than the sockets' buffers hold and than serve.megabytes allows
 
-    request = urllib.request.Request(f"{served}/predict", endless(), {"Transfer-Encoding": "chunked"})
-    with pytest.raises((urllib.error.HTTPError, urllib.error.URLError, ConnectionError)) as caught:
+
+def chunks(pause: float = 0.0) -> Iterator[bytes]:
+    for _ in range(20):
+        time.sleep(pause)
+        yield b"x" * (LARGE // 20)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+@pytest.mark.parametrize("headers", [{"Content-Length": str(LARGE)}, {"Transfer-Encoding": "chunked"}])
+def test_urllib_sees_that_its_body_is_too_large(served, headers, pause):
+    request = urllib.request.Request(f"{served}/predict", chunks(pause), headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=30)
-    assert getattr(caught.value, "code", 413) == 413
+    assert caught.value.code == 413
+    assert json.load(caught.value) == {"error": "more than 0.5 MB"}
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_requests_sees_that_its_body_is_too_large(served, chunked):
+    requests = pytest.importorskip("requests")
+    for headers in ({}, {"Connection": "close"}):
+        body = chunks() if chunked else b"x" * LARGE
+        answer = requests.post(f"{served}/predict", data=body, headers=headers, timeout=30)
+        assert (answer.status_code, answer.json()) == (413, {"error": "more than 0.5 MB"})
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize(
+    "typed",
+    [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Connection: close"], ["-H", "Expect:"], ["--limit-rate", "2M"]],
+)
+def test_curl_sees_that_its_body_is_too_large(served, tmp_path, typed):
+    (tmp_path / "large").write_bytes(b"x" * LARGE)
+    process = subprocess.run(
+        ["curl", "--silent", "--show-error", "--data-binary", "@large", *typed, f"{served}/predict"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (process.stdout, process.stderr) == ('{"error":"more than 0.5 MB"}', "")
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
+def test_other_refusals_are_seen_by_clients_that_still_send_too(served, headers):
+    request = urllib.request.Request(f"{served}/predict", b"x" * LARGE, headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    assert caught.value.code in (400, 403)
+
+
+async def refuses(scope: Any, receive: Any, send: Any) -> None:
+    await JSONResponse({}, 413)(scope, receive, send)
+
+
+@pytest.mark.parametrize("pause", [0.0, 60.0])
+def test_what_is_read_after_the_answer_is_bounded_in_bytes_and_in_time(monkeypatch, pause):
+    monkeypatch.setattr(app, "LINGER_BYTES", 1000)
+    monkeypatch.setattr(app, "LINGER_SECONDS", 0.1)
+    read, sent = [], []
+
+    async def receive() -> dict[str, Any]:
+        assert sent[-1]["body"] == b"{}"  # answered before
+        read.append(100)
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": b"x" * 100, "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(app.LingeringClose(refuses)({"type": "http"}, receive, send))
+    assert sum(read) == (100 if pause else 1000)
+    assert [message.get("more_body", False) for message in sent] == [False, True, False]
 
 
 def test_another_name_for_this_machine_is_turned_away(served):

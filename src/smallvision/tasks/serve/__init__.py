@@ -55,6 +55,7 @@ def run(config: Config) -> None:
 def stop_at_a_signal(server: Any) -> None:
     """Ctrl-C and SIGTERM let the server answer what was asked, and end."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of bytes that are not HTTP
 
     def stop(*_: Any) -> None:
         server.should_exit = True

@@ -1,5 +1,7 @@
 """The routes: a page to draw on, and ``POST /predict``."""
 
+import asyncio
+import contextlib
 from importlib import resources
 from urllib.parse import urlsplit
 
@@ -10,6 +12,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smallvision.data.preprocess import LIGHT_ON_DARK
 from smallvision.reports.pages import render
@@ -24,6 +27,52 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+
+
+LINGER_BYTES, LINGER_SECONDS = 256_000_000, 30.0
+
+
+class LingeringClose:
+    """ASGI middleware that answers at once, and then reads and drops what the client still sends.
+
+    A connection that is closed with bytes unread is reset, and a client that sends all of its body before it
+    reads (urllib, requests) sees the reset and not the answer. At most ``LINGER_BYTES`` are read, for at most
+    ``LINGER_SECONDS``; nothing is kept.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(receive, send)
+        await self.app(scope, exchange.receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its answer. ``received``: whether all of the request's body has come."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send, self.received = receive, send, False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.received = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if not last or self.received:
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._drop(), LINGER_SECONDS)
+        await self._send({"type": "http.response.body"})
+
+    async def _drop(self) -> None:
+        dropped = 0
+        while not self.received and dropped < LINGER_BYTES:
+            dropped += len((await self.receive()).get("body", b""))
 
 
 def make_app(answers: Answers, host: str, most: int, most_bytes: int) -> Starlette:
@@ -69,7 +118,10 @@ def make_app(answers: Answers, host: str, most: int, most_bytes: int) -> Starlet
             Route("/about", about),
             Route("/predict", predict, methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
+        middleware=[
+            Middleware(LingeringClose),
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        ],
     )
 
 
