@@ -1,5 +1,7 @@
 """What a sweep leaves: its table and page, and the winner as a command line."""
 
+import sys
+from pathlib import Path
 from statistics import fmean, stdev
 
 from smallvision.core.console import Console
@@ -9,8 +11,22 @@ from smallvision.reports import leaderboard, sweep_page
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView
 from smallvision.reports.words import duration
+from smallvision.sweeps import collect
 
 SHOWN_ROWS = 10
+
+
+def report(directory: Path, storage: str | None = None) -> None:
+    """``task=report`` of a sweep's directory: its page and table anew; the ranking, as CSV where no terminal reads it.
+
+    ``storage``: where its trials are kept, if not in that directory.
+    """
+    view = collect.read(directory, storage)
+    draw(view)
+    if sys.stdout.isatty():
+        tell(Console(), view)
+    else:
+        sys.stdout.write(leaderboard.as_csv(view))
 
 
 def draw(view: SweepView) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError, printable
 from smallvision.core.run_dir import write_text
-from smallvision.reports import leaderboard, runs
+from smallvision.reports import runs
 from smallvision.reports.comparison import Comparison, Configuration, compare
 from smallvision.reports.run_view import read, task_of
 from smallvision.reports.words import figure, short, spread
@@ -23,7 +23,9 @@ def run(config: dict[str, Any]) -> None:
     """Print the runs of ``runs=``, the best by validation first, and draw their page."""
     place = config["runs"]
     if is_sweep(Path(place)):
-        report_sweep(Path(place), config["storage"])
+        from smallvision.sweeps import summary
+
+        summary.report(Path(place), config["storage"])
         return
     found = runs.find(place)
     alone = found == [Path(place)]
@@ -58,19 +60,6 @@ def draw_run(directory: Path) -> str:
     except OSError as error:
         raise UserError(f"{page}: cannot be written: {error.strerror}") from None
     return str(page)
-
-
-def report_sweep(directory: Path, storage: str | None) -> None:
-    """How that sweep stands: the page, and the table in the terminal or as CSV."""
-    from smallvision.sweeps import summary as conclusion
-    from smallvision.sweeps.collect import read
-
-    view = read(directory, storage)
-    conclusion.draw(view)
-    if sys.stdout.isatty():
-        conclusion.tell(Console(), view)
-    else:
-        sys.stdout.write(leaderboard.as_csv(view))
 
 
 def is_sweep(place: Path) -> bool:
