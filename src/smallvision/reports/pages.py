@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from smallvision.core.errors import printable
@@ -17,17 +18,27 @@ class NoPicture(Exception):
 
 
 def render(template: str, package: str = "smallvision.reports", **values: Any) -> str:
-    """The page of a ``package``'s template; what is in it of files and command lines is shown, not obeyed."""
-    made = Environment(
-        autoescape=True,
+    """The filled-in ``template`` of a ``package``, which lies in its folder ``templates`` or beside its modules and may
+    extend ``base.html``. In HTML templates all values are escaped; control characters are shown in any.
+    """
+    environment = Environment(
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         lstrip_blocks=True,
         finalize=_printable,
-        loader=FunctionLoader(lambda name: _packaged(name, package)),
+        loader=FunctionLoader(partial(_source, package)),
     )
-    made.filters |= {one.__name__: one for one in (figure, percent, spread, duration, short, counted, listed)}
+    environment.filters |= {one.__name__: one for one in (figure, percent, spread, duration, short, counted, listed)}
     written = datetime.now().strftime("%Y-%m-%d %H:%M")
-    return made.get_template(template).render(style=Markup(_packaged("page.css")), written=written, **values)
+    style = Markup(_source("smallvision.reports", "page.css"))
+    return environment.get_template(template).render(style=style, written=written, **values)
+
+
+def _source(package: str, name: str) -> str | None:
+    """The text of a template: the package's own, else one of the reports'."""
+    own, shared = resources.files(package), resources.files("smallvision.reports")
+    files = [folder / name for folder in (own / "templates", own, shared / "templates")]
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
 
 
 def drawn(draw: Callable[[], Any]) -> dict[str, Any]:
@@ -44,7 +55,3 @@ def drawn(draw: Callable[[], Any]) -> dict[str, Any]:
 def _printable(value: Any) -> Any:
     """Of everything that the template inserts."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _packaged(name: str, package: str = "smallvision.reports") -> str:
-    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
