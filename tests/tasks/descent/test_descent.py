@@ -31,7 +31,7 @@ def test_nothing_more_than_the_task_is_the_tutorials_walk(tmp_path):
         "completed", "descent", "gd", 20,
     )  # fmt: skip
     assert set(found["metrics"]) == {f"{part}/{one}" for part in ("train", "val", "test") for one in ("loss", "acc")}
-    assert found["descent"][0]["settled_after"] == 6
+    assert found["descent"][0]["converged_after"] == 6
     with Image.open(run / "descent.png") as picture:
         assert picture.size[0] > 1000
     assert {file.name for file in run.iterdir() if file.name[0] != "."} == {
@@ -63,8 +63,8 @@ def test_all_functions_several_optimizers_and_rates_side_by_side(tmp_path):
     functions = ["parabola", "ravine", "rosenbrock", "himmelblau"]
     assert [(one["function"], one["optimizer"]) for one in found] == [(f, n) for f in functions for n in names]
     assert all(f"  {name}" in process.stdout for name in [*functions, *names])
-    assert "hardly begun: adam, lr 0.001" in process.stdout
-    assert "to muon a point is a matrix of one row" in process.stdout
+    assert "hardly moved: adam, lr 0.001" in process.stdout
+    assert "muon treats the point as a matrix of one row" in process.stdout
     rows = steps_of(tmp_path / "run")
     assert len(rows) == sum(one["steps"] + 1 for one in found)
 
@@ -74,7 +74,7 @@ def test_a_rate_that_diverges_is_told_and_drawn_and_its_figures_stay_plain_json(
     process = train(tmp_path, "task=descent", *typed, "hydra.run.dir=run")
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.count("diverged after step 1") == 2
-    assert "settle here below lr 0.002" in process.stdout
+    assert "converges below lr 0.002" in process.stdout
 
     def none(word: str) -> None:
         raise AssertionError(word)
@@ -117,23 +117,23 @@ def test_a_report_takes_it_for_a_run_that_trained_nothing(tmp_path):
     ("typed", "said"),
     [
         (["descent.function=cubic"], "descent.function=cubic: must be one of parabola, ravine"),
-        (["descent.start=[1,2]"], "descent.start=[1, 2]: a place on the parabola is one number"),
-        (["descent.function=ravine", "descent.start=1"], "a place on the ravine is two numbers, [x,y]"),
+        (["descent.start=[1,2]"], "descent.start=[1, 2]: a point of parabola is one number"),
+        (["descent.function=ravine", "descent.start=1"], "a point of ravine is two numbers, [x,y]"),
         (["descent.function=all", "descent.start=1"], "descent.start: goes with one function"),
         (["descent.start=1e9"], "descent.start=1000000000.0: must be"),
         (["descent.steps=0"], "descent.steps=0: must be"),
         (["descent.rates=[0.1,0]"], "descent.rates=[0.1, 0]: must be"),
-        (["descent.rates=[1,2,3,4,5,6,7]"], "descent.against, descent.rates: 8 ways; at most 7"),
+        (["descent.rates=[1,2,3,4,5,6,7]"], "descent.against, descent.rates: 8 optimizers; use at most 7"),
         (["descent.against=[adm]"], "descent.against=adm: no such optimizer. Did you mean 'adam'?"),
         (["descent.against=[../optimizer/adam]"], "no such optimizer."),
-        (["descent.against=adam@fast"], "descent.against=adam@fast: after @ comes a learning rate above 0"),
-        (["descent.against=adam@-1"], "descent.against=adam@-1: after @ comes a learning rate above 0"),
+        (["descent.against=adam@fast"], "descent.against=adam@fast: a learning rate above 0 goes after the @"),
+        (["descent.against=adam@-1"], "descent.against=adam@-1: a learning rate above 0 goes after the @"),
         (["descent.against=1"], "descent.against=1: must be a word"),
         (["descent.animation=1"], "descent.animation=1: must be true or false"),
         (["descent.speed=1"], "descent.speed: no such key."),
         (["optimizer.nesterov=true"], "optimizer=gd: Nesterov"),
         (["optimizer.lr=0"], "optimizer.lr=0: must be a number above 0"),
-        (["device=cuda"], "device=cuda: a point walks on the CPU"),
+        (["device=cuda"], "device=cuda: task=descent runs on the CPU"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,4 +1,4 @@
-"""What an optimizer does: its way down a function that can be drawn."""
+"""task=descent: optimizers side by side on a function of one or two variables, as a table, a CSV and a plot."""
 
 import csv
 import hashlib
@@ -10,163 +10,140 @@ from typing import Any
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir, atomic_write
-from smallvision.tasks.common import METRICS
-from smallvision.tasks.descent.field import listed, walkers
-from smallvision.tasks.descent.functions import FUNCTIONS, Function, Place
-from smallvision.tasks.descent.picture import Picture
-from smallvision.tasks.descent.walk import Walk, walk
+from smallvision.tasks.descent.compare import configs_to_compare, listed
+from smallvision.tasks.descent.functions import FUNCTIONS, Function, Point
+from smallvision.tasks.descent.plot import DescentPlot
+from smallvision.tasks.descent.trajectory import Trajectory, descend
 from smallvision.training.device import hardware
 
 COLUMNS = ("function", "optimizer", "step", "x", "y", "value", "lr")
-Row = tuple[Function, int, list[Walk]]
+Rows = list[list[Trajectory]]  # a row for each function, a trajectory for each optimizer
 
 
 def run(config: Config, run: RunDir) -> dict[str, Any]:
-    """Walk, tell, write descent.csv and results.json, and draw."""
-    choice = config["descent"]
+    """Compute the trajectories, print them, and write descent.csv, descent.png and results.json."""
+    options = config["descent"]
     if config["device"]["name"] not in ("auto", "cpu"):
-        raise UserError(f"device={config['device']['name']}: a point walks on the CPU; leave device= out")
-    field = walkers(config)
-    rows: list[Row] = []
-    for function in functions(choice["function"]):
-        start, steps = start_of(choice, function), choice["steps"] or function.steps
-        ways = [walk(config, one.section, function, start, steps, one.label) for one in field]
-        rows.append((function, steps, ways))
+        raise UserError(f"device={config['device']['name']}: task=descent runs on the CPU; leave device= out")
+    compared = configs_to_compare(config)
+    functions = list(FUNCTIONS.values()) if options["function"] == "all" else [FUNCTIONS[options["function"]]]
+    rows: Rows = []
+    for function in functions:
+        start, steps = starting_point(options, function), options["steps"] or function.steps
+        rows.append([descend(one, function, start, steps, label) for label, one in compared.items()])
     run.describe(config, hardware("cpu"))
     console = Console()
-    names = ", ".join(function.name for function, _, _ in rows)
-    console.print(f"smallvision: walking down {names}", style="bold")
+    console.print(f"smallvision: descent on {', '.join(function.name for function in functions)}", style="bold")
     console.fields(
         {
-            "optimizer": "; ".join(one.label for one in field),
+            "optimizer": "; ".join(compared),
             "schedule": config["scheduler"]["name"],
             "device": f"cpu ({hardware('cpu')}), float64",
             "run": str(run.directory),
         }
     )
-    if any(one.section["_target_"] == "torch.optim.Muon" for one in field):
-        note = "to muon a point is a matrix of one row: its steps are of one length, whatever the slope"
+    if any(one["optimizer"]["_target_"] == "torch.optim.Muon" for one in compared.values()):
+        note = "muon treats the point as a matrix of one row: all its steps have one length, whatever the slope"
         console.print(f"  note       {note}", style="yellow")
-    for function, steps, ways in rows:
-        tell(console, function, steps, ways)
-    write_steps(run.directory / "descent.csv", rows)
-    picture = Picture(rows, config["scheduler"]["name"])
-    drawn = {"picture": run.directory / "descent.png", "steps": run.directory / "descent.csv"}
-    picture.save(drawn["picture"])
-    if choice["animation"]:
-        drawn["animation"] = run.directory / "descent.gif"
-        picture.animate(drawn["animation"])
-    figures = results(config, rows, run)
-    run.results(figures)
+    for row in rows:
+        print_row(console, row)
+    files = {"plot": run.directory / "descent.png", "steps": run.directory / "descent.csv"}
+    write_steps(files["steps"], rows)
+    plot = DescentPlot(rows, config["scheduler"]["name"])
+    plot.save(files["plot"])
+    if options["animation"]:
+        files["animation"] = run.directory / "descent.gif"
+        plot.animate(files["animation"])
+    results = make_results(config, rows, run)
+    results.write(run)
     console.print()
-    console.fields({name: str(file) for name, file in drawn.items()})
-    return figures
+    console.fields({name: str(file) for name, file in files.items()})
+    return results.to_dict()
 
 
-def functions(name: str) -> list[Function]:
-    return list(FUNCTIONS.values()) if name == "all" else [FUNCTIONS[name]]
-
-
-def start_of(choice: dict[str, Any], function: Function) -> Place:
-    """Where the walks begin. Raises UserError where the place that was typed is not on this function."""
-    if choice["start"] is None:
+def starting_point(options: dict[str, Any], function: Function) -> Point:
+    """``descent.start`` or the function's own. Raises UserError where it is not a point of this function."""
+    if options["start"] is None:
         return function.start
-    place = tuple(float(one) for one in listed(choice["start"]))
-    if choice["function"] == "all":
+    point = tuple(float(coordinate) for coordinate in listed(options["start"]))
+    if options["function"] == "all":
         raise UserError("descent.start: goes with one function; choose it: descent.function=parabola")
-    if len(place) != len(function.start):
-        kind = "one number" if len(function.start) == 1 else "two numbers, [x,y]"
-        raise UserError(f"descent.start={choice['start']}: a place on the {function.name} is {kind}")
-    return place
+    if len(point) != len(function.start):
+        form = "one number" if len(function.start) == 1 else "two numbers, [x,y]"
+        raise UserError(f"descent.start={options['start']}: a point of {function.name} is {form}")
+    return point
 
 
-def tell(console: Console, function: Function, steps: int, ways: Sequence[Walk]) -> None:
-    """One function's walks as a table, and what to change."""
-    width = max(len("optimizer"), *(len(one.label) for one in ways))
-    ends = max(20, *(len(spot(one.places[-1])) + 2 for one in ways))
+def print_row(console: Console, row: Sequence[Trajectory]) -> None:
+    """One function's trajectories as a table, and hints for those that diverged or hardly moved."""
+    function, start = row[0].function, point_text(row[0].points[0])
+    width = max(len("optimizer"), *(len(one.label) for one in row))
+    ends = max(20, *(len(point_text(one.points[-1])) + 2 for one in row))
     console.print()
-    console.print(f"  {function.name}: {function.formula}, from {spot(ways[0].places[0])}, {steps} steps")
-    console.print(
-        f"  {'optimizer':<{width}}{'end':>{ends}}{'value':>13}{'to minimum':>12}   1 % of the way left",
-        style="bold",
-    )
-    for one in ways:
-        reached = f"after step {one.settled}" if one.settled is not None else "-"
-        if one.diverged is not None:
-            reached = f"diverged after step {one.diverged}"
-        line = f"  {one.label:<{width}}{spot(one.places[-1]):>{ends}}{one.values[-1]:>13.5g}"
-        console.print(f"{line}{one.distance:>12.3g}   {reached}")
-    if any(one.diverged is not None for one in ways):
-        console.print(
-            f"  plain steps (gd) settle here below lr {function.stable_rate():.3g}, which is 2 / the largest curvature",
-            style="yellow",
-        )
-    slow = [one.label for one in ways if one.diverged is None and 0.9 < one.left[-1] < math.inf]
+    console.print(f"  {function.name}: {function.formula}, from {start}, {row[0].steps} steps")
+    heading = f"  {'optimizer':<{width}}{'end':>{ends}}{'value':>13}{'to minimum':>12}   1 % of the distance remains"
+    console.print(heading, style="bold")
+    for one in row:
+        reached = f"after step {one.converged_after}" if one.converged_after is not None else "-"
+        if one.diverged_after is not None:
+            reached = f"diverged after step {one.diverged_after}"
+        end = f"{point_text(one.points[-1]):>{ends}}{one.values[-1]:>13.5g}{one.distance:>12.3g}"
+        console.print(f"  {one.label:<{width}}{end}   {reached}")
+    if any(one.diverged_after is not None for one in row):
+        limit = f"gradient descent converges below lr {function.largest_stable_lr():.3g}"
+        console.print(f"  {limit}, which is 2 / the largest curvature", style="yellow")
+    slow = [one.label for one in row if one.diverged_after is None and 0.9 < one.remaining[-1] < math.inf]
     if slow:
-        console.print(
-            f"  hardly begun: {'; '.join(slow)}; a larger lr or descent.steps= takes it further",
-            style="yellow",
-        )
+        console.print(f"  hardly moved: {'; '.join(slow)}; try a larger lr or descent.steps=", style="yellow")
 
 
-def spot(place: Place) -> str:
-    numbers = ", ".join(f"{one:.4g}" for one in place)
-    return numbers if len(place) == 1 else f"({numbers})"
+def point_text(point: Point) -> str:
+    numbers = ", ".join(f"{one:.4g}" for one in point)
+    return numbers if len(point) == 1 else f"({numbers})"
 
 
-def write_steps(file: Path, rows: Sequence[Row]) -> None:
-    """Every step of every walk; the start is step 0 and has no rate, a curve has no y."""
+def write_steps(file: Path, rows: Rows) -> None:
+    """Every step of every trajectory; the start is step 0 and has no learning rate, a curve has no y."""
     with atomic_write(file) as scratch, scratch.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for function, _, ways in rows:
-            for one in ways:
-                steps = zip(one.places, one.values, [None, *one.rates], strict=True)
-                for step, (place, value, rate) in enumerate(steps):
-                    y = place[1] if len(place) == 2 else None
-                    writer.writerow([function.name, one.label, step, place[0], y, value, rate])
+        for one in (trajectory for row in rows for trajectory in row):
+            steps = zip(one.points, one.values, [None, *one.lrs], strict=True)
+            for step, (point, value, lr) in enumerate(steps):
+                x, y = point if len(point) == 2 else (*point, None)
+                writer.writerow([one.function.name, one.label, step, x, y, value, lr])
 
 
-def results(config: Config, rows: Sequence[Row], run: RunDir) -> dict[str, Any]:
-    """As of a run, with the walks under "descent"; the data are a formula and the network is a point."""
-    named = config["descent"]["function"]
-    formulas = "; ".join(function.formula for function, _, _ in rows)
-    return {
-        "status": "completed",
-        "task": config["task"],
-        "seed": config["seed"],
-        "device": "cpu",
-        "precision": "64",
-        "data": {
-            "name": named,
-            "source": formulas,
-            "fingerprint": hashlib.sha256(formulas.encode()).hexdigest()[:16],
-            "stand_in_for": None,
-            "remark": None,
-            **dict.fromkeys(("train", "val", "test"), 0),
-        },
-        "model": {"name": "point", "parameters": max(len(function.start) for function, _, _ in rows)},
-        "optimizer": config["optimizer"]["name"],
-        "epochs": 0,
-        "steps": sum(len(ways[0].rates) for _, _, ways in rows),
-        "metrics": dict.fromkeys(METRICS),
-        "best_checkpoint": None,
-        "seconds": {"total": run.seconds, "fit": None, "test": None},
-        "images_per_second": None,
-        "descent": [of_walk(one) for _, _, ways in rows for one in ways],
-    }
+def make_results(config: Config, rows: Rows, run: RunDir) -> Results:
+    """results.json with the trajectories under "descent"; its data are formulas and its model is a point."""
+    formulas = "; ".join(row[0].function.formula for row in rows)
+    fingerprint = hashlib.sha256(formulas.encode()).hexdigest()[:16]
+    return Results(
+        status="completed",
+        task=config["task"],
+        seed=config["seed"],
+        device="cpu",
+        precision="64",
+        data=DataResults(config["descent"]["function"], formulas, fingerprint),
+        model=ModelResults("point", max(len(row[0].function.start) for row in rows)),
+        optimizer=config["optimizer"]["name"],
+        steps=sum(len(row[0].lrs) for row in rows),
+        seconds=Seconds(total=run.seconds),
+        extra={"descent": [trajectory_results(one) for row in rows for one in row]},
+    )
 
 
-def of_walk(one: Walk) -> dict[str, Any]:
+def trajectory_results(one: Trajectory) -> dict[str, Any]:
     return {
         "function": one.function.name,
         "optimizer": one.label,
-        "steps": len(one.rates),
-        "start": list(one.places[0]),
-        "end": list(one.places[-1]),
+        "steps": len(one.lrs),
+        "start": list(one.points[0]),
+        "end": list(one.points[-1]),
         "value": one.values[-1],
-        "to_minimum": one.distance if math.isfinite(one.distance) else None,
-        "settled_after": one.settled,
-        "diverged_after": one.diverged,
+        "distance_to_minimum": one.distance if math.isfinite(one.distance) else None,
+        "converged_after": one.converged_after,
+        "diverged_after": one.diverged_after,
     }
