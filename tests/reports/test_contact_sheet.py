@@ -11,7 +11,7 @@ from smallvision.reports.predictions import Prediction
 
 
 def tile(name: str = "it.png", actual: str | None = None, size: int = 28, channels: int = 1, heat: bool = False):
-    said = Prediction(name, [("seven", 0.91), ("one", 0.05)], actual, "inverted", "centred")
+    said = Prediction(name, [("seven", 0.91), ("one", 0.05)], actual, "inverted", "centered")
     seen = np.full((channels, size, size), 200, np.uint8)
     picture = Image.new("RGB", (50, 30), (10, 20, 30))
     return Tile(said, picture, seen, np.linspace(0, 1, size * size).reshape(size, size) if heat else None)

@@ -82,10 +82,10 @@ def test_what_was_turned_round_is_said_in_one_line() -> None:
 
 
 def test_rows_have_as_many_cells_as_the_head() -> None:
-    one = Prediction("a.png", [("7", 0.75), ("Ankle boot", 0.25)], "7", "kept", "centred")
+    one = Prediction("a.png", [("7", 0.75), ("Ankle boot", 0.25)], "7", "kept", "centered")
     assert dict(zip(columns(2), row(one, 2), strict=True)) == {
         "file": "a.png", "predicted": "7", "probability": "0.750000", "actual": "7", "class_2": "Ankle boot",
-        "probability_2": "0.250000", "polarity": "kept", "frame": "centred", "error": "",
+        "probability_2": "0.250000", "polarity": "kept", "resize": "centered", "error": "",
     }  # fmt: skip
     assert len(row(Prediction("a.png", error="damaged"), 2)) == len(columns(2))
 

@@ -56,7 +56,7 @@ def test_a_test_set_saved_as_pictures_gives_the_run_s_own_test_accuracy(finished
     assert "and 180 more: predictions.csv has them all" in process.stdout
     told = rows(tmp_path / "told")
     assert len(told) == 200
-    assert {(row["polarity"], row["frame"], row["error"]) for row in told} == {("kept", "untouched", "")}
+    assert {(row["polarity"], row["resize"], row["error"]) for row in told} == {("kept", "unchanged", "")}
     assert sum(row["predicted"] == row["actual"] for row in told) == found["right"]
     assert all(float(row["probability"]) >= float(row["probability_2"]) for row in told)
 
@@ -96,7 +96,7 @@ def test_odd_files_are_each_read_or_named_and_none_harms_another(finished, tmp_p
         ("empty.png", "error: images=empty.png: cannot be read: an empty file\n"),
         ("[empty.png,words.png]", "nor can 1 others\n"),
         ("pipe.png", "not a file\n"),
-        ("folder.png", "a folder without pictures\n"),
+        ("folder.png", "a folder without images\n"),
     ],
 )
 def test_where_nothing_can_be_read_nothing_is_left_behind(finished, tmp_path, images, words):
@@ -219,7 +219,7 @@ def test_a_folders_network_sees_pictures_as_its_own_test_did(tmp_path):
     assert predict(tmp_path, tmp_path / "told", "images=data/test").returncode == 0
     found = results(tmp_path / "told")
     assert found["right"] == round(40 * results(tmp_path / "run")["metrics"]["test/acc"])
-    assert {row["frame"] for row in rows(tmp_path / "told")} == {"squeezed"}
+    assert {row["resize"] for row in rows(tmp_path / "told")} == {"stretched"}
 
 
 @pytest.mark.parametrize("channels", [2, 4])

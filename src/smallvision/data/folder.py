@@ -10,7 +10,8 @@ from torch import Tensor
 
 from smallvision.core.errors import UserError
 from smallvision.data.dataset import ImageDataset, stratified_split
-from smallvision.data.image_files import SUFFIXES, opaque, opened, squeezed
+from smallvision.data.image_files import SUFFIXES, flatten_alpha, open_image
+from smallvision.data.preprocess import stretch
 
 
 def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageDataset:
@@ -73,6 +74,6 @@ def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Ten
 
 def _decode(file: Path, size: int, channels: int) -> np.ndarray[Any, Any]:
     """uint8, channels x size x size; turned as the camera's note says, transparency on white."""
-    with opened(file, str(file)) as picture:
-        plain = squeezed(opaque(picture), channels, (size, size))
+    with open_image(file, str(file)) as picture:
+        plain = stretch(flatten_alpha(picture), channels, (size, size))
     return np.asarray(plain, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)

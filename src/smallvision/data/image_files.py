@@ -1,4 +1,4 @@
-"""One image file, or the bytes of one, as an upright picture of 8 bits."""
+"""Image files: which ones the user means, and each decoded as an upright image of 8 bits a channel."""
 
 import glob
 import io
@@ -16,220 +16,224 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from smallvision.core.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-# Pillow's readers of these. It has others, whatever the file is called: that of EPS starts Ghostscript.
+SUFFIXES = {
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+}  # fmt: skip
+# The decoders of Pillow that may run. It has others and picks by content: that of EPS starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+MODES = {1: "L", 3: "RGB"}  # Pillow's mode by the number of channels
 MAX_PIXELS = 64_000_000  # of one image file, against decompression bombs
-LARGE = 4_000_000  # pixels; such images are decoded one at a time, for the memory's sake
-MODES = {1: "L", 3: "RGB"}  # by channels
-THUMBNAIL = 200  # pixels a side
-INK_SIDE = 128  # pixels; the ink's lightness is looked at in no finer a picture
+LARGE = 4_000_000  # pixels; larger images are decoded one at a time, to bound the memory
+THUMBNAIL = 200  # pixels, the longer side
+INK_SIDE = 128  # pixels; whether ink is light is decided on an image reduced to about that size
+MAX_STDIN_BYTES = 64 * 2**20
+MAX_QUOTED = 200  # characters of the user's input repeated in an error
 _one_at_a_time = Lock()
 
 
-class Unreadable(UserError):
-    """A file that is no picture, or none that may be opened; ``reason``: why, without the file's name."""
+class UnreadableImage(UserError):
+    """A file that is no image or may not be opened. ``reason``: why, without the file's name."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: not a readable image ({reason})")
         self.reason = " ".join(reason.split())
 
 
-@contextmanager
-def opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """The first picture of ``source``, turned as the camera's note says; work on it within the block.
+# Decoding ------------------------------------------------------------------------------------------------
 
-    8 bits a channel, in any of Pillow's modes for that, perhaps with transparency. Raises Unreadable where
-    it is no file, no picture, damaged or too large, or the block fails.
+
+@contextmanager
+def open_image(source: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """The first image of a file or of its bytes, rotated by its EXIF orientation; use it within the block.
+
+    8 bits a channel in any of Pillow's modes, possibly transparent. ``name`` is for messages. Raises
+    UnreadableImage where ``source`` is no image, damaged or too large, and where the block fails: Pillow
+    decodes late.
     """
     if isinstance(source, Path) and not os.path.isfile(source):  # noqa: PTH113 - Path's own may raise
-        raise Unreadable(name, "not a file")  # to open a pipe waits for ever
+        raise UnreadableImage(name, "not a file")  # opening a pipe would block for ever
     try:
         file = source if isinstance(source, Path) else io.BytesIO(source)
-        with Image.open(file, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height
+        with Image.open(file, formats=FORMATS) as image:
+            pixels = image.width * image.height
             if pixels > MAX_PIXELS:
-                raise Unreadable(name, f"{picture.width} x {picture.height} pixels, too large")
+                raise UnreadableImage(name, f"{image.width} x {image.height} pixels, too large")
             with _one_at_a_time if pixels > LARGE else nullcontext():
-                yield _eight_bits(ImageOps.exif_transpose(picture))
+                yield _to_8_bits(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except UnidentifiedImageError:
-        empty = isinstance(source, Path) and not source.stat().st_size
-        kinds = "an empty file" if empty or source == b"" else "no PNG, JPEG, BMP, WebP, GIF, TIFF or PPM"
-        raise Unreadable(name, kinds) from None
+        empty = not (source.stat().st_size if isinstance(source, Path) else source)
+        reason = "an empty file" if empty else "no PNG, JPEG, BMP, WebP, GIF, TIFF or PPM"
+        raise UnreadableImage(name, reason) from None
     except Image.DecompressionBombError:
-        raise Unreadable(name, "too large") from None
-    except Exception as error:  # damage can surface as any kind
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Unreadable(name, said) from None
+        raise UnreadableImage(name, "too large") from None
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImage(name, reason) from None
 
 
-def opaque(picture: Image.Image, ground: str | None = "white") -> Image.Image:
-    """The same without transparency: on that ``ground``, or on black or white, as the ink stands out."""
-    if not picture.has_transparency_data:
-        return picture
-    picture = picture.convert("RGBA")
-    ground = ground or ("black" if _ink_is_light(picture) else "white")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
-
-
-def squeezed(picture: Image.Image, channels: int, size: tuple[int, int]) -> Image.Image:
-    """All of it, brought to ``size`` (width, height) without regard to its proportions."""
-    shrinks = picture.width > size[0] or picture.height > size[1]
-    return picture.convert(MODES[channels]).resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
-
-
-def thumbnail(picture: Image.Image) -> Image.Image:
-    """In colour, at most THUMBNAIL pixels a side, and never larger than it is."""
-    step = max(1, max(picture.size) // (2 * THUMBNAIL))
-    small = opaque(picture, None).convert("RGB").reduce(step)
-    if max(small.size) > THUMBNAIL:
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return small
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey brought to 8 bits: Pillow's own conversion would cut off all above 255."""
-    if picture.mode == "F":
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits: Pillow's own conversion would clip everything above 255."""
+    if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
-    if not picture.mode.startswith("I"):
-        return picture
-    grey = np.asarray(picture).clip(0, 65_535)
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image).clip(0, 65_535)
     return Image.fromarray((grey >> 8).astype(np.uint8))
 
 
-def _ink_is_light(picture: Image.Image) -> bool:
-    """Whether the opaque pixels of an RGBA ``picture`` are light, away from their soft edges."""
-    small = picture.convert("RGBa").reduce(max(1, max(picture.size) // INK_SIDE))  # colours times opacity
+def flatten_alpha(image: Image.Image, background: str | None = "white") -> Image.Image:
+    """Composite a transparent image onto ``background``; None: black or white, whichever contrasts with it."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    background = background or ("black" if _is_light(image) else "white")
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+
+
+def _is_light(image: Image.Image) -> bool:
+    """Whether the opaque pixels of an RGBA image are light; soft edges are left out where there is more."""
+    small = image.convert("RGBa").reduce(max(1, max(image.size) // INK_SIDE))  # RGBa: colours times opacity
     *colours, opacity = (np.asarray(band, dtype=np.float64) for band in small.split())
-    light = np.asarray([0.299, 0.587, 0.114]) @ np.stack(colours).reshape(3, -1)
-    inked = np.pad(opacity > 127, 1)
-    inner = inked[1:-1, 1:-1] & inked[:-2, 1:-1] & inked[2:, 1:-1] & inked[1:-1, :-2] & inked[1:-1, 2:]
+    luminance = np.asarray([0.299, 0.587, 0.114]) @ np.stack(colours).reshape(3, -1)
+    opaque = np.pad(opacity > 127, 1)
+    inner = opaque[1:-1, 1:-1] & opaque[:-2, 1:-1] & opaque[2:, 1:-1] & opaque[1:-1, :-2] & opaque[1:-1, 2:]
     weights = (opacity * inner if inner.any() else opacity).reshape(-1)
-    shades = light / np.maximum(opacity.reshape(-1), 1)  # from 0 to 1
-    return bool(weights.sum() > 0 and np.average(shades, weights=weights) > 0.5)
+    lightness = luminance / np.maximum(opacity.reshape(-1), 1)  # in [0, 1]
+    return bool(weights.sum() > 0 and np.average(lightness, weights=weights) > 0.5)
 
 
-ALL_SUFFIXES = SUFFIXES | {".jfif", ".jpe", ".apng", ".pbm", ".pnm"}
-MOST_BYTES = 64 * 2**20  # of standard input
-MOST_LETTERS = 200  # of what was typed, where it is said again
+def thumbnail(image: Image.Image) -> Image.Image:
+    """In RGB, its longer side at most THUMBNAIL pixels, never enlarged."""
+    small = flatten_alpha(image, None).convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return small
+
+
+# Finding -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Source:
-    """``content``: a file, or the bytes of one that came in; ``error``: why it can be neither."""
+class ImageFile:
+    """``content``: a path, or the bytes of a file; ``error``: why it cannot be read, known before trying."""
 
     name: str
     content: Path | bytes
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """``passed_over``: files in folders that are no pictures by their names."""
+class FoundImages:
+    """The image files that the user named, each once, in the order named; folders and globs sorted."""
 
-    sources: list[Source]
-    passed_over: int = 0
+    def __init__(self) -> None:
+        self._files: dict[str, ImageFile] = {}
+        self.skipped = 0  # files in folders whose names are not those of images
+
+    @property
+    def files(self) -> list[ImageFile]:
+        return list(self._files.values())
+
+    def add(self, name: str, content: Path | bytes = b"", error: str | None = None) -> None:
+        self._files.setdefault(name, ImageFile(name, content, error))
+
+    def add_pattern(self, pattern: str) -> None:
+        """A file, a folder or a glob; a path that exists is that path, whatever its name looks like."""
+        path = os.path.expanduser(pattern)  # noqa: PTH111 - Path's own raises for an unknown user
+        paths = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+        for match in paths:
+            self.add_path(match)
+        if not paths:
+            self.add(pattern, error="nothing matches" if glob.has_magic(path) else "no such file or folder")
+
+    def add_path(self, path: str) -> None:
+        if os.path.isdir(path):  # noqa: PTH112 - Path's own may raise
+            self.add_folder(path)
+        else:
+            self.add(path, Path(path))
+
+    def add_folder(self, root: str) -> None:
+        """The images in it and in its subfolders by their suffixes, and files without one that are images.
+
+        Hidden files and folders are left out.
+        """
+        files: list[str] = []
+        failed: list[OSError] = []
+        for place, folders, names in os.walk(root, onerror=failed.append):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            for name in names:
+                file = Path(place, name)
+                if name.startswith("."):
+                    continue
+                if file.suffix.lower() in SUFFIXES or (not file.suffix and _is_image(file)):
+                    files.append(str(file))
+                else:
+                    self.skipped += 1
+        errors = {str(error.filename): f"cannot be opened ({error.strerror})" for error in failed}
+        for file_name in sorted([*files, *errors]):
+            self.add(file_name, Path(file_name), errors.get(file_name))
+        if not files and not errors:
+            self.add(root, error="a folder without images")
+
+    def add_stdin(self, stdin: BinaryIO) -> None:
+        """One image, or the names of files and folders, one a line or separated by NUL.
+
+        Bytes that are not text are taken for an image, which may yet turn out to be none.
+        """
+        if stdin.isatty():
+            raise UserError("images=-: standard input is a terminal; send it an image, or names of files")
+        try:
+            content = stdin.read(MAX_STDIN_BYTES + 1)
+        except OSError as error:
+            raise UserError(f"images=-: standard input cannot be read ({error.strerror})") from None
+        if len(content) > MAX_STDIN_BYTES:
+            raise UserError(f"images=-: more than {MAX_STDIN_BYTES // 2**20} MiB on standard input")
+        if not content.strip(b" \t\r\n\0"):
+            raise UserError("images=-: nothing on standard input")
+        text = re.fullmatch(rb"[^\x01-\x08\x0b\x0c\x0e-\x1f]*", content) is not None
+        if not text or _is_image(content):
+            self.add("standard input", content)
+            return
+        for name in filter(None, re.split(r"\0|\r?\n", os.fsdecode(content))):
+            path = os.path.expanduser(name)  # noqa: PTH111 - Path's own may raise
+            if os.path.lexists(path):
+                self.add_path(path)
+            else:
+                self.add(name, error="no such file or folder")
 
 
-def gather(images: str | list[str], stdin: BinaryIO) -> Gathered:
-    """Every picture that ``images`` names, each file once, folders and globs in order of their names.
+def find_images(images: str | list[str], stdin: BinaryIO) -> FoundImages:
+    """The files that ``images=`` names: paths, folders, globs, or - for standard input.
 
-    Raises UserError where there is nothing of all that.
+    Raises UserError where none of them exists.
     """
-    found: dict[str, Source] = {}
-    passed_over = 0
-    for word in [images] if isinstance(images, str) else images:
-        for one in _standard_input(stdin) if word == "-" else _expanded(word):
-            if isinstance(one, Source):
-                found.setdefault(one.name, one)
-                continue
-            here = _of_folder(one) if os.path.isdir(one) else Gathered([Source(one, Path(one))])  # noqa: PTH112
-            passed_over += here.passed_over
-            for source in here.sources:
-                found.setdefault(source.name, source)
-    sources = list(found.values())
-    if all(source.error is not None for source in sources):
-        raise UserError(none_read(images, sources[0].name, str(sources[0].error), len(sources)))
-    return Gathered(sources, passed_over)
+    found = FoundImages()
+    for pattern in [images] if isinstance(images, str) else images:
+        if pattern == "-":
+            found.add_stdin(stdin)
+        else:
+            found.add_pattern(pattern)
+    files = found.files
+    if all(file.error is not None for file in files):
+        raise UserError(none_readable(images, files[0].name, str(files[0].error), len(files)))
+    return found
 
 
-def none_read(images: str | list[str], name: str, reason: str, count: int) -> str:
-    """One line for when none of ``count`` can be read; ``name`` and ``reason``: the first one's."""
+def none_readable(images: str | list[str], name: str, reason: str, count: int) -> str:
+    """The error for when none of ``count`` files can be read; ``name`` and ``reason`` are those of the first."""
     typed = images if isinstance(images, str) else f"[{','.join(images)}]"
-    typed = typed if len(typed) <= MOST_LETTERS else f"{typed[:MOST_LETTERS]}..."
+    typed = typed if len(typed) <= MAX_QUOTED else f"{typed[:MAX_QUOTED]}..."
     named = "" if name == images else f"{name}: "
     others = f"; nor can {count - 1:,} others" if count > 1 else ""
     return f"images={typed}: cannot be read: {named}{reason}{others}"
 
 
-def _expanded(word: str) -> list[str | Source]:
-    """The paths that there are by that name or pattern."""
-    place = os.path.expanduser(word)  # noqa: PTH111 - Path's own raises for an unknown user
-    if os.path.lexists(place):
-        return [place]
-    matches: list[str | Source] = []
-    if glob.has_magic(place):
-        matches += sorted(glob.glob(place, recursive=True))
-    missing = "nothing matches" if glob.has_magic(place) else "no such file or folder"
-    return matches or [Source(word, b"", missing)]
-
-
-def _of_folder(root: str) -> Gathered:
-    """Its pictures by their names, and those of its subfolders; nothing that is hidden.
-
-    A file without a suffix counts where it opens as a picture does.
-    """
-    sources, passed_over = [], 0
-    failed: list[OSError] = []
-    for place, folders, files in os.walk(root, onerror=failed.append):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        for name in files:
-            file = Path(place, name)
-            if name.startswith("."):
-                continue
-            if file.suffix.lower() in ALL_SUFFIXES or (not file.suffix and _opens_as_picture(file)):
-                sources.append(Source(str(file), file))
-            else:
-                passed_over += 1
-    sources += [Source(str(e.filename), b"", f"cannot be opened ({e.strerror})") for e in failed]
-    if not sources:
-        sources = [Source(root, b"", "a folder without pictures")]
-    return Gathered(sorted(sources, key=lambda source: source.name), passed_over)
-
-
-def _opens_as_picture(content: Path | bytes) -> bool:
+def _is_image(content: Path | bytes) -> bool:
     if isinstance(content, Path) and not os.path.isfile(content):  # noqa: PTH113 - Path's own may raise
         return False
     try:
         with Image.open(content if isinstance(content, Path) else io.BytesIO(content), formats=FORMATS):
             return True
-    except Exception:  # damage can surface as any kind
+    except Exception:  # damaged files make Pillow raise almost anything
         return False
-
-
-def _standard_input(stdin: BinaryIO) -> list[str | Source]:
-    """The picture that comes in, or the files and folders that its lines (or NULs between them) name.
-
-    What is no text is taken for a picture, which may yet turn out to be none.
-    """
-    if stdin.isatty():
-        raise UserError("images=-: standard input is a terminal; send it a picture, or names of files")
-    try:
-        content = stdin.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"images=-: standard input cannot be read ({error.strerror})") from None
-    if len(content) > MOST_BYTES:
-        raise UserError(f"images=-: more than {MOST_BYTES // 2**20} MiB on standard input")
-    if not content.strip():
-        raise UserError("images=-: nothing on standard input")
-    text = re.fullmatch(rb"[^\x01-\x08\x0b\x0c\x0e-\x1f]*", content) is not None
-    if not text or _opens_as_picture(content):
-        return [Source("standard input", content)]
-    names = [name for name in re.split(r"\0|\r?\n", os.fsdecode(content)) if name]
-    named = [os.path.expanduser(name) for name in names]  # noqa: PTH111 - Path's own may raise
-    return [
-        path if os.path.lexists(path) else Source(name, b"", "no such file or folder")
-        for name, path in zip(names, named, strict=True)
-    ]

@@ -1,4 +1,4 @@
-"""A picture of any size becomes what a network takes: channels x height x width, as its data set has them."""
+"""Any image becomes what a network takes: channels x height x width, as its training data had them."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,199 +9,201 @@ import numpy as np
 from PIL import Image
 
 from smallvision.core.system import cores
-from smallvision.data.image_files import MODES, Source, Unreadable, opaque, opened, squeezed, thumbnail
+from smallvision.data.image_files import MODES, ImageFile, UnreadableImage, flatten_alpha, open_image, thumbnail
 
 DIGITS = ("mnist", "digits")
 LIGHT_ON_DARK = (*DIGITS, "fashion_mnist")
-MARGIN = 24  # grey levels away from the ground: what is nearer to it belongs to it
-FULL = 0.85  # of the picture's longer side: a garment that takes so much is left as it lies
-WORKING_SIDE = 1024  # pixels; a larger picture is made smaller before anything is looked for in it
+AUTO_RESIZE = {"folder": "stretch", "fashion_mnist": "trim", **dict.fromkeys(DIGITS, "digit")}  # else center_crop
+WORKING_SIDE = 1024  # pixels; larger images are reduced before they are analysed
+
+# Clothes (Fashion-MNIST)
+TRIM_CONTRAST = 24  # grey levels; pixels nearer than that to the background's belong to it
+TRIM_BELOW = 0.85  # of the image's longer side; larger garments keep their margins
+
+# Digits (MNIST); grey levels are of 255
+DIGIT_SIDE = 20 / 28  # the longer side of a digit, relative to the image's
+INK = 64.0  # pixels of at least that level are ink
+MIN_CONTRAST = 12.0  # an image with less shows nothing
+UNEVEN = 0.12  # of the contrast; a border that varies by more is lit unevenly
+PALE = 224.0  # ink that stays below is made stronger
+NOISE = 1.5  # a background noisier than this is cleaned
+SPECK = 0.03  # of the largest stroke's mass; smaller components are dirt
+PEN_WIDTH = 1.7 / 28  # relative to the image's side: thinner strokes are thickened, as MNIST's pen was thick
+SURFACE_SIDE = 64  # pixels; the background's brightness is fitted on an image no larger
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Grey = np.ndarray[Any, np.dtype[np.float32]]  # height x width, from 0 to 255
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the network takes, and how pictures are to be brought to it.
+class InputSpec:
+    """What a network takes and how images are brought to it.
 
-    ``data``: the data set that it learnt from, as :func:`kind` names it. ``polarity``: auto, keep, invert;
-    ``frame``: auto, squeeze, crop, pad.
+    ``dataset``: what it was trained on, as :func:`dataset_kind` names it. ``polarity``: auto, keep or invert.
+    ``resize``: auto, stretch, center_crop or pad; auto does what the training data's authors did.
     """
 
     channels: int
     height: int
     width: int
-    data: str
+    dataset: str
     polarity: str = "auto"
-    frame: str = "auto"
+    resize: str = "auto"
 
 
 @dataclass(frozen=True)
-class Framed:
-    """``pixels``: uint8, channels x height x width. ``polarity``: kept or inverted. ``frame``: untouched,
-    resized, centred (as MNIST was made), no ink (so nothing to centre), squeezed,
-    cropped or padded (clothes: wide margins trimmed before).
+class Preprocessed:
+    """``pixels``: uint8, channels x height x width; ``polarity``: kept or inverted.
+
+    ``resize``: unchanged, resized, centered (as MNIST's digits are), no ink (nothing to center), stretched,
+    cropped or padded.
     """
 
     pixels: Pixels
     polarity: str
-    frame: str
+    resize: str
 
 
-def kind(plain: dict[str, Any]) -> str:
-    """The data set behind a checkpoint, by its "smallvision" part: what it was, not what it stood in for.
+@dataclass(frozen=True)
+class LoadedImage:
+    """``input``: the image as the network takes it; ``thumbnail``: the original, small, where it was asked for.
 
-    A folder's or a file's own name means nothing, unless the images are as dark as MNIST's.
+    ``error``: why there is neither.
     """
-    chosen = plain["config"]["data"]["name"]
-    if chosen in ("folder", "shapes"):
-        return str(chosen)
-    name = str(plain["data"]["name"])
-    light = sum(plain["mean"]) > 0.5 * len(plain["mean"])
-    return "other" if name in LIGHT_ON_DARK and light else name
+
+    file: ImageFile
+    input: Preprocessed | None = None
+    thumbnail: Image.Image | None = None
+    error: str | None = None
 
 
-def bring(picture: Image.Image, wanted: Wanted) -> Framed:
-    """``picture``: upright, of 8 bits, as ``pictures.opened`` gives it."""
-    size = (wanted.width, wanted.height)
-    # A folder's pictures were laid on white before the network saw them.
-    picture = opaque(picture, "white" if wanted.data == "folder" else None)
-    by_mnists_rules = wanted.frame == "auto" and wanted.data in DIGITS
-    if picture.size == size:
-        pixels, frame = np.asarray(picture.convert(MODES[wanted.channels])), "untouched"
-    elif wanted.frame == "squeeze" or (wanted.frame == "auto" and wanted.data == "folder"):
-        pixels, frame = np.asarray(squeezed(picture, wanted.channels, size)), "squeezed"
-    elif by_mnists_rules:
-        return _as_mnist(picture, wanted)
+def load_in_chunks(
+    files: Sequence[ImageFile], spec: InputSpec, chunk: int, thumbnails: int
+) -> Iterator[list[LoadedImage]]:
+    """All files in order, ``chunk`` at a time; at least the first ``thumbnails`` readable ones have thumbnails."""
+    with ThreadPoolExecutor(max_workers=cores()) as pool:  # Pillow decodes outside the interpreter's lock
+        for start in range(0, len(files), chunk):
+            part = files[start : start + chunk]
+            loaded = list(pool.map(load_image, part, [spec] * len(part), [thumbnails > 0] * len(part)))
+            thumbnails -= sum(image.input is not None for image in loaded)
+            yield loaded
+
+
+def load_image(file: ImageFile, spec: InputSpec, keep_thumbnail: bool) -> LoadedImage:
+    if file.error is not None:
+        return LoadedImage(file, error=file.error)
+    try:
+        with open_image(file.content, file.name) as image:
+            return LoadedImage(file, preprocess(image, spec), thumbnail(image) if keep_thumbnail else None)
+    except UnreadableImage as unreadable:
+        return LoadedImage(file, error=unreadable.reason)
+
+
+def dataset_kind(configured: str, trained_on: str, mean: Sequence[float]) -> str:
+    """The key that :class:`InputSpec` takes, for a network with a ``mean`` per channel in [0, 1].
+
+    ``configured``: the name in the config's section ``data``; ``trained_on``: the name of what was trained on,
+    which is another where it was a stand-in. A user's folder or file may be called "mnist" and mean nothing by
+    it: that name counts only where the images are as dark as MNIST's.
+    """
+    if configured in ("folder", "shapes"):
+        return configured
+    light = sum(mean) > 0.5 * len(mean)
+    return "other" if trained_on in LIGHT_ON_DARK and light else trained_on
+
+
+def preprocess(image: Image.Image, spec: InputSpec) -> Preprocessed:
+    """``image``: upright and of 8 bits a channel, as :func:`open_image` gives it."""
+    size = (spec.width, spec.height)
+    # data=folder composites transparency onto white before training.
+    image = flatten_alpha(image, "white" if spec.dataset == "folder" else None)
+    method = AUTO_RESIZE.get(spec.dataset, "center_crop") if spec.resize == "auto" else spec.resize
+    if method == "digit" and image.size != size:
+        return _preprocess_digit(image, spec)
+    if image.size == size:
+        resized, done = image.convert(MODES[spec.channels]), "unchanged"
+    elif method == "stretch":
+        resized, done = stretch(image, spec.channels, size), "stretched"
+    elif method == "center_crop":
+        resized, done = center_crop(_limit_size(image.convert(MODES[spec.channels])), size), "cropped"
     else:
-        pixels = np.asarray(_working(picture.convert(MODES[wanted.channels])))
-        crops = wanted.frame == "crop" or (wanted.frame == "auto" and wanted.data != "fashion_mnist")
-        ground = np.median(border(pixels), axis=0).astype(np.uint8)
-        trims = wanted.frame == "auto" and not crops
-        pixels, frame = (
-            _cropped(pixels, size) if crops else _padded(_trimmed(pixels) if trims else pixels, size, ground)
-        )
-    inverted = _is_inverted(np.asarray(_working(picture.convert("L"))), wanted)
-    return Framed(_planes(255 - pixels if inverted else pixels), _word(inverted), frame)
+        limited = _limit_size(image.convert(MODES[spec.channels]))
+        resized, done = pad(limited, size, trim=method == "trim"), "padded"
+    inverted = spec.polarity == "invert"
+    if spec.polarity == "auto" and spec.dataset in LIGHT_ON_DARK:
+        inverted = is_dark_on_light(np.asarray(_limit_size(image.convert("L"))))
+    pixels = np.atleast_3d(np.asarray(resized)).transpose(2, 0, 1)
+    return Preprocessed(np.ascontiguousarray(255 - pixels if inverted else pixels), _polarity(inverted), done)
 
 
-def _as_mnist(picture: Image.Image, wanted: Wanted) -> Framed:
-    """A digit of another size than the network's."""
-    grey = np.asarray(_working(picture.convert("L")), dtype=np.float32)
-    ink, inverted = levelled(grey)
-    if wanted.polarity != "auto" and inverted != (wanted.polarity == "invert"):
-        inverted = wanted.polarity == "invert"
+def _preprocess_digit(image: Image.Image, spec: InputSpec) -> Preprocessed:
+    grey = np.asarray(_limit_size(image.convert("L")), dtype=np.float32)
+    ink, inverted = normalise_levels(grey)
+    if spec.polarity != "auto" and inverted != (spec.polarity == "invert"):
+        inverted = not inverted
         ink = 255 - grey if inverted else grey
-    placed, frame = as_mnist(ink, wanted.height, wanted.width)
-    pixels = placed.round().clip(0, 255).astype(np.uint8)
-    return Framed(_planes(np.stack([pixels] * wanted.channels, -1)), _word(inverted), frame)
+    digit, done = fit_digit(ink, spec.height, spec.width)
+    return Preprocessed(np.stack([_to_bytes(digit)] * spec.channels), _polarity(inverted), done)
 
 
-def _is_inverted(grey: Pixels, wanted: Wanted) -> bool:
-    if wanted.polarity != "auto":
-        return wanted.polarity == "invert"
-    return wanted.data in LIGHT_ON_DARK and dark_on_light(grey)
-
-
-def _word(inverted: bool) -> str:
+def _polarity(inverted: bool) -> str:
     return "inverted" if inverted else "kept"
 
 
-def _working(picture: Image.Image) -> Image.Image:
-    return picture.reduce(max(1, -(-max(picture.size) // WORKING_SIDE)))
+def _to_bytes(pixels: np.ndarray[Any, Any]) -> Pixels:
+    return pixels.round().clip(0, 255).astype(np.uint8)
 
 
-def _cropped(pixels: Pixels, size: tuple[int, int]) -> tuple[Pixels, str]:
-    """The middle of it, of the network's proportions."""
-    (height, width), (wide, high) = pixels.shape[:2], size
-    scale = min(height / high, width / wide)
-    rows, columns = max(1, round(high * scale)), max(1, round(wide * scale))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return _sized(pixels[top : top + rows, left : left + columns], size), "cropped"
+# Sizes ---------------------------------------------------------------------------------------------------
 
 
-def _trimmed(pixels: Pixels) -> Pixels:
-    """Without wide margins of the ground's colour.
+def stretch(image: Image.Image, channels: int, size: tuple[int, int]) -> Image.Image:
+    """The entire image at ``size`` (width, height), its aspect ratio ignored."""
+    shrinks = image.width > size[0] or image.height > size[1]
+    return image.convert(MODES[channels]).resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
 
-    So Fashion-MNIST was made: H. Xiao et al., arXiv:1708.07747, section 2, trim the photographs, bring the
-    longest side to 28 pixels and extend the other. Its images have hardly a margin along the longer side.
+
+def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest part of the aspect ratio of ``size`` (width, height), from the center."""
+    scale = min(image.width / size[0], image.height / size[1])
+    width, height = (max(1, round(side * scale)) for side in size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return _resize(image.crop((left, top, left + width, top + height)), size)
+
+
+def pad(image: Image.Image, size: tuple[int, int], trim: bool) -> Image.Image:
+    """The entire image on its background's colour; with ``trim``, first without wide margins of that colour.
+
+    Fashion-MNIST was made like this: H. Xiao et al., arXiv:1708.07747, section 2, trim the photographs, bring
+    the longer side to 28 pixels and extend the shorter. Its images have hardly a margin along the longer side.
     """
-    ground = np.median(border(pixels), axis=0)
-    away = np.abs(pixels - ground)
-    away = away if away.ndim == 2 else away.max(2)
-    seen = away > MARGIN
-    if not seen.any():
-        return pixels
-    rows, columns = np.nonzero(seen.any(1))[0], np.nonzero(seen.any(0))[0]
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    if max(bottom - top, right - left) > FULL * max(seen.shape):
-        return pixels
-    return pixels[top:bottom, left:right]
+    pixels = np.asarray(image)
+    background = np.median(border(pixels), axis=0)
+    if trim:
+        contrast = np.atleast_3d(np.abs(pixels - background)).max(2)
+        box = _bounding_box(contrast > TRIM_CONTRAST)
+        if box is not None and max(box[2] - box[0], box[3] - box[1]) <= TRIM_BELOW * max(image.size):
+            image = image.crop(box)
+    scale = max(image.width / size[0], image.height / size[1])
+    width, height = max(1, round(image.width / scale)), max(1, round(image.height / scale))
+    colour = tuple(int(level) for level in np.atleast_1d(background))
+    canvas = Image.new(image.mode, size, colour if len(colour) > 1 else colour[0])
+    canvas.paste(_resize(image, (width, height)), ((size[0] - width) // 2, (size[1] - height) // 2))
+    return canvas
 
 
-def _padded(pixels: Pixels, size: tuple[int, int], ground: Pixels) -> tuple[Pixels, str]:
-    """All of it, on that ``ground``, of the network's proportions."""
-    (height, width), (wide, high) = pixels.shape[:2], size
-    scale = max(height / high, width / wide)
-    rows, columns = max(1, round(height / scale)), max(1, round(width / scale))
-    small = _sized(pixels, (columns, rows))
-    canvas = np.empty((high, wide, *pixels.shape[2:]), np.uint8)
-    canvas[:] = ground
-    top, left = (high - rows) // 2, (wide - columns) // 2
-    canvas[top : top + rows, left : left + columns] = small
-    return canvas, "padded"
+def area_resize(image: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+    """``image``, H x W or H x W x C, at that size; float32.
 
-
-def _sized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    return averaged(pixels, size[1], size[0]).round().clip(0, 255).astype(np.uint8)
-
-
-def _planes(pixels: Pixels) -> Pixels:
-    """H x W or H x W x C to C x H x W."""
-    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes, dtype=np.uint8)
-
-
-Grey = np.ndarray[Any, np.dtype[np.float32]]  # height x width, from 0 to 255
-
-BOX = 20 / 28  # the ink's longest side, of the picture's
-INK = 64.0  # from here on, of 255, a pixel is ink
-SPECK = 0.03  # of the largest stroke's ink: anything less is dirt
-CONTRAST = 12.0  # below it there is no ink
-UNEVEN = 0.12  # of the contrast: a border that varies by more is lit unevenly
-PALE = 224.0  # ink that does not reach it is made stronger
-NOISE = 1.5  # grey levels: the paper's grain, below which the ground is clean
-THIN = 1.7 / 28  # a stroke's width, of the picture's side: MNIST's pen was a thick one
-SURFACE_SIDE = 64  # the ground's lightness is looked at in no finer a picture
-
-
-def border(grey: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The values along the four sides, a fiftieth of the shorter side deep."""
-    deep = max(1, min(grey.shape[:2]) // 50)
-    middle = grey[deep:-deep]
-    parts = (grey[:deep], grey[-deep:], middle[:, :deep], middle[:, -deep:])
-    return np.concatenate([part.reshape(-1, *grey.shape[2:]) for part in parts])
-
-
-def dark_on_light(grey: np.ndarray[Any, Any]) -> bool:
-    """Whether the ground, as the border shows it, is lighter than the middle between darkest and lightest."""
-    low, high = float(grey.min()), float(grey.max())
-    ground = float(np.median(border(grey)))
-    return ground > (low + high) / 2 or (low == high and low > 127)
-
-
-def averaged(picture: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
-    """``picture``, H x W or H x W x C, brought to that size; float32.
-
-    Each new pixel is the mean over the area that it covers, also where that cuts through old pixels; a side
-    that grows is interpolated between their middles.
+    A side that shrinks is averaged over the exact area of each new pixel, fractions of old pixels included
+    (Pillow's BOX takes whole pixels only); one that grows is interpolated linearly.
     """
-    rows, columns = _weights(picture.shape[0], height), _weights(picture.shape[1], width)
-    down = np.tensordot(rows, picture.astype(np.float32), axes=(1, 0))
+    rows, columns = _resize_weights(image.shape[0], height), _resize_weights(image.shape[1], width)
+    down = np.tensordot(rows, image.astype(np.float32), axes=(1, 0))
     return np.moveaxis(np.tensordot(columns, down, axes=(1, 1)), 0, 1)
 
 
-def _weights(old: int, new: int) -> Grey:
+def _resize_weights(old: int, new: int) -> Grey:
     """new x old; each row sums to 1."""
     edges = np.arange(new + 1) * (old / new)
     if new <= old:
@@ -209,167 +211,169 @@ def _weights(old: int, new: int) -> Grey:
         pixels = np.arange(old)
         covered = np.minimum(last, pixels + 1) - np.maximum(first, pixels)
         return (covered.clip(0) * (new / old)).astype(np.float32)
-    places = ((edges[:-1] + edges[1:]) / 2 - 0.5).clip(0, old - 1)
-    return (1 - np.abs(places[:, None] - np.arange(old))).clip(0).astype(np.float32)
+    centers = ((edges[:-1] + edges[1:]) / 2 - 0.5).clip(0, old - 1)
+    return (1 - np.abs(centers[:, None] - np.arange(old))).clip(0).astype(np.float32)
 
 
-def levelled(grey: np.ndarray[Any, Any]) -> tuple[Grey, bool]:
-    """Light ink on a ground of 0, and whether it was dark on light.
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(_to_bytes(area_resize(np.asarray(image), size[1], size[0])))
 
-    A clean picture's levels stay as they are, or 255 less that. Where the light is uneven, a smooth surface
-    is taken off; where the ground has a grain, or the ink is pale, they are made 0 and 255.
+
+def _limit_size(image: Image.Image) -> Image.Image:
+    return image.reduce(max(1, -(-max(image.size) // WORKING_SIDE)))
+
+
+def _bounding_box(mask: np.ndarray[Any, Any]) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of what is true; None where nothing is."""
+    return Image.fromarray(mask).getbbox()
+
+
+# Levels --------------------------------------------------------------------------------------------------
+
+
+def border(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The pixels along the four sides, a fiftieth of the shorter side deep: N or N x C."""
+    deep = max(1, min(image.shape[:2]) // 50)
+    middle = image[deep:-deep]
+    parts = (image[:deep], image[-deep:], middle[:, :deep], middle[:, -deep:])
+    return np.concatenate([part.reshape(-1, *image.shape[2:]) for part in parts])
+
+
+def is_dark_on_light(grey: np.ndarray[Any, Any]) -> bool:
+    """Whether the background, as the border shows it, is nearer to the lightest level than to the darkest."""
+    low, high = float(grey.min()), float(grey.max())
+    background = float(np.median(border(grey)))
+    return background > (low + high) / 2 or (low == high and low > 127)
+
+
+def normalise_levels(grey: np.ndarray[Any, Any]) -> tuple[Grey, bool]:
+    """Light ink on a background of 0, and whether it was dark on light.
+
+    The levels of a clean image are kept, or subtracted from 255. Uneven light is fitted by a smooth surface and
+    subtracted; a noisy background or pale ink is stretched to 0 and 255.
     """
     values = np.asarray(grey, dtype=np.float32)
-    span = float(np.ptp(values))
+    contrast = float(np.ptp(values))
     low, high = np.percentile(border(values), (5, 95))
-    ground: Any = np.float32(np.median(border(values)))
-    dark = dark_on_light(values)
-    if span > CONTRAST and high - low > UNEVEN * span:
-        ground = _surface(values)
-        away = values - ground
-        dark = bool(-away.min() > away.max())
-    ink = ((ground - values) if dark else (values - ground)).astype(np.float32)
-    grain = 1.4826 * float(np.median(np.abs(ink)))
+    background: Any = np.float32(np.median(border(values)))
+    dark = is_dark_on_light(values)
+    if contrast > MIN_CONTRAST and high - low > UNEVEN * contrast:
+        background = _fit_background(values)
+        difference = values - background
+        dark = bool(-difference.min() > difference.max())
+    ink = ((background - values) if dark else (values - background)).astype(np.float32)
+    noise = 1.4826 * float(np.median(np.abs(ink)))  # the standard deviation, estimated robustly
     ink = ink.clip(0)
     peak = float(ink.max())
-    if peak < CONTRAST:
+    if peak < MIN_CONTRAST:
         return ink, dark
     peak = float(np.percentile(ink[ink > peak / 2], 90))
-    if peak < PALE or grain > NOISE:
-        floor = min(4 * grain, 0.3 * peak)
+    if peak < PALE or noise > NOISE:
+        floor = min(4 * noise, 0.3 * peak)
         ink = (ink - floor) * (255 / (peak - floor))
     return ink.clip(0, 255), dark
 
 
-def _surface(values: Grey) -> Grey:
-    """The ground's lightness everywhere: a polynomial of degree 2, fitted with little heed to the ink."""
+def _fit_background(values: Grey) -> Grey:
+    """The background's brightness everywhere: a polynomial of degree 2, fitted so that ink hardly counts."""
     height, width = values.shape
-    small = averaged(values, min(height, SURFACE_SIDE), min(width, SURFACE_SIDE))
-
-    def terms(rows: int, columns: int) -> Grey:
-        y = ((np.arange(rows, dtype=np.float32) + 0.5) / rows * 2 - 1)[:, None] + np.zeros(columns, np.float32)
-        x = ((np.arange(columns, dtype=np.float32) + 0.5) / columns * 2 - 1) + np.zeros((rows, 1), np.float32)
-        return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-
-    known, wanted = terms(*small.shape).reshape(-1, 6), small.reshape(-1)
-    weights = np.ones_like(wanted)
-    for _ in range(20):  # Cauchy's weights: what lies far off hardly counts
+    small = area_resize(values, min(height, SURFACE_SIDE), min(width, SURFACE_SIDE))
+    terms, target = _quadratic_terms(*small.shape).reshape(-1, 6), small.reshape(-1)
+    weights = np.ones_like(target)
+    for _ in range(20):  # least squares, reweighted by Cauchy's weights: outliers lose theirs
         root = np.sqrt(weights)[:, None]
-        solved = np.linalg.lstsq(known * root, wanted * root[:, 0], rcond=None)[0]
-        off = np.abs(wanted - known @ solved)
-        weights = 1 / (1 + (off / max(1.5 * float(np.median(off)), 1.0)) ** 2)
-    return (terms(height, width) @ solved).astype(np.float32)
+        solution = np.linalg.lstsq(terms * root, target * root[:, 0], rcond=None)[0]
+        residual = np.abs(target - terms @ solution)
+        weights = 1 / (1 + (residual / max(1.5 * float(np.median(residual)), 1.0)) ** 2)
+    return (_quadratic_terms(height, width) @ solution).astype(np.float32)
 
 
-def as_mnist(ink: Grey, height: int, width: int) -> tuple[Grey, str]:
-    """Levelled ``ink`` as MNIST would have it, height x width, and a word for what was done."""
-    strokes = _without_specks(ink)
-    if strokes is None:
-        return averaged(ink, height, width), "no ink"
-    rows, columns = np.nonzero((strokes >= INK).any(1))[0], np.nonzero((strokes >= INK).any(0))[0]
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+def _quadratic_terms(height: int, width: int) -> Grey:
+    """1, x, y, x^2, xy, y^2 at each pixel, x and y from -1 to 1: height x width x 6."""
+    y = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[:, None] + np.zeros(width, np.float32)
+    x = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1) + np.zeros((height, 1), np.float32)
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+# Digits --------------------------------------------------------------------------------------------------
+
+
+def fit_digit(ink: Grey, height: int, width: int) -> tuple[Grey, str]:
+    """Light ``ink`` on 0 as MNIST has it, height x width, and what was done to it.
+
+    MNIST's digits are 20 pixels in their longer side and lie with their center of mass in the middle of
+    28 x 28 pixels (Y. LeCun et al., Proc. IEEE 86(11), 1998).
+    """
+    strokes = _remove_specks(ink)
+    box = _bounding_box(strokes >= INK)
+    if box is None:
+        return area_resize(ink, height, width), "no ink"
+    left, top, right, bottom = box
     longest = max(bottom - top, right - left)
     side = min(height, width)
-    if _lies_as_mnist(strokes, longest):
-        return averaged(ink, height, width), "resized"
-    scale = side * BOX / longest
-    if abs(longest - side * BOX) < 0.75:
-        scale = 1.0  # as large as it is to be: moved, not drawn anew
-    rim = int(np.ceil(1 / scale))  # soft edges, which are no ink yet
+    if _lies_as_in_mnist(strokes, longest):
+        return area_resize(ink, height, width), "resized"
+    scale = side * DIGIT_SIDE / longest
+    if abs(longest - side * DIGIT_SIDE) < 0.75:
+        scale = 1.0  # of the right size already: moved, not resampled
+    rim = int(np.ceil(1 / scale))  # soft edges, too faint to count as ink
     strokes = np.pad(strokes, rim)[top : bottom + 2 * rim, left : right + 2 * rim]
     if scale < 1:
-        strokes = _thick_enough(strokes, THIN * side / scale)
+        strokes = _thicken(strokes, PEN_WIDTH * side / scale)
     if scale != 1:
-        strokes = averaged(strokes, *(max(1, round(length * scale)) for length in strokes.shape))
+        strokes = area_resize(strokes, *(max(1, round(length * scale)) for length in strokes.shape))
         strokes = strokes * max(1.0, min(255 / max(float(strokes.max()), 1.0), 3.0))
-    return _centred(strokes, height, width), "centred"
+    return center_by_mass(strokes, height, width), "centered"
 
 
-def _without_specks(ink: Grey) -> Grey | None:
-    """The ink without what is too little to belong to it; None where there is none."""
-    from scipy import ndimage  # type: ignore[import-untyped]  # takes long to load
+def center_by_mass(ink: Grey, height: int, width: int) -> Grey:
+    """On a background of 0, with the center of mass at (height / 2, width / 2); what lies outside is cut off."""
+    y, x = _center_of_mass(ink)
+    canvas = Image.new("F", (width, height))
+    canvas.paste(Image.fromarray(ink), (round(width / 2 - x), round(height / 2 - y)))
+    return np.asarray(canvas)
 
-    if ink.max() < INK:
-        return None
+
+def _center_of_mass(ink: Grey) -> tuple[float, float]:
+    from scipy import ndimage  # type: ignore[import-untyped]  # slow to import
+
+    y, x = ndimage.center_of_mass(ink.astype(np.float64))
+    return float(y), float(x)
+
+
+def _remove_specks(ink: Grey) -> Grey:
+    """The ink without components too small to belong to it, soft edges included."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(ink >= INK, np.ones((3, 3)))
-    if count == 1:
+    if count < 2:
         return ink
     mass = np.bincount(labels.reshape(-1), (ink * (labels > 0)).reshape(-1))
     dirt = mass < SPECK * mass.max()
     dirt[0] = False
     if not dirt.any():
         return ink
-    rim = ndimage.grey_dilation(np.where(dirt[labels], 255, 0).astype(np.uint8), size=3)
-    return np.where((rim > 0) & ((labels == 0) | dirt[labels]), np.float32(0), ink)
+    edges = ndimage.grey_dilation(np.where(dirt[labels], 255, 0).astype(np.uint8), size=3)
+    return np.where((edges > 0) & ((labels == 0) | dirt[labels]), np.float32(0), ink)
 
 
-def _lies_as_mnist(ink: Grey, longest: int) -> bool:
+def _lies_as_in_mnist(ink: Grey, longest: int) -> bool:
+    """Whether a square image needs nothing but resizing: the digit has MNIST's size and place."""
     height, width = ink.shape
     if abs(height - width) > 0.02 * max(height, width):
         return False
     pixel = 28 / max(height, width)
-    y, x = ((place + 0.5) * pixel - 0.5 for place in _centre(ink))
+    y, x = ((place + 0.5) * pixel - 0.5 for place in _center_of_mass(ink))
     return abs(longest * pixel - 20) < 1.1 and abs(y - 14) < 0.85 and abs(x - 14) < 0.85
 
 
-def _centre(ink: Grey) -> tuple[float, float]:
-    """The centre of mass: row, column, in pixels from 0."""
-    mass = max(float(ink.sum(dtype=np.float64)), 1e-9)
-    rows = ink.sum(1, dtype=np.float64) @ np.arange(ink.shape[0])
-    columns = ink.sum(0, dtype=np.float64) @ np.arange(ink.shape[1])
-    return float(rows / mass), float(columns / mass)
-
-
-def _thick_enough(ink: Grey, width: float) -> Grey:
+def _thicken(ink: Grey, width: float) -> Grey:
     """Strokes thinner than ``width`` pixels made about that wide."""
     from scipy import ndimage
 
-    inked = ink >= INK
-    mean = 4 * float(ndimage.distance_transform_edt(inked)[inked].mean()) - 2  # holds for a long band
+    mask = ink >= INK
+    mean = 4 * float(ndimage.distance_transform_edt(mask)[mask].mean()) - 2  # exact for a long band
     more = round(width - mean)
     if more < 1:
         return ink
     return np.asarray(ndimage.grey_dilation(ink, size=more + 1), dtype=np.float32)
-
-
-def _centred(ink: Grey, height: int, width: int) -> Grey:
-    """On an empty ground with the centre of mass at pixel height / 2, width / 2."""
-    y, x = _centre(ink)
-    canvas = np.zeros((height, width), np.float32)
-    top, left = round(height / 2 - y), round(width / 2 - x)
-    above, before = max(0, -top), max(0, -left)
-    part = ink[above : above + height - max(0, top), before : before + width - max(0, left)]
-    canvas[max(0, top) : max(0, top) + part.shape[0], max(0, left) : max(0, left) + part.shape[1]] = part
-    return canvas
-
-
-@dataclass(frozen=True)
-class Looked:
-    """A picture as the network takes it and, where it is to be shown, as it was; or why it is neither."""
-
-    source: Source
-    framed: Framed | None = None
-    small: Image.Image | None = None
-    error: str | None = None
-
-
-def look(source: Source, wanted: Wanted, shown: bool) -> Looked:
-    """One picture; ``shown``: keep it small, too."""
-    if source.error is not None:
-        return Looked(source, error=source.error)
-    try:
-        with opened(source.content, source.name) as picture:
-            return Looked(source, bring(picture, wanted), thumbnail(picture) if shown else None)
-    except Unreadable as unreadable:
-        return Looked(source, error=unreadable.reason)
-
-
-def in_chunks(sources: Sequence[Source], wanted: Wanted, size: int, shown: int) -> Iterator[list[Looked]]:
-    """All of them in order, ``size`` at a time; the first ``shown`` or more are kept small."""
-    with ThreadPoolExecutor(max_workers=cores()) as pool:  # Pillow decodes outside the interpreter's lock
-        for start in range(0, len(sources), size):
-            part = sources[start : start + size]
-            wants = [shown > 0] * len(part)
-            looked = list(pool.map(look, part, [wanted] * len(part), wants))
-            shown -= sum(one.framed is not None for one in looked)
-            yield looked

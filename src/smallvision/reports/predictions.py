@@ -16,15 +16,15 @@ LINES = 20  # pictures told of there
 @dataclass(frozen=True)
 class Prediction:
     """Of one picture. ``top``: class names and probabilities, the likeliest first; ``actual``: the class
-    where it is known; ``polarity`` and ``frame``: how the picture was brought to the network (see
-    data.framing). ``error``: why it could not be read; then nothing else is known.
+    where it is known; ``polarity`` and ``resize``: how the picture was brought to the network (see
+    data.preprocess). ``error``: why it could not be read; then nothing else is known.
     """
 
     file: str
     top: Sequence[tuple[str, float]] = ()
     actual: str | None = None
     polarity: str = ""
-    frame: str = ""
+    resize: str = ""
     error: str | None = None
 
     @property
@@ -50,7 +50,7 @@ class Tally:
         self.known += one.right is not None
         self.right += one.right is True
         self.inverted += one.polarity == "inverted"
-        self.without_ink += one.frame == "no ink"
+        self.without_ink += one.resize == "no ink"
 
     @property
     def read(self) -> int:
@@ -167,7 +167,7 @@ def accuracy_line(tally: Tally) -> str:
 def columns(top: int) -> list[str]:
     """Of predictions.csv; the likeliest class is ``predicted``, the next is class_2."""
     others = [f"{word}_{place}" for place in range(2, top + 1) for word in ("class", "probability")]
-    return ["file", "predicted", "probability", "actual", *others, "polarity", "frame", "error"]
+    return ["file", "predicted", "probability", "actual", *others, "polarity", "resize", "error"]
 
 
 def row(one: Prediction, top: int) -> list[str]:
@@ -177,4 +177,4 @@ def row(one: Prediction, top: int) -> list[str]:
     actual = "" if one.actual is None else one_line(one.actual)
     others = [word for pair in pairs[1:] for word in pair]
     error = "" if one.error is None else one_line(one.error)
-    return [one_line(one.file), *pairs[0], actual, *others, one.polarity, one.frame, error]
+    return [one_line(one.file), *pairs[0], actual, *others, one.polarity, one.resize, error]

@@ -15,8 +15,8 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir, atomic_write
-from smallvision.data.image_files import MODES, Gathered, Source, gather, none_read
-from smallvision.data.preprocess import Looked, Wanted, in_chunks, kind
+from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
+from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
 from smallvision.reports import contact_sheet
 from smallvision.reports.predictions import Prediction, Telling, accuracy_line, columns, one_line, row
 from smallvision.tasks.common import METRICS
@@ -30,14 +30,14 @@ CHUNK, CHUNK_PIXELS = 256, 4_000_000  # what is brought to the network at a time
 def run(config: Config, run: RunDir) -> dict[str, Any]:
     """Tell each picture's class; predictions.csv and predictions.png go to the run directory."""
     console = Console()
-    gathered = gather(config["images"], sys.stdin.buffer if sys.stdin else io.BytesIO())
+    found = find_images(config["images"], sys.stdin.buffer if sys.stdin else io.BytesIO())
     trained = load(Path(config["checkpoint"]), config)
-    wanted = wanted_by(trained, config)
-    summary(console, config, trained, gathered, run)
-    telling = Telling(console.print, [one.name for one in gathered.sources], trained.classes, config["predict"]["top"])
+    spec = input_spec(trained, config)
+    summary(console, config, trained, found, run)
+    telling = Telling(console.print, [file.name for file in found.files], trained.classes, config["predict"]["top"])
     started = time.perf_counter()
     try:
-        tiles = predict(config, trained, gathered.sources, wanted, telling, run.directory)
+        tiles = predict(config, trained, found.files, spec, telling, run.directory)
         seconds = time.perf_counter() - started
         run.describe(config, trained.device.hardware)
         stand_in = stand_in_words(trained)
@@ -64,7 +64,7 @@ def run(config: Config, run: RunDir) -> dict[str, Any]:
     return figures
 
 
-def wanted_by(trained: Predictor, config: Config) -> Wanted:
+def input_spec(trained: Predictor, config: Config) -> InputSpec:
     """What pictures are to be brought to; UserError where none can be."""
     channels, height, width = trained.shape
     if channels not in MODES:
@@ -72,15 +72,17 @@ def wanted_by(trained: Predictor, config: Config) -> Wanted:
             f"{config['checkpoint']}: takes images of {channels} channels, and pictures come with 1 (grey)"
             " or 3 (colour)"
         )
-    choice = config["predict"]
-    return Wanted(channels, height, width, kind(trained.plain), choice["polarity"], choice["frame"])
+    choice, plain = config["predict"], trained.plain
+    dataset = dataset_kind(plain["config"]["data"]["name"], plain["data"]["name"], plain["mean"])
+    resize = {"squeeze": "stretch", "crop": "center_crop"}.get(choice["frame"], choice["frame"])
+    return InputSpec(channels, height, width, dataset, choice["polarity"], resize)
 
 
 def predict(
     config: Config,
     trained: Predictor,
-    sources: Sequence[Source],
-    wanted: Wanted,
+    files: Sequence[ImageFile],
+    spec: InputSpec,
     telling: Telling,
     directory: Path,
 ) -> list[contact_sheet.Tile]:
@@ -89,12 +91,12 @@ def predict(
     Raises UserError where not one of them can be read.
     """
     tiles: list[contact_sheet.Tile] = []
-    most = min(config["data"]["eval_batch_size"], CHUNK, 1 + CHUNK_PIXELS // (wanted.height * wanted.width))
+    most = min(config["data"]["eval_batch_size"], CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
     with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(columns(telling.top))
-            for looked in in_chunks(sources, wanted, most, config["predict"]["sheet"]):
+            for looked in load_in_chunks(files, spec, most, config["predict"]["sheet"]):
                 said = ask(trained, looked, telling)
                 for one in said:
                     telling.tell(one)
@@ -102,46 +104,46 @@ def predict(
                 room = config["predict"]["sheet"] - len(tiles)
                 tiles += on_sheet(trained, config, list(zip(looked, said, strict=True)), len(tiles), room)
         if not telling.tally.read:
-            raise UserError(one_line(none_read(config["images"], *telling.first_error, len(sources))))
+            raise UserError(one_line(none_readable(config["images"], *telling.first_error, len(files))))
     return tiles
 
 
-def ask(trained: Predictor, looked: Sequence[Looked], telling: Telling) -> list[Prediction]:
+def ask(trained: Predictor, looked: Sequence[LoadedImage], telling: Telling) -> list[Prediction]:
     """The network's answer to each of them that could be read."""
-    framed = [one.framed for one in looked if one.framed is not None]
+    framed = [one.input for one in looked if one.input is not None]
     if framed:
         pixels = torch.from_numpy(np.stack([one.pixels for one in framed]))
         shares, places = trained.probabilities(pixels).topk(telling.top)
         answers = iter(zip(places.tolist(), shares.tolist(), strict=True))
     said = []
     for one in looked:
-        if one.framed is None:
-            said.append(Prediction(one.source.name, error=one.error))
+        if one.input is None:
+            said.append(Prediction(one.file.name, error=one.error))
             continue
         top = [(trained.classes[place], share) for place, share in zip(*next(answers), strict=True)]
-        content = one.source.content
+        content = one.file.content
         actual = telling.truths.of(content) if isinstance(content, Path) else None
-        said.append(Prediction(one.source.name, top, actual, one.framed.polarity, one.framed.frame))
+        said.append(Prediction(one.file.name, top, actual, one.input.polarity, one.input.resize))
     return said
 
 
 def on_sheet(
-    trained: Predictor, config: Config, pairs: Sequence[tuple[Looked, Prediction]], first: int, room: int
+    trained: Predictor, config: Config, pairs: Sequence[tuple[LoadedImage, Prediction]], first: int, room: int
 ) -> list[contact_sheet.Tile]:
     """At most ``room`` of them as tiles; ``first``: how many the sheet has already."""
     tiles: list[contact_sheet.Tile] = []
     for looked, said in pairs:
-        if looked.framed is None or looked.small is None or len(tiles) >= room:
+        if looked.input is None or looked.thumbnail is None or len(tiles) >= room:
             continue
-        seen, heat = looked.framed.pixels, None
+        seen, heat = looked.input.pixels, None
         if config["predict"]["saliency"]:
             label = trained.classes.index(said.top[0][0])
             heat = saliency(trained, torch.from_numpy(seen), label, config["seed"], first + len(tiles))
-        tiles.append(contact_sheet.Tile(said, looked.small, seen, heat))
+        tiles.append(contact_sheet.Tile(said, looked.thumbnail, seen, heat))
     return tiles
 
 
-def summary(console: Console, config: Config, trained: Predictor, gathered: Gathered, run: RunDir) -> None:
+def summary(console: Console, config: Config, trained: Predictor, found: FoundImages, run: RunDir) -> None:
     """What will answer, before it does."""
     data = trained.plain["data"]
     console.print(f"smallvision: predicting with {one_line(config['checkpoint'])}", style="bold")
@@ -154,12 +156,12 @@ def summary(console: Console, config: Config, trained: Predictor, gathered: Gath
             "learnt": one_line(f"{data['name']}, {data['source']}"),
             "": f"{by(trained.shape)}, {len(trained.classes)} classes",
             "device": str(trained.device),
-            "pictures": f"{len(gathered.sources):,}",
+            "pictures": f"{len(found.files):,}",
             "run": str(run.directory),
         }
     )
-    if gathered.passed_over:
-        console.print(f"  note       passed over {gathered.passed_over:,} files that are no pictures by their names")
+    if found.skipped:
+        console.print(f"  note       skipped {found.skipped:,} files whose names are not those of images")
     console.print()
 
 

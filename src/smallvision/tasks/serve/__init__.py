@@ -11,7 +11,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.data.image_files import MODES
-from smallvision.data.preprocess import Wanted, kind
+from smallvision.data.preprocess import InputSpec, dataset_kind
 from smallvision.tasks.predict import stand_in_words
 from smallvision.training.predictor import load
 
@@ -31,7 +31,9 @@ def run(config: Config) -> None:
     if channels not in MODES:
         raise UserError(f"{config['checkpoint']}: takes images of {channels} channels; pictures have 1 or 3")
     listening = listen(choice["host"], choice["port"])
-    answers = Answers(trained, Wanted(channels, height, width, kind(trained.plain)))
+    plain = trained.plain
+    dataset = dataset_kind(plain["config"]["data"]["name"], plain["data"]["name"], plain["mean"])
+    answers = Answers(trained, InputSpec(channels, height, width, dataset))
     app = make_app(answers, choice["host"], choice["most"], round(choice["megabytes"] * 1e6))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
     stop_at_a_signal(server)

@@ -85,7 +85,7 @@ def make_app(answers: Answers, host: str, most: int, most_bytes: int) -> Starlet
         "draw.html",
         package="smallvision.tasks.serve",
         about=answers.about(),
-        draws=answers.wanted.data in LIGHT_ON_DARK,
+        draws=answers.spec.dataset in LIGHT_ON_DARK,
         most=most,
     )
     script = resources.files("smallvision.tasks.serve").joinpath("draw.js").read_text(encoding="utf-8")

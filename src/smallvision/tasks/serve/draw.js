@@ -48,7 +48,7 @@ function show(said) {
   by("seen").src = one.seen;
   by("seen").hidden = false;
   const turned = one.polarity === "inverted" ? "dark on light: inverted; " : "";
-  by("frame").textContent = `What the network sees: ${turned}${one.frame}.`;
+  by("frame").textContent = `What the network sees: ${turned}${one.resize}.`;
 }
 
 function fail(words) {
