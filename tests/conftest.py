@@ -18,18 +18,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     return folder, train(folder, *TINY, "hydra.run.dir=run")
 
 
-# Begun first, so that no worker is left alone with one of them at the end.
-LONGEST = (
-    "test_sweep.py", "test_tutorial.py", "test_fit.py", "test_resume.py", "test_hostile_files.py",
-    "test_faults.py", "test_signals_at_random.py", "test_command_lines.py",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-def pytest_addoption(parser):
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kill-points", type=int, default=12, help="instants at which runs are killed")
     parser.addoption("--sweep-kills", type=int, default=1, help="instants at which a sweep is killed")
     parser.addoption("--command-lines", type=int, default=500, help="random command lines tried")

@@ -1,20 +1,15 @@
-"""Runs of the command line in processes forked after the imports, each ended at an instant or left to end.
+"""Command lines in processes that are forked after the imports, so that each takes a fraction of a second.
 
-python -m helpers.forks reads a JSON object per line, {"cwd", "argv", "seconds"} and where wanted
-    "after": a file from whose appearance on the seconds count,
-    "signal": its number, SIGKILL unless told,
-    "again": seconds from the first signal to a second one,
-    "out": a file for standard output, else out.txt,
-    "err": one for standard error, which else goes there, too,
-    "memory": bytes that may be mapped,
-    "env": environment variables of its own.
-Answers with the exit code, or minus the signal; the seconds of the whole and from the signal on; and the most
-memory that it had at any time, in MB.
+``python -m helpers.forks`` imports everything once, then reads one job per line as JSON (see :class:`Job`), runs it
+in a fork of itself and answers with one line of JSON (see :class:`Ended`).
 """
 
 import atexit
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import signal
@@ -25,9 +20,34 @@ import time
 import traceback
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from helpers.command import NO_NETWORK, TRAIN
+
+
+class Job(TypedDict, total=False):
+    """One command line and what happens to it."""
+
+    cwd: str
+    argv: list[str]
+    seconds: float | None  # when it is sent a signal; None: it is left to end
+    after: str  # a file from whose appearance on the seconds count
+    signal: int  # SIGKILL unless given
+    again: float  # seconds from the first signal to a second one
+    out: str  # file for standard output, out.txt unless given
+    err: str  # file for standard error, that of standard output unless given
+    memory: int  # bytes of address space
+    env: dict[str, str]  # environment variables of its own
+    modules: str  # a folder that modules may be imported from, too
+
+
+class Ended(TypedDict):
+    """How it ended."""
+
+    code: int  # exit code, or minus the signal
+    seconds: float  # wall time
+    from_signal: float | None  # seconds from the first signal to the end
+    peak: float  # most memory at any time, MB
 
 
 class Forks:
@@ -44,40 +64,47 @@ class Forks:
             text=True,
         )
 
-    def run(self, cwd: Path, argv: list[str], seconds: float | None = None, **job: Any) -> dict[str, Any]:
+    def run(self, cwd: Path, argv: list[str], seconds: float | None = None, **job: Any) -> Ended:
+        """The end of ``python train.py argv`` in ``cwd``; ``job``: other keys of :class:`Job`."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"cwd": str(cwd), "argv": argv, "seconds": seconds, **job}) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
+        return cast(Ended, json.loads(self.process.stdout.readline()))
 
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(60)
-
-
-def train(cwd: Path, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """As :func:`command.train`, but in a fork, which has its imports already: 3 seconds less each."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        answer = _shared().run(cwd, [*overrides], out=str(out), err=str(err), env=env)
-        said = (out.read_text(), err.read_text())
-    return subprocess.CompletedProcess(["train.py", *overrides], answer["code"], *said)
+        self.process.wait()
 
 
 @cache
-def _shared() -> Forks:
+def shared() -> Forks:
     """One for all tests of a process."""
     forks = Forks()
     atexit.register(forks.close)
     return forks
 
 
-def child(job: dict) -> None:
+def train(cwd: Path, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """As :func:`helpers.command.train`, but in a fork, which saves the seconds that the imports take."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        ended = shared().run(cwd, [*overrides], out=str(out), err=str(err), env=env)
+        printed = (out.read_text(), err.read_text())
+    return subprocess.CompletedProcess(["train.py", *overrides], ended["code"], *printed)
+
+
+# In the process that forks ------------------------------------------------------------------------------
+
+
+def child(job: Job) -> None:
+    """Run the command line and exit; never returns."""
+    gc.enable()
     os.chdir(job["cwd"])
     os.environ.update(job.get("env", {}))
+    if "modules" in job:
+        sys.path.append(job["modules"])
     if "memory" in job:
         resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
     out = job.get("out", "out.txt")
@@ -97,13 +124,14 @@ def child(job: dict) -> None:
         os._exit(code)
 
 
-def run(job: dict) -> dict:
+def run(job: Job) -> Ended:
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         child(job)
     sent = None
-    waits = [] if job["seconds"] is None else [job["seconds"]]
+    seconds = job["seconds"]
+    waits = [] if seconds is None else [seconds]
     waits += [waits[0] + job["again"]] if "again" in job else []
     after = Path(job["cwd"], job.get("after", ""))  # the folder itself is there
     ends: list[float] = []
@@ -125,19 +153,31 @@ def run(job: dict) -> dict:
         time.sleep(0.001)
 
 
+def import_everything() -> None:
+    """All of smallvision, what its libraries import late, and one composition, which fills Hydra's caches."""
+    import matplotlib.backends.backend_svg
+    import onnxscript
+    import torch.utils.serialization.config
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from PIL import Image
+
+    import smallvision
+
+    for module in pkgutil.walk_packages(smallvision.__path__, "smallvision."):
+        importlib.import_module(module.name)
+    del matplotlib, onnxscript, torch
+    Image.preinit()
+    with initialize_config_dir(str(TRAIN.parent / "configs"), version_base="1.3"):
+        compose("train", ["model=cifar10", "optimizer.lr=0.1"])
+    GlobalHydra.instance().clear()
+
+
 def main() -> None:
-    # The imports that every run would pay for.
-    import onnxscript  # noqa: F401
-
-    import smallvision.reports.comparison_page
-    import smallvision.reports.run_page
-    import smallvision.tasks.descent
-    import smallvision.tasks.export
-    import smallvision.tasks.fit
-    import smallvision.tasks.predict
-    import smallvision.tasks.report
-    import smallvision.tasks.test  # noqa: F401
-
+    gc.disable()
+    import_everything()
+    gc.collect()
+    gc.freeze()  # a fork's collections leave what was imported alone, and its pages shared
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 
