@@ -1,75 +1,59 @@
-"""Products on each device, timed with its own clock stopped: what the hardware can do at most."""
+"""Matrix and elementwise products on each device: the most that the hardware can do."""
 
-import statistics
-import time
-from collections.abc import Callable
+import logging
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
+# Its import warns where there is a CUDA compiler and no GPU.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+from torch.utils.benchmark import Timer  # noqa: E402
 
 SIZES = (100, 300, 1000, 2000, 4000)
-SECONDS = 0.3  # per measurement: repeated for about that long
+SECONDS = 0.3  # each product is repeated for at least that long
 ELEMENTS, LARGE = 1_000_000, 10_000
 
 
-def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Median seconds of one call, after one that does not count."""
-    once(device, work)
-    taken: list[float] = []
-    while not taken or (sum(taken) < SECONDS and len(taken) < 1000):
-        taken.append(once(device, work))
-    return statistics.median(taken)
+@dataclass
+class Products:
+    """``gflops``: by dtype and size n, of n x n by n x n. The others are float32: ``elementwise_ms`` multiplies two
+    arrays of a million elements, ``oblong_ms`` is 512 x 1024 by 1024 x 512, ``large_s`` a square of 10,000 x 10,000.
+    """
+
+    gflops: dict[str, dict[int, float]] = field(default_factory=dict)
+    elementwise_ms: float = 0.0
+    oblong_ms: float = 0.0
+    large_s: float | None = None
 
 
-def once(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of one call; the device has finished before and after."""
-    _wait_for(device)
-    start = time.perf_counter()
-    work()
-    _wait_for(device)
-    return time.perf_counter() - start
+def time_products(device: torch.device, with_large: bool) -> Products:
+    """All products of random numbers on one device."""
+    products = Products()
+    for dtype in (torch.float32, torch.bfloat16):
+        rates = products.gflops[str(dtype).removeprefix("torch.")] = {}
+        for size in SIZES:
+            a, b = random(device, size, size).to(dtype), random(device, size, size).to(dtype)
+            rates[size] = 2 * size**3 / seconds("a @ b", a, b) / 1e9
+    products.elementwise_ms = 1e3 * seconds("a * b", random(device, ELEMENTS), random(device, ELEMENTS))
+    products.oblong_ms = 1e3 * seconds("a @ b", random(device, 512, 1024), random(device, 1024, 512))
+    if with_large:
+        square = random(device, LARGE, LARGE)
+        products.large_s = seconds("a @ b", square, square)
+    return products
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+def random(device: torch.device, *shape: int) -> Tensor:
+    return torch.randn(*shape, device=device)
 
 
-def matrix_products(device: torch.device, dtype: torch.dtype) -> dict[int, float]:
-    """GFLOP/s of square matrix products on random numbers, by size."""
-    rates = {}
-    for size in SIZES:
-        left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        seconds = timed(device, lambda left=left, right=right: left @ right)  # type: ignore[misc]
-        rates[size] = 2 * size**3 / seconds / 1e9
-    return rates
-
-
-def oblong(device: torch.device) -> float:
-    """Milliseconds of a tutorial's product: 512 x 1024 by 1024 x 512, float32."""
-    left, right = torch.randn(512, 1024, device=device), torch.randn(1024, 512, device=device)
-    return timed(device, lambda: left @ right) * 1e3
-
-
-def large(device: torch.device) -> float:
-    """Seconds of a tutorial's large product: 10,000 x 10,000 squared, float32, once after a small one."""
-    square = torch.randn(LARGE, LARGE, device=device)
-    torch.mm(square[:100, :100], square[:100, :100])
-    return once(device, lambda: square @ square)
-
-
-def elementwise(device: torch.device) -> float:
-    """Milliseconds to multiply two float32 arrays of a million elements, element by element."""
-    left, right = (torch.randn(ELEMENTS, device=device) for _ in range(2))
-    return timed(device, lambda: left * right) * 1e3
+def seconds(statement: str, a: Tensor, b: Tensor) -> float:
+    """Median seconds of a statement in ``a`` and ``b``, after a warm-up; the device finishes before the clock stops."""
+    timer = Timer(statement, globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=SECONDS).median
 
 
 def devices() -> list[torch.device]:
-    """The processor, and what else is here."""
-    here = [torch.device("cpu")]
-    if torch.cuda.is_available():
-        here.append(torch.device("cuda"))
-    if torch.backends.mps.is_available():
-        here.append(torch.device("mps"))
-    return here
+    """The CPU, and the accelerator if there is one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return [torch.device("cpu"), *([accelerator] if accelerator is not None else [])]
