@@ -1,4 +1,4 @@
-"""What is in pictures of any kind, by a checkpoint alone."""
+"""Predict the classes of images from anywhere; a checkpoint is all that it takes."""
 
 import csv
 import io
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.rng import stream
 from smallvision.core.run_dir import RunDir, atomic_write
 from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
 from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
@@ -22,141 +24,155 @@ from smallvision.reports.predictions import Prediction, Telling, accuracy_line, 
 from smallvision.tasks.common import METRICS
 from smallvision.training.factory import by
 from smallvision.training.predictor import Predictor, load
-from smallvision.training.saliency import saliency
 
-CHUNK, CHUNK_PIXELS = 256, 4_000_000  # what is brought to the network at a time
+CHUNK, CHUNK_PIXELS = 256, 4_000_000  # images, and pixels of all of them, in memory at a time
+# Of saliency maps: noisy copies of each image; their standard deviation, as a fraction of the span of the image's
+# values; the percentile that becomes 1, as a few pixels would darken all others.
+COPIES, NOISE, BRIGHT = 25, 0.15, 99.0
 
 
 def run(config: Config, run: RunDir) -> dict[str, Any]:
-    """Tell each picture's class; predictions.csv and predictions.png go to the run directory."""
+    """Write predictions.csv and the contact sheet predictions.png to the run directory."""
     console = Console()
     found = find_images(config["images"], sys.stdin.buffer if sys.stdin else io.BytesIO())
-    trained = load(Path(config["checkpoint"]), config)
-    spec = input_spec(trained, config)
-    summary(console, config, trained, found, run)
-    telling = Telling(console.print, [file.name for file in found.files], trained.classes, config["predict"]["top"])
+    predictor = load(Path(config["checkpoint"]), config)
+    chosen = config["predict"]
+    resize = {"squeeze": "stretch", "crop": "center_crop"}.get(chosen["frame"], chosen["frame"])
+    spec = input_spec(predictor, config["checkpoint"], chosen["polarity"], resize)
+    print_summary(console, config, predictor, found, run)
+    telling = Telling(console.print, [file.name for file in found.files], predictor.classes, chosen["top"])
+    warning = stand_in_warning(predictor)
     started = time.perf_counter()
     try:
-        tiles = predict(config, trained, found.files, spec, telling, run.directory)
+        tiles = predict_all(config, predictor, found.files, spec, telling, run.directory)
         seconds = time.perf_counter() - started
-        run.describe(config, trained.device.hardware)
-        stand_in = stand_in_words(trained)
+        run.describe(config, predictor.device.hardware)
         if tiles:
-            learnt = trained.plain["data"]["name"]
-            title = f"{config['model']['name']}, trained on {learnt}"
+            title = one_line(f"{config['model']['name']}, trained on {predictor.plain['data']['name']}")
             with atomic_write(run.directory / "predictions.png") as scratch:
-                contact_sheet.draw(tiles, scratch, one_line(title), stand_in)
+                contact_sheet.draw(tiles, scratch, title, warning)
     except BrokenPipeError:
         raise
-    except OSError as error:  # pictures' own do not come this far
+    except OSError as error:  # of the run directory; what is wrong with an image is in its prediction
         raise UserError(f"{run.directory}: cannot be written: {error.strerror}; choose another") from None
-    figures = results(config, trained, telling, run, seconds)
-    run.results(figures)
+    results = make_results(config, predictor, telling, run, seconds)
+    run.results(results)
     telling.end()
     if telling.tally.known:
         console.print()
         console.print(accuracy_line(telling.tally), style="bold green")
-    if stand_in:
-        console.print(stand_in, style="bold red")
+    if warning:
+        console.print(warning, style="bold red")
     console.print()
-    made = ["predictions.csv", *(["predictions.png"] if tiles else [])]
-    console.fields(dict(zip(("all of it", "a sheet"), (str(run.directory / name) for name in made), strict=False)))
-    return figures
+    written = {"table": "predictions.csv"} | ({"sheet": "predictions.png"} if tiles else {})
+    console.fields({name: str(run.directory / file) for name, file in written.items()})
+    return results
 
 
-def input_spec(trained: Predictor, config: Config) -> InputSpec:
-    """What pictures are to be brought to; UserError where none can be."""
-    channels, height, width = trained.shape
+def input_spec(predictor: Predictor, checkpoint: str, polarity: str = "auto", resize: str = "auto") -> InputSpec:
+    """How images are prepared for the network. Raises UserError where it takes neither grey nor colour images."""
+    channels, height, width = predictor.shape
     if channels not in MODES:
-        raise UserError(
-            f"{config['checkpoint']}: takes images of {channels} channels, and pictures come with 1 (grey)"
-            " or 3 (colour)"
-        )
-    choice, plain = config["predict"], trained.plain
+        raise UserError(f"{checkpoint}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)")
+    plain = predictor.plain
     dataset = dataset_kind(plain["config"]["data"]["name"], plain["data"]["name"], plain["mean"])
-    resize = {"squeeze": "stretch", "crop": "center_crop"}.get(choice["frame"], choice["frame"])
-    return InputSpec(channels, height, width, dataset, choice["polarity"], resize)
+    return InputSpec(channels, height, width, dataset, polarity, resize)
 
 
-def predict(
+def predict_all(
     config: Config,
-    trained: Predictor,
+    predictor: Predictor,
     files: Sequence[ImageFile],
     spec: InputSpec,
     telling: Telling,
     directory: Path,
 ) -> list[contact_sheet.Tile]:
-    """Tell and write what each picture shows, in bounded memory; gives what the sheet shows.
+    """Print and write the prediction of each image, in bounded memory; returns the tiles of the contact sheet.
 
-    Raises UserError where not one of them can be read.
+    Raises UserError where no image can be read.
     """
     tiles: list[contact_sheet.Tile] = []
-    most = min(config["data"]["eval_batch_size"], CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
+    chunk = min(config["data"]["eval_batch_size"], CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
     with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(columns(telling.top))
-            for looked in load_in_chunks(files, spec, most, config["predict"]["sheet"]):
-                said = ask(trained, looked, telling)
-                for one in said:
-                    telling.tell(one)
-                    table.writerow(row(one, telling.top))
-                room = config["predict"]["sheet"] - len(tiles)
-                tiles += on_sheet(trained, config, list(zip(looked, said, strict=True)), len(tiles), room)
+            for images in load_in_chunks(files, spec, chunk, config["predict"]["sheet"]):
+                for image, prediction in zip(images, predict_chunk(predictor, images, telling), strict=True):
+                    telling.tell(prediction)
+                    table.writerow(row(prediction, telling.top))
+                    if image.thumbnail is not None and len(tiles) < config["predict"]["sheet"]:
+                        tiles.append(make_tile(config, predictor, image, prediction, len(tiles)))
         if not telling.tally.read:
             raise UserError(one_line(none_readable(config["images"], *telling.first_error, len(files))))
     return tiles
 
 
-def ask(trained: Predictor, looked: Sequence[LoadedImage], telling: Telling) -> list[Prediction]:
-    """The network's answer to each of them that could be read."""
-    framed = [one.input for one in looked if one.input is not None]
-    if framed:
-        pixels = torch.from_numpy(np.stack([one.pixels for one in framed]))
-        shares, places = trained.probabilities(pixels).topk(telling.top)
-        answers = iter(zip(places.tolist(), shares.tolist(), strict=True))
-    said = []
-    for one in looked:
-        if one.input is None:
-            said.append(Prediction(one.file.name, error=one.error))
+def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], telling: Telling) -> list[Prediction]:
+    """The network's answer for each image that could be read, the error for the others."""
+    inputs = [image.input for image in images if image.input is not None]
+    if inputs:
+        pixels = torch.from_numpy(np.stack([one.pixels for one in inputs]))
+        probabilities, labels = predictor.probabilities(pixels).topk(telling.top)
+        answers = iter(zip(labels.tolist(), probabilities.tolist(), strict=True))
+    predictions = []
+    for image in images:
+        if image.input is None:
+            predictions.append(Prediction(image.file.name, error=image.error))
             continue
-        top = [(trained.classes[place], share) for place, share in zip(*next(answers), strict=True)]
-        content = one.file.content
+        top = [(predictor.classes[label], probability) for label, probability in zip(*next(answers), strict=True)]
+        content = image.file.content
         actual = telling.truths.of(content) if isinstance(content, Path) else None
-        said.append(Prediction(one.file.name, top, actual, one.input.polarity, one.input.resize))
-    return said
+        predictions.append(Prediction(image.file.name, top, actual, image.input.polarity, image.input.resize))
+    return predictions
 
 
-def on_sheet(
-    trained: Predictor, config: Config, pairs: Sequence[tuple[LoadedImage, Prediction]], first: int, room: int
-) -> list[contact_sheet.Tile]:
-    """At most ``room`` of them as tiles; ``first``: how many the sheet has already."""
-    tiles: list[contact_sheet.Tile] = []
-    for looked, said in pairs:
-        if looked.input is None or looked.thumbnail is None or len(tiles) >= room:
-            continue
-        seen, heat = looked.input.pixels, None
-        if config["predict"]["saliency"]:
-            label = trained.classes.index(said.top[0][0])
-            heat = saliency(trained, torch.from_numpy(seen), label, config["seed"], first + len(tiles))
-        tiles.append(contact_sheet.Tile(said, looked.thumbnail, seen, heat))
-    return tiles
+def make_tile(
+    config: Config, predictor: Predictor, image: LoadedImage, prediction: Prediction, number: int
+) -> contact_sheet.Tile:
+    """The image's tile of the contact sheet; ``number``: its place there, which names the noise of its saliency."""
+    assert image.input is not None
+    assert image.thumbnail is not None
+    seen, heat = image.input.pixels, None
+    if config["predict"]["saliency"]:
+        label = predictor.classes.index(prediction.top[0][0])
+        heat = saliency(predictor, torch.from_numpy(seen), label, config["seed"], number)
+    return contact_sheet.Tile(prediction, image.thumbnail, seen, heat)
 
 
-def summary(console: Console, config: Config, trained: Predictor, found: FoundImages, run: RunDir) -> None:
-    """What will answer, before it does."""
-    data = trained.plain["data"]
+def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number: int) -> np.ndarray[Any, Any]:
+    """How much each pixel of ``image`` (uint8, C x H x W) changes the logit of class ``label``: float32, H x W,
+    from 0 to 1.
+
+    The magnitude of the gradient, the largest over the channels (K. Simonyan et al., arXiv:1312.6034), averaged
+    over noisy copies (SmoothGrad, D. Smilkov et al., arXiv:1706.03825), in float32 on any device. ``seed`` and
+    ``number`` name the noise, so that the same image gives the same map.
+    """
+    model = predictor.model
+    floats = image.float()
+    noise = torch.randn((COPIES, *image.shape), generator=stream(seed, "saliency", number))
+    copies = (floats + noise * (NOISE * (floats.max() - floats.min()))).to(model.device).requires_grad_()
+    with torch.enable_grad():
+        logits = model.views(model.normalise(copies), model.logits)
+        (gradients,) = torch.autograd.grad(logits[:, label].sum(), copies)
+    heat = gradients.abs().amax(1).mean(0).float().cpu().numpy()
+    brightest = float(np.percentile(heat, BRIGHT)) or float(heat.max()) or 1.0
+    return (heat / brightest).clip(0, 1)
+
+
+def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run: RunDir) -> None:
+    """Which network predicts what, before it does."""
+    data = predictor.plain["data"]
     console.print(f"smallvision: predicting with {one_line(config['checkpoint'])}", style="bold")
-    stand_in = stand_in_words(trained)
-    if stand_in:
-        console.print(f"  {stand_in}", style="bold red")
+    if warning := stand_in_warning(predictor):
+        console.print(f"  {warning}", style="bold red")
     console.fields(
         {
-            "network": f"{config['model']['name']}, {trained.parameters:,} parameters, epoch {trained.epoch}",
-            "learnt": one_line(f"{data['name']}, {data['source']}"),
-            "": f"{by(trained.shape)}, {len(trained.classes)} classes",
-            "device": str(trained.device),
-            "pictures": f"{len(found.files):,}",
+            "network": f"{config['model']['name']}, {predictor.parameters:,} parameters, epoch {predictor.epoch}",
+            "trained on": one_line(f"{data['name']}, {data['source']}"),
+            "": f"{by(predictor.shape)}, {len(predictor.classes)} classes",
+            "device": str(predictor.device),
+            "images": f"{len(found.files):,}",
             "run": str(run.directory),
         }
     )
@@ -165,28 +181,28 @@ def summary(console: Console, config: Config, trained: Predictor, found: FoundIm
     console.print()
 
 
-def stand_in_words(trained: Predictor) -> str | None:
-    """What must be said of a network that never saw the data set that was named."""
-    named = trained.plain["data"].get("stand_in_for")
-    if named is None:
+def stand_in_warning(predictor: Predictor) -> str | None:
+    """For a network that was trained on a stand-in for the data set that was asked for."""
+    data = predictor.plain["data"]
+    if data.get("stand_in_for") is None:
         return None
-    learnt = trained.plain["data"]["name"]
-    return one_line(f"STAND-IN: this network learnt {learnt}, not {named}: its answers say nothing about {named}")
+    named = data["stand_in_for"]
+    return one_line(f"STAND-IN: trained on {data['name']}, not on {named}: the predictions mean nothing for {named}")
 
 
-def results(config: Config, trained: Predictor, telling: Telling, run: RunDir, seconds: float) -> dict[str, Any]:
-    """What goes to results.json; no accuracy of a run, as these pictures are no test set."""
+def make_results(config: Config, predictor: Predictor, telling: Telling, run: RunDir, seconds: float) -> dict[str, Any]:
+    """The content of results.json. The metrics of a run stay empty: these images are no test set."""
     tally = telling.tally
     return {
         "status": "completed",
         "task": config["task"],
         "seed": config["seed"],
-        "device": trained.device.kind,
-        "precision": trained.device.precision,
-        "data": {"stand_in_for": None, **trained.plain["data"]},
-        "model": {"name": config["model"]["name"], "parameters": trained.parameters},
+        "device": predictor.device.kind,
+        "precision": predictor.device.precision,
+        "data": {"stand_in_for": None, **predictor.plain["data"]},
+        "model": {"name": config["model"]["name"], "parameters": predictor.parameters},
         "optimizer": config["optimizer"]["name"],
-        "epochs": trained.epoch,
+        "epochs": predictor.epoch,
         "steps": 0,
         "metrics": dict.fromkeys(METRICS),
         "best_checkpoint": config["checkpoint"],

@@ -1,65 +1,63 @@
-"""A page on which to draw a digit or drop a picture, and POST /predict for programs."""
+"""A page on which to draw a digit or drop an image, and POST /predict for programs."""
 
 import logging
 import signal
 import socket
 import threading
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
-from smallvision.data.image_files import MODES
-from smallvision.data.preprocess import InputSpec, dataset_kind
-from smallvision.tasks.predict import stand_in_words
+from smallvision.tasks.predict import input_spec, stand_in_warning
 from smallvision.training.predictor import load
 
-BACKLOG = 128  # connections that wait
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+BACKLOG = 128  # connections that wait to be accepted
 
 
 def run(config: Config) -> None:
-    """Answer until Ctrl-C or SIGTERM."""
-    import uvicorn  # an optional package, and only here
+    """Serve the network of ``checkpoint`` until Ctrl-C or SIGTERM."""
+    import uvicorn  # optional packages, which no other task needs
 
-    from smallvision.tasks.serve.answers import Answers
     from smallvision.tasks.serve.app import LOOPBACK, make_app
+    from smallvision.tasks.serve.service import PredictService
 
-    choice = config["serve"]
-    trained = load(Path(config["checkpoint"]), config)
-    channels, height, width = trained.shape
-    if channels not in MODES:
-        raise UserError(f"{config['checkpoint']}: takes images of {channels} channels; pictures have 1 or 3")
-    listening = listen(choice["host"], choice["port"])
-    plain = trained.plain
-    dataset = dataset_kind(plain["config"]["data"]["name"], plain["data"]["name"], plain["mean"])
-    answers = Answers(trained, InputSpec(channels, height, width, dataset))
-    app = make_app(answers, choice["host"], choice["most"], round(choice["megabytes"] * 1e6))
+    chosen = config["serve"]
+    host = chosen["host"]
+    predictor = load(Path(config["checkpoint"]), config)
+    spec = input_spec(predictor, config["checkpoint"])
+    listening = listen(host, chosen["port"])
+    service = PredictService(predictor, spec, chosen["most"], round(chosen["megabytes"] * 1e6))
+    app = make_app(service, host)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
-    stop_at_a_signal(server)
+    stop_on_signal(server)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     console = Console()
-    shown = f"[{choice['host']}]" if ":" in choice["host"] else choice["host"]
-    address = f"http://{shown}:{listening.getsockname()[1]}"
     console.print(f"smallvision: serving {config['checkpoint']}", style="bold")
-    if stand_in := stand_in_words(trained):
-        console.print(f"  {stand_in}", style="bold red")
-    console.fields({"page": f"{address}/", "programs": f"curl --data-binary @picture.png {address}/predict"})
-    if choice["host"] not in LOOPBACK:
-        console.print("  note       whoever can reach this machine can ask it, unencrypted", style="yellow")
-    console.print("  Ctrl-C ends it")
-    # In a thread of its own: uvicorn would take the signals, and raise them anew at its end.
+    if warning := stand_in_warning(predictor):
+        console.print(f"  {warning}", style="bold red")
+    console.fields({"page": f"{address}/", "programs": f"curl --data-binary @image.png {address}/predict"})
+    if host not in LOOPBACK:
+        console.print("  note       open to everyone who can reach this machine, and not encrypted", style="yellow")
+    console.print("  Ctrl-C stops the server")
+    # In a thread of its own: in the main thread uvicorn would handle the signals, and raise them again at its end.
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     thread.join()
     console.print("stopped")
 
 
-def stop_at_a_signal(server: Any) -> None:
-    """Ctrl-C and SIGTERM let the server answer what was asked, and end."""
+def stop_on_signal(server: "Server") -> None:
+    """Ctrl-C and SIGTERM let the server finish the requests that it has, and stop it."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of bytes that are not HTTP
 
-    def stop(*_: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -67,14 +65,14 @@ def stop_at_a_signal(server: Any) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; UserError where it cannot."""
+    """A socket that listens there. Raises UserError where that is not possible."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-        made.listen(BACKLOG)
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"serve.host={host} serve.port={port}: {said}; serve.port=0 takes a free one") from None
-    return made
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"serve.host={host} serve.port={port}: {reason}; serve.port=0 takes a free one") from None
+    return listening

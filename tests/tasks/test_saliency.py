@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from smallvision.tasks.predict import saliency
 from smallvision.training.classifier import Classifier
 from smallvision.training.predictor import Predictor
-from smallvision.training.saliency import saliency
 
 
 class Looks(nn.Module):
