@@ -1,17 +1,17 @@
-"""What is typed after -m, as dimensions."""
+"""Sweep overrides become dimensions of a search space."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from smallvision.core.errors import UserError
-from smallvision.sweeps.space import dimension, grid, parse_space, written
+from smallvision.sweeps.space import Dimension, grid, override_value, parse_space
 
 PARSER = OverridesParser.create()
 
 
-def of(line, counted=False):
-    return dimension(PARSER.parse_override(line), counted)
+def parse(line: str, is_grid: bool = False) -> Dimension:
+    return Dimension.from_override(PARSER.parse_override(line), is_grid)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def of(line, counted=False):
     ],
 )
 def test_hydra_s_grammar_becomes_optuna_s_distributions(line, distribution):
-    found = of(line).distribution
+    found = parse(line).distribution
     if isinstance(distribution, FloatDistribution):
         assert (found.low, found.high, found.log) == pytest.approx(
             (distribution.low, distribution.high, distribution.log)
@@ -37,50 +37,50 @@ def test_hydra_s_grammar_becomes_optuna_s_distributions(line, distribution):
         assert found.step == pytest.approx(distribution.step) if distribution.step else found.step is None
     else:
         assert found == distribution
-    assert of(line).expression == line.partition("=")[2]
+    assert parse(line).expression == line.partition("=")[2]
 
 
 @pytest.mark.parametrize("line", ["optimizer.lr=interval(0.1,1)", "seed=tag(log,interval(1,10))"])
 def test_a_grid_cannot_count_through_an_interval(line):
-    with pytest.raises(UserError, match="a grid cannot count through an interval; use sweep=random"):
-        of(line, counted=True)
+    with pytest.raises(UserError, match="a grid cannot enumerate an interval; use sweep=random"):
+        parse(line, is_grid=True)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("optimizer.lr=interval(1,0.1)", "the first must be below the second"),
         ("optimizer.lr=tag(log,interval(0,1))", "on a log scale both must be above 0"),
         ("optimizer.lr=range(1,2)", "holds 1 values"),
     ],
 )
-def test_a_space_without_room_is_refused(line, said):
-    with pytest.raises(UserError, match=said):
-        of(line)
+def test_a_space_without_two_values_is_refused(line, message):
+    with pytest.raises(UserError, match=message):
+        parse(line)
 
 
 def test_a_grid_is_every_combination_and_its_last_key_changes_fastest():
-    dimensions = [of("model=mnist,lenet5", True), of("data.batch_size=range(16,33,16)", True)]
+    dimensions = [parse("model=mnist,lenet5", True), parse("data.batch_size=range(16,33,16)", True)]
     assert grid(dimensions) == [
         {"model": model, "data.batch_size": size} for model in ("mnist", "lenet5") for size in ("16", "32")
     ]
     assert grid([]) == [{}]
 
 
-def test_a_shuffled_sweep_has_the_same_order_whenever_it_is_begun():
+def test_a_shuffled_sweep_has_the_same_order_whenever_it_is_resumed():
     line = "optimizer.lr=shuffle(1,2,3,4,5,6,7,8)"
-    assert of(line, True).choices == of(line, True).choices
-    assert sorted(of(line, True).choices) == list("12345678")
+    assert parse(line, True).choices == parse(line, True).choices
+    assert sorted(parse(line, True).choices) == list("12345678")
 
 
-def test_a_kept_space_is_read_like_a_typed_one():
+def test_the_space_of_a_yaml_is_parsed_like_a_typed_one():
     (override,) = parse_space({"optimizer.lr": "tag(log, interval(1e-3, 1e-1))"}, PARSER)
-    assert dimension(override, False).distribution == FloatDistribution(1e-3, 1e-1, log=True)
+    assert Dimension.from_override(override, False).distribution == FloatDistribution(1e-3, 1e-1, log=True)
     with pytest.raises(UserError, match="one value is no space"):
         parse_space({"optimizer.lr": "0.1"}, PARSER)
 
 
-def test_a_drawn_number_is_written_with_all_its_digits():
-    assert written(0.1 + 0.2) == "0.30000000000000004"
-    assert written(3) == "3"
-    assert written("[1,2]") == "[1,2]"
+def test_a_sampled_number_is_typed_with_all_its_digits():
+    assert override_value(0.1 + 0.2) == "0.30000000000000004"
+    assert override_value(3) == "3"
+    assert override_value("[1,2]") == "[1,2]"

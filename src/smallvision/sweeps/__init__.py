@@ -1,1 +1,1 @@
-"""Many runs: asks for trials, runs `tasks.fit`, tells the results."""
+"""Many runs: an Optuna study suggests trials, workers run `tasks.fit`, and their run directories are read."""

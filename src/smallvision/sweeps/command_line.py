@@ -1,83 +1,135 @@
-"""From what is typed after -m to a plan."""
+"""From the command line after -m to the plan of a sweep."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import CategoricalDistribution
 
+from smallvision.config import schema as rules
 from smallvision.config.compose import CHOICES
-from smallvision.core.errors import UserError
-from smallvision.sweeps.plan import METRICS, Plan, check_settings, count_trials, longest, own_name
-from smallvision.sweeps.space import Dimension, dimension, parse_space, written
-from smallvision.sweeps.worker import composed
+from smallvision.core.errors import UserError, did_you_mean
+from smallvision.sweeps.plan import Plan, most_epochs
+from smallvision.sweeps.space import Dimension, grid, parse_space
 
+METRICS = {"val/acc": True, "val/loss": False}  # whether a higher value is better
 NOT_IN_SWEEPS = {
     "resume": "the same sweep command again continues a sweep",
-    "task": "a sweep is of fits",
-    "hydra": "of Hydra's own only hydra.sweep.dir can be chosen here",
+    "task": "a sweep consists of fits",
+    "hydra": "of Hydra's own keys only hydra.sweep.dir can be set here",
 }
-TRIED = 8  # combinations, before a sweep in which none of them can run is refused
+COMBINATIONS_TRIED = 8  # before a sweep in which none of them can run is refused
+
+Settings = dict[str, Any]  # the ``sweep`` section
 
 
-def make_plan(config: DictConfig, arguments: list[str], config_loader: Any) -> tuple[Plan, dict[str, Any]]:
-    """The plan of that command line, and the rest of the ``sweep`` section. Raises UserError."""
-    settings: Any = OmegaConf.to_container(config.sweep, resolve=True)
-    check_settings(settings)
+def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> tuple[Plan, Settings]:
+    """The plan of that command line, and the settings of the ``sweep`` section.
+
+    ``config``: composed of the overrides that sweep nothing. Raises UserError.
+    """
+    settings = read_settings(config)
     parser = OverridesParser.create(config_loader=config_loader)
-    overrides = parser.parse_overrides(arguments)
-    searched = {one.get_key_element(): one for one in parse_space(settings["space"], parser)}
+    searched = {override.get_key_element(): override for override in parse_space(settings["space"], parser)}
     fixed: list[str] = []
-    seeds = spread(settings["seeds"], int(config.seed))
-    for override in overrides:
+    if type(config.seed) is not int:
+        raise UserError(f"seed={config.seed}: must be a whole number, or a list of them: seed=0,1,2")
+    seeds = [*range(config.seed, config.seed + (settings["seeds"] or 1))]
+    for override in parser.parse_overrides(arguments):
         key, line = override.get_key_element(), str(override.input_line)
         section = key.lstrip("+~").partition(".")[0]
         if section in NOT_IN_SWEEPS and line != "task=fit":
             raise UserError(f"{key}: {NOT_IN_SWEEPS[section]}")
         if section == "sweep":
             if override.is_sweep_override():
-                raise UserError(f"{line}: one choice for the whole sweep")
+                raise UserError(f"{line}: takes one value for the whole sweep")
         elif key == "seed":
-            seeds = repeated(override, settings, seeds)
+            seeds = listed_seeds(override, settings) if override.is_sweep_override() else seeds
         elif override.is_sweep_override():
             searched[key] = override
         else:
             searched.pop(key, None)
             fixed.append(line)
-    grid = settings["method"] == "grid"
+    dimensions = [Dimension.from_override(override, settings["method"] == "grid") for override in searched.values()]
     # Choices of groups first: Hydra composes them before it sets keys of them.
-    ordered = sorted(searched.values(), key=lambda one: one.get_key_element().lstrip("+") not in CHOICES)
-    dimensions = [dimension(one, grid) for one in ordered]
-    maximize = METRICS[settings["metric"]]
+    dimensions.sort(key=lambda dimension: dimension.key.lstrip("+") not in CHOICES)
+    higher_is_better = METRICS[settings["metric"]]
     plan = Plan(
         name=settings["name"] or "",
         directory=Path(),
-        configs=configs_of(config),
+        configs=config_dir(config),
         config_name=str(config.hydra.job.config_name),
         method=settings["method"],
         dimensions=dimensions,
         fixed=fixed,
         seeds=seeds,
         metric=settings["metric"],
-        maximize=maximize if settings["direction"] == "auto" else settings["direction"] == "maximize",
+        maximize=higher_is_better if settings["direction"] == "auto" else settings["direction"] == "maximize",
         count=count_trials(settings, dimensions),
-        epochs=longest(dimensions, int(config.trainer.max_epochs)),
+        epochs=most_epochs(dimensions, config.trainer.max_epochs),
         sampler_seed=settings["sampler_seed"],
         pruner=settings["pruner"],
         pruner_options=settings["pruner_options"],
         storage=settings["storage"],
     )
     plan.make_pruner()  # refuses what it does not take
-    return placed(plan, config), settings
+    plan = with_directory(plan, config)
+    refuse_if_nothing_can_run(plan)
+    return plan, settings
 
 
-def placed(plan: Plan, config: DictConfig) -> Plan:
+def read_settings(config: DictConfig) -> Settings:
+    """The ``sweep`` section. Raises UserError at the first key that is unknown or has an impossible value."""
+    settings: Settings = OmegaConf.to_container(config.sweep, resolve=True)  # type: ignore[assignment]
+    for name, value in settings.items():
+        rule = rules.rule_for(f"sweep.{name}")
+        if rule is None:
+            known = [key.removeprefix("sweep.") for key in rules.SWEEP if "*" not in key]
+            raise UserError(f"sweep.{name}: no such key.{did_you_mean(name, known, 'sweep.')}")
+        if not rule.holds(value):
+            raise UserError(f"sweep.{name}={value}: must be {rule.words}")
+    if settings["metric"] not in METRICS:
+        raise UserError(
+            f"sweep.metric={settings['metric']}: a sweep ranks its trials by validation images, never by others;"
+            f" use one of {', '.join(METRICS)}"
+        )
+    return settings
+
+
+def listed_seeds(override: Override, settings: Settings) -> list[int]:
+    """The seeds of ``seed=0,1,2``: repetitions of every trial, not a searched key."""
+    if settings["seeds"] is not None:
+        raise UserError(f"{override.input_line}: lists the seeds; sweep.seeds={settings['seeds']} counts them")
+    try:
+        return [int(seed) for seed in override.sweep_string_iterator()]
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{override.input_line}: seeds are whole numbers: seed=0,1,2 or seed=range(0,5)") from None
+
+
+def count_trials(settings: Settings, dimensions: list[Dimension]) -> int:
+    if settings["method"] == "grid":
+        return len(grid(dimensions))
+    if not dimensions:
+        raise UserError(
+            f"sweep={settings['method']}: nothing to search; add for example"
+            ' "optimizer.lr=tag(log,interval(1e-4,1e-1))"'
+        )
+    return int(settings["trials"])
+
+
+def config_dir(config: DictConfig) -> Path:
+    """The folder that Hydra composes from."""
+    sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
+    return Path(str(sources["main"]))
+
+
+def with_directory(plan: Plan, config: DictConfig) -> Plan:
     """The plan with its directory and name: those typed, or the ones that the same command gets again."""
     typed = any(str(line).startswith("hydra.sweep.dir=") for line in config.hydra.overrides.hydra)
-    name = plan.name or own_name(plan, str(config.model.name))
+    name = plan.name or plan.default_name(str(config.model.name))
     OmegaConf.update(config, "sweep.name", name, force_add=True)
     directory = Path(str(config.hydra.sweep.dir))
     if typed and not plan.name:
@@ -85,46 +137,15 @@ def placed(plan: Plan, config: DictConfig) -> Plan:
     return replace(plan, name=name, directory=directory)
 
 
-def spread(seeds: int | None, first: int) -> list[int]:
-    """That many seeds, from the config's on."""
-    return [*range(first, first + (seeds or 1))]
-
-
-def repeated(override: Override, settings: dict[str, Any], seeds: list[int]) -> list[int]:
-    """The seeds that ``seed=`` lists: repetition, and no search."""
-    if not override.is_sweep_override():
-        return seeds  # the config has it already
-    if settings["seeds"] is not None:
-        raise UserError(f"{override.input_line}: lists the seeds; sweep.seeds={settings['seeds']} counts them")
-    try:
-        return [int(one) for one in override.sweep_string_iterator()]
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{override.input_line}: seeds are whole numbers: seed=0,1,2 or seed=range(0,5)") from None
-
-
-def configs_of(config: DictConfig) -> Path:
-    """The folder that Hydra composes from."""
-    sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
-    return Path(str(sources["main"]))
-
-
-def refuse_hopeless(plan: Plan) -> None:
-    """Raise UserError where the first combinations show that no trial could be run as it is typed."""
+def refuse_if_nothing_can_run(plan: Plan) -> None:
+    """Raise UserError where none of the first combinations of values can be run."""
     first: UserError | None = None
-    for turn in range(min(TRIED, plan.count)):
-        params = {one.key: example(one, turn) for one in plan.dimensions}
+    for turn in range(min(COMBINATIONS_TRIED, plan.count)):
+        params = {dimension.key: dimension.example(turn) for dimension in plan.dimensions}
         try:
-            composed(plan, plan.overrides(params, plan.seeds[0]))
+            plan.compose(plan.overrides(params, plan.seeds[0]))
             return
-        except UserError as refusal:
-            first = first or refusal
+        except UserError as error:
+            first = first or error
     if first is not None:
         raise first
-
-
-def example(one: Dimension, turn: int) -> str:
-    """One of its values, another at each turn."""
-    if isinstance(one.distribution, CategoricalDistribution):
-        return one.choices[turn % len(one.choices)]
-    ends: Any = one.distribution
-    return written(ends.high if turn % 2 else ends.low)

@@ -1,22 +1,23 @@
-"""What a sweep is to do, settled and checked before anything is started."""
+"""The plan of a sweep: what all its workers need to know, checked before anything is started."""
 
 import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 
-from smallvision.config import schema as rules
+from smallvision.cli import compose_config, in_one_line
+from smallvision.config.compose import resolve_config
 from smallvision.config.schema import Config
-from smallvision.core.errors import UserError, did_you_mean
-from smallvision.sweeps.space import Dimension, grid
+from smallvision.config.untrusted import check_hydra
+from smallvision.core.errors import UserError
+from smallvision.sweeps.space import Dimension
 
-METRICS = {"val/acc": True, "val/loss": False}  # and whether more of it is better
 PRUNERS = {
     "none": pruners.NopPruner,
     "median": pruners.MedianPruner,
@@ -30,11 +31,11 @@ PRUNERS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a worker needs; the same for all of a sweep's workers.
+    """Everything that a worker needs; the same for all workers of a sweep.
 
-    ``directory``: the sweep's; ``configs``, ``config_name``: what Hydra composes a trial from; ``fixed``:
-    overrides of every trial; ``count``: how many trials; ``epochs``: how many reports of one run there may
-    be; ``storage``: an address, None for the sweep's own file.
+    ``directory``: the sweep's; ``configs``, ``config_name``: what Hydra composes a trial from; ``fixed``: overrides
+    of every trial; ``count``: number of trials; ``epochs``: the most epochs that one run can have; ``storage``: an
+    address, None for the journal in the directory.
     """
 
     name: str
@@ -56,20 +57,20 @@ class Plan:
 
     @property
     def searches(self) -> bool:
-        """Whether anything but the seed differs between runs; if not, each run is tested as any run is."""
+        """Whether runs differ in more than the seed. If not, each run is tested as it would be outside a sweep."""
         return bool(self.dimensions)
 
     @property
-    def one_after_another(self) -> bool:
-        """Whether a configuration's seeds wait for each other, so that pruning can stop the repetition."""
+    def seeds_in_sequence(self) -> bool:
+        """Whether the seeds of a trial wait for each other, so that pruning one saves the rest."""
         return self.pruner != "none"
 
     def definition(self) -> dict[str, Any]:
-        """What must not change while the sweep goes on; in words, to be told and compared."""
+        """What must not change while the sweep goes on, by the name that an error message gives it."""
         return {
             "method": self.method,
-            **{f"space of {one.key}": one.expression for one in self.dimensions},
-            **{one.partition("=")[0]: one.partition("=")[2] for one in self.fixed},
+            **{f"space of {dimension.key}": dimension.expression for dimension in self.dimensions},
+            **{line.partition("=")[0]: line.partition("=")[2] for line in self.fixed},
             "seeds": self.seeds,
             "sweep.metric": self.metric,
             "sweep.direction": "maximize" if self.maximize else "minimize",
@@ -78,12 +79,35 @@ class Plan:
             **({"sweep.sampler_seed": self.sampler_seed} if self.method != "grid" else {}),
         }
 
+    def default_name(self, model: str) -> str:
+        """A name that the same command always gets: the searched keys and a digest of the definition."""
+        keys = [dimension.key for dimension in self.dimensions]
+        subject = [key.rpartition(".")[2].lstrip("+") for key in keys][:3] or ["seeds"]
+        if "model" not in keys:
+            subject.insert(0, model)
+        digest = hashlib.sha256(json.dumps(self.definition(), sort_keys=True).encode()).hexdigest()
+        return "-".join([*subject, digest[:8]])
+
     def overrides(self, params: dict[str, str], seed: int) -> list[str]:
         """The command line of one run."""
         return [*self.fixed, *(f"{key}={value}" for key, value in params.items()), f"seed={seed}"]
 
     def run_dir(self, number: int, seed: int) -> Path:
         return self.directory / (f"{number}" if len(self.seeds) == 1 else f"{number}-seed{seed}")
+
+    def compose(self, overrides: list[str]) -> Config:
+        """The config of one run. Raises UserError where it could not be run, or not in a sweep."""
+        with in_one_line():
+            composed = compose_config(self.configs, self.config_name, overrides)
+            check_hydra(composed)
+            config = resolve_config(composed, overrides)
+        if config["task"] != "fit":
+            raise UserError(f"task={config['task']}: a sweep consists of fits")
+        if config["trainer"]["devices"] not in (1, [0], "auto") or config["trainer"]["num_nodes"] != 1:
+            raise UserError("trainer.devices: 1 for each run of a sweep; use sweep.workers to run several at once")
+        if config["data"]["val_size"] == 0 or config["trainer"]["limit_val_batches"] == 0:
+            raise UserError("data.val_size=0: a sweep ranks its trials by validation images")
+        return config
 
     def make_pruner(self) -> pruners.BasePruner:
         """Optuna's pruner of that name. Raises UserError for options that it does not take."""
@@ -94,7 +118,7 @@ class Plan:
             options.setdefault("percentile", 25.0)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # the wilcoxon pruner
+                warnings.simplefilter("ignore", ExperimentalWarning)  # the Wilcoxon pruner
                 return PRUNERS[self.pruner](**options)
         except (TypeError, ValueError) as error:
             raise UserError(f"sweep.pruner_options: {error}") from None
@@ -103,12 +127,13 @@ class Plan:
         plain = asdict(replace(self, dimensions=[]))
         plain["directory"], plain["configs"] = str(self.directory), str(self.configs)
         plain["dimensions"] = [
-            (one.key, one.expression, distribution_to_json(one.distribution)) for one in self.dimensions
+            (dimension.key, dimension.expression, distribution_to_json(dimension.distribution))
+            for dimension in self.dimensions
         ]
         return json.dumps(plain)
 
     @classmethod
-    def from_json(cls, text: str) -> "Plan":
+    def from_json(cls, text: str) -> Self:
         plain = json.loads(text)
         plain["directory"], plain["configs"] = Path(plain["directory"]), Path(plain["configs"])
         plain["dimensions"] = [
@@ -118,48 +143,17 @@ class Plan:
         return cls(**plain)
 
 
-def check_settings(settings: Config) -> None:
-    """Raise UserError at the first key of the ``sweep`` section that cannot be."""
-    for name, value in settings.items():
-        rule = rules.rule_for(f"sweep.{name}")
-        if rule is None:
-            known = [key.removeprefix("sweep.") for key in rules.SWEEP if "*" not in key]
-            raise UserError(f"sweep.{name}: no such key.{did_you_mean(name, known, 'sweep.')}")
-        if not rule.holds(value):
-            raise UserError(f"sweep.{name}={value}: must be {rule.words}")
-    if settings["metric"] not in METRICS:
-        raise UserError(
-            f"sweep.metric={settings['metric']}: a sweep is judged by its validation images, never by others;"
-            f" use one of {', '.join(METRICS)}"
-        )
+def most_epochs(dimensions: list[Dimension], max_epochs: Any) -> int:
+    """The most epochs that a run of the sweep can have. ``max_epochs``: as typed, not checked yet."""
+    for dimension in dimensions:
+        if dimension.key == "trainer.max_epochs":
+            if isinstance(dimension.distribution, CategoricalDistribution):
+                return max((int(value) for value in dimension.choices if value.isdigit()), default=1)
+            return int(dimension.distribution.high)  # type: ignore[attr-defined]
+    return max_epochs if isinstance(max_epochs, int) else 1
 
 
-def count_trials(settings: Config, dimensions: list[Dimension]) -> int:
-    if settings["method"] == "grid":
-        return len(grid(dimensions))
-    if not dimensions:
-        raise UserError(
-            f"sweep={settings['method']}: nothing to search; type for example"
-            ' "optimizer.lr=tag(log,interval(1e-4,1e-1))"'
-        )
-    return int(settings["trials"])
-
-
-def longest(dimensions: list[Dimension], max_epochs: int) -> int:
-    """The most epochs that a run of it can have."""
-    for one in dimensions:
-        if one.key == "trainer.max_epochs":
-            drawn = one.distribution
-            if isinstance(drawn, CategoricalDistribution):
-                return max((int(value) for value in one.choices if value.isdigit()), default=max_epochs)
-            return int(drawn.high)  # type: ignore[attr-defined]
-    return max_epochs
-
-
-def own_name(plan: Plan, model: str) -> str:
-    """A name that the same command gets again: what it is about, and a digest of its definition."""
-    searched = {one.key: one.key.rpartition(".")[2].lstrip("+") for one in plan.dimensions}
-    about = [*([] if "model" in searched else [model]), *list(searched.values())[:3], *(
-        [] if searched else ["seeds"])]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(plan.definition(), sort_keys=True).encode()).hexdigest()
-    return "-".join([*about, digest[:8]])
+def quoted(path: Path) -> str:
+    """A path as the value of an override, whatever characters it has."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

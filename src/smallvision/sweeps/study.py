@@ -1,40 +1,43 @@
-"""Where trials are kept: an Optuna study in a journal file of the sweep, or at a database's address."""
+"""The study of a sweep: its trials in an Optuna storage, and which run comes next."""
 
 import os
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.exceptions import DuplicatedStudyError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from smallvision.core.errors import Pruned, UserError
 from smallvision.core.rng import key
 from smallvision.core.run_dir import clear_scratch
 from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.space import grid, written
+from smallvision.sweeps.space import grid, override_value
 
 JOURNAL = "store.journal"
-WAIT_SECONDS = 60.0  # for another machine that is writing the plan down
+CREATION_SECONDS = 60.0  # after which a study that another machine has not finished creating was left by a killed one
+CLAIM_SECONDS = 60.0  # the same for a trial that no directory has claimed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class KernelLock(JournalFileOpenLock):
-    """A lock that the kernel takes back when its holder dies, and the mend of what that one left.
+class JournalLock(JournalFileOpenLock):
+    """A lock that the kernel releases when its holder dies, and the repair of what that holder left.
 
-    Optuna's own locks stay behind a killed process, for half a minute, and a line cut short in a full disk
-    or a kill would spoil the next one.
+    Optuna's own locks outlive a killed process by half a minute, and an incomplete last line (a kill, a full disk)
+    would spoil the next one.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -55,12 +58,12 @@ class KernelLock(JournalFileOpenLock):
         self.lock.release()
 
 
-def open_storage(address: str | None, directory: Path) -> Any:
+def open_storage(address: str | None, directory: Path) -> BaseStorage:
     """The storage of a sweep. Raises UserError, naming the key, where it cannot be opened."""
     if address is None or "://" not in address:
         journal = Path(address) if address else directory / JOURNAL
         try:
-            return JournalStorage(JournalFileBackend(str(journal), lock_obj=KernelLock(journal)))
+            return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))
         except OSError as error:
             raise UserError(f"sweep.storage={journal}: {error.strerror}") from None
         except ValueError:
@@ -69,88 +72,21 @@ def open_storage(address: str | None, directory: Path) -> Any:
         raise UserError("sweep.storage: redis is not supported; use a file, or a database such as postgresql")
     try:
         return RDBStorage(address)
-    except Exception as error:  # each driver has its own kinds
+    except Exception as error:  # every database driver has its own
         raise UserError(f"sweep.storage={address}: {str(error).splitlines()[0]}") from None
 
 
-def open_study(plan: Plan, address: str | None = None) -> optuna.Study:
-    """The study that is there already."""
-    storage = open_storage(address or plan.storage, plan.directory)
-    return optuna.load_study(study_name=plan.name, storage=storage, pruner=plan.make_pruner())
-
-
-def begin(plan: Plan) -> optuna.Study:
-    """The study of that plan: a new one, with the trials of a grid waiting in it, or the one begun before.
-
-    Raises UserError where that one is of another definition.
-    """
-    storage = open_storage(plan.storage, plan.directory)
-    with FileLock(plan.directory / ".lock"):
-        try:
-            study = optuna.create_study(
-                study_name=plan.name, storage=storage, direction="maximize" if plan.maximize else "minimize"
-            )
-            study.set_user_attr("definition", plan.definition())
-            study.set_user_attr("plan", plan.to_json())
-        except DuplicatedStudyError:
-            study = optuna.load_study(study_name=plan.name, storage=storage)
-            _refuse_changes(plan, study)
-        if plan.method == "grid" and not study.user_attrs.get("ready"):
-            combinations = grid(plan.dimensions)
-            for params in combinations[len(study.get_trials(deepcopy=False)) :]:
-                study.enqueue_trial(params)
-        study.set_user_attr("count", max(plan.count, study.user_attrs.get("count", 0)))
-        study.set_user_attr("ready", True)
-    return study
-
-
-def retry_failed(study: optuna.Study) -> int:
-    """Let every trial that failed wait once more, under its own number; says how many."""
-    latest = latest_attempts(study)
-    failed = [trial for trial in latest.values() if trial.state == optuna.trial.TrialState.FAIL]
-    for trial in failed:
-        values = {name: value for name, value in trial.user_attrs.items() if name.startswith("value/")}
-        study.enqueue_trial(trial.params, user_attrs={"number": number_of(trial), **values})
-    return len(failed)
-
-
-def number_of(trial: Any) -> int:
-    """The number of its configuration: its own, or that of the trial which it tries again."""
+def number_of(trial: FrozenTrial) -> int:
+    """A trial's number; of a retry, that of the trial that failed."""
     return int(trial.user_attrs.get("number", trial.number))
 
 
-def latest_attempts(study: optuna.Study) -> dict[int, optuna.trial.FrozenTrial]:
-    """By number; of those tried again, the last."""
-    return {number_of(trial): trial for trial in study.get_trials(deepcopy=False)}
+@dataclass(frozen=True)
+class TrialRun:
+    """One seed of a trial, which no other process runs while ``lock`` is held.
 
-
-def _refuse_changes(plan: Plan, study: optuna.Study) -> None:
-    waited = time.monotonic() + WAIT_SECONDS
-    while "definition" not in study.user_attrs:  # another machine has only begun, or was killed then
-        if time.monotonic() > waited or plan.storage is None:
-            study.set_user_attr("definition", plan.definition())
-            study.set_user_attr("plan", plan.to_json())
-        time.sleep(0.1)
-    before, now = study.user_attrs["definition"], plan.definition()
-    for name in [*before, *now]:
-        if before.get(name) != now.get(name):
-            was, is_now = (_shown(one.get(name)) for one in (before, now))
-            raise UserError(
-                f"sweep {plan.name}: {name} was {was} and is now {is_now}; go on with what it was, or"
-                " begin another sweep: sweep.name=NAME"
-            )
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-UNCLAIMED = timedelta(seconds=60)  # after which a shared store's trial without an owner was left by a killed one
-
-
-@dataclass
-class Claim:
-    """One run that this process has to itself. ``trial``: its configuration, to be told figures."""
+    ``params``: the sampled values by override key, as typed; ``directory``: of the run.
+    """
 
     trial: Trial
     number: int
@@ -160,204 +96,324 @@ class Claim:
     lock: FileLock
 
 
-class Queue:
-    """The runs of a sweep, for one worker. ``worker``: its name, kept with what it claims."""
+class Study:
+    """The study of a plan, which :meth:`create` has made. ``worker``: the name of the process that runs its trials."""
 
-    def __init__(self, plan: Plan, worker: str) -> None:
+    def __init__(self, plan: Plan, worker: str = "sweep") -> None:
         self.plan, self.worker = plan, worker
-        self.study = open_study(plan)
-        self.sampler = self.study.sampler
-        self.lock = FileLock(plan.directory / ".lock")
-        self.claims = plan.directory / ".claims"
-        with self.lock:
-            self.claims.mkdir(exist_ok=True)
-            place = plan.directory / ".place"  # tells this directory from another machine's
-            if not place.is_file():
-                place.write_text(secrets.token_hex(8))
-            self.place = place.read_text()
+        storage = open_storage(plan.storage, plan.directory)
+        self.optuna = optuna.load_study(study_name=plan.name, storage=storage, pruner=plan.make_pruner())
+        self._lock = FileLock(plan.directory / ".lock")
+
+    @classmethod
+    def create(cls, plan: Plan) -> Self:
+        """The study of that plan: a new one, or the one created before. The trials of a grid wait in it.
+
+        Raises UserError where the one created before has another definition.
+        """
+        storage = open_storage(plan.storage, plan.directory)
+        with FileLock(plan.directory / ".lock"):
+            (plan.directory / ".claims").mkdir(exist_ok=True)
+            token = plan.directory / ".directory_id"
+            if not token.is_file():
+                token.write_text(secrets.token_hex(8))
+            try:
+                direction = StudyDirection.MAXIMIZE if plan.maximize else StudyDirection.MINIMIZE
+                optuna.create_study(study_name=plan.name, storage=storage, direction=direction)
+                study = cls(plan)
+            except DuplicatedStudyError:
+                study = cls(plan)
+                study._wait_until_ready()
+            study._prepare()
+        return study
+
+    @classmethod
+    def find(cls, directory: Path, address: str | None) -> Self | None:
+        """The study of the sweep in that directory; ``address``: of its storage, if not there."""
+        storage = open_storage(address, directory)
+        for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
+            if "plan" in summary.user_attrs:
+                plan = Plan.from_json(summary.user_attrs["plan"])
+                if address is None or plan.directory.resolve() == directory.resolve():
+                    return cls(replace(plan, directory=directory, storage=address))
+        return None
+
+    def _wait_until_ready(self) -> None:
+        """In a shared storage another machine may just be creating the study."""
+        given_up = time.monotonic() + CREATION_SECONDS
+        while self.plan.storage is not None and not self._attribute("ready") and time.monotonic() < given_up:
+            time.sleep(0.1)
+
+    def _prepare(self) -> None:
+        """Write down what is not there yet, after a kill perhaps only the rest of it."""
+        if self._attribute("definition") is None:
+            self.optuna.set_user_attr("definition", self.plan.definition())
+            self.optuna.set_user_attr("plan", self.plan.to_json())
+        self._refuse_changes(self._attribute("definition"), self.plan.definition())
+        if self.plan.method == "grid" and not self._attribute("ready"):
+            for params in grid(self.plan.dimensions)[len(self._trials()) :]:
+                self.optuna.enqueue_trial(params)
+        self.optuna.set_user_attr("count", max(self.plan.count, self.count))
+        self.optuna.set_user_attr("ready", True)
+
+    def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        for name in [*before, *now]:
+            if before.get(name) != now.get(name):
+                was, is_now = (_as_typed(definition.get(name)) for definition in (before, now))
+                raise UserError(
+                    f"sweep {self.plan.name}: {name} was {was} and is now {is_now}; go on with what it was, or"
+                    " start another sweep: sweep.name=NAME"
+                )
+
+    # What is stored -------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many trials there will be."""
+        return int(self._attribute("count") or self.plan.count)
+
+    @property
+    def trials(self) -> dict[int, FrozenTrial]:
+        """The trials by number; of one that was retried, the last attempt."""
+        return {number_of(trial): trial for trial in self._trials()}
+
+    @property
+    def test_metrics(self) -> tuple[int, dict[int, float]] | None:
+        """The trial that was tested, and its test/acc by seed; None before any was."""
+        stored = self._attribute("test")
+        return (stored["trial"], {int(seed): value for seed, value in stored["acc"].items()}) if stored else None
+
+    def set_test_metrics(self, number: int, accuracies: dict[int, float | None]) -> None:
+        by_seed = {str(seed): value for seed, value in accuracies.items()}
+        self.optuna.set_user_attr("test", {"trial": number, "acc": by_seed})
+
+    def _attribute(self, name: str) -> Any:
+        return self.optuna.user_attrs.get(name)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+    @cached_property
+    def _directory_id(self) -> str:
+        """Tells this sweep directory from another machine's in the same storage."""
+        return (self.plan.directory / ".directory_id").read_text()
 
     # What comes next ------------------------------------------------------------------------------------
 
-    def next(self) -> Claim | None:
-        """The next run: one that was cut short, another seed of a configuration, or a new one."""
-        with self.lock:
+    def next_run(self) -> TrialRun | None:
+        """An interrupted run, another seed of a trial, or the first seed of a new one; None where none is left."""
+        with self._lock:
             for trial in self._unfinished():
-                if not self._open_seeds(trial):  # killed between its last figure and its end
+                if not self._open_seeds(trial):  # killed between its last value and its end
                     self._complete(trial)
-                elif (claim := self._claim(trial)) is not None:
-                    return claim
-            while (begun := self._begin()) is not None:
-                if (claim := self._claim(begun)) is not None:
-                    return claim
+                elif (run := self._claim(trial)) is not None:
+                    return run
+            while (started := self._start_trial()) is not None:
+                if (run := self._claim(started)) is not None:
+                    return run
         return None
 
+    def retry_failed(self) -> int:
+        """Enqueue every trial that failed once more, under its own number; returns how many."""
+        failed = [trial for trial in self.trials.values() if trial.state == TrialState.FAIL]
+        for trial in failed:
+            values = {name: value for name, value in trial.user_attrs.items() if name.startswith("value/")}
+            self.optuna.enqueue_trial(trial.params, user_attrs={"number": number_of(trial), **values})
+        return len(failed)
+
+    def unclaimed(self) -> set[int]:
+        """Numbers of this directory's trials that count as running but that no process runs."""
+        claims = self.plan.directory / ".claims"
+        if not claims.is_dir():  # the sweep ran on another machine
+            return set()
+        with self._lock:  # no run is claimed meanwhile
+            running = [number_of(trial) for trial in self._unfinished()]
+            return {
+                number
+                for number in running
+                if not any(
+                    _is_locked(claims / f"{self.plan.run_dir(number, seed).name}.lock") for seed in self.plan.seeds
+                )
+            }
+
     def _unfinished(self) -> list[FrozenTrial]:
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [trial for trial in running if self._is_ours(trial)]
+        return [trial for trial in self._trials(TrialState.RUNNING) if self._is_ours(trial)]
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
-        place = trial.user_attrs.get("place")
-        if place is not None or self.plan.storage is None:
-            return place in (None, self.place)
-        return trial.datetime_start is not None and datetime.now() - trial.datetime_start > UNCLAIMED
+        """Whether its runs lie in this directory, or in none yet."""
+        owner = trial.user_attrs.get("directory_id")
+        if owner is not None or self.plan.storage is None:
+            return owner in (None, self._directory_id)
+        started = trial.datetime_start
+        return started is not None and datetime.now() - started > timedelta(seconds=CLAIM_SECONDS)
 
-    def _begin(self) -> FrozenTrial | None:
-        """A configuration that nobody has begun, with its values; None where there is none left."""
+    def _start_trial(self) -> FrozenTrial | None:
+        """A new trial with its values; None where there is none left to start."""
         while True:
-            trials = self.study.get_trials(deepcopy=False)
+            trials = self._trials()
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
-            begun = sum("number" not in trial.user_attrs for trial in trials)
-            if not waiting and (self.plan.method == "grid" or begun >= self._count()):
+            started = sum("number" not in trial.user_attrs for trial in trials)
+            if not waiting and (self.plan.method == "grid" or started >= self.count):
                 return None
-            self.study.sampler = self._sampler(len(trials))
-            asked = self.study.ask()
-            asked.set_user_attr("place", self.place)
-            params = self._draw(asked)
-            twin = self._twin(asked, params, trials)
-            if twin is None:
-                return self._frozen(asked.number)
-            for name, value in twin.user_attrs.items():
+            self.optuna.sampler = self._sampler(len(trials))
+            trial = self.optuna.ask()
+            trial.set_user_attr("directory_id", self._directory_id)
+            params = self._sample(trial)
+            duplicate = self._duplicate(trial, params, trials)
+            if duplicate is None:
+                return self._frozen(trial.number)
+            for name, value in duplicate.user_attrs.items():
                 if name.startswith(("value/", "stand_in")):
-                    asked.set_user_attr(name, value)
-            asked.set_user_attr("same_as", number_of(twin))
-            self.study.tell(asked, twin.value)
+                    trial.set_user_attr(name, value)
+            trial.set_user_attr("same_as", number_of(duplicate))
+            self.optuna.tell(trial, duplicate.value)
 
-    def _count(self) -> int:
-        return int(self.study.user_attrs.get("count", self.plan.count))
+    def _sample(self, trial: Trial) -> dict[str, Any]:
+        """Its values; those that a killed process had not sampled yet are sampled now."""
+        return {
+            dimension.key: trial._suggest(dimension.key, dimension.distribution) for dimension in self.plan.dimensions
+        }
 
-    def _draw(self, trial: Trial) -> dict[str, Any]:
-        """Its values; those that a killed process had not drawn yet are drawn now."""
-        return {one.key: trial._suggest(one.key, one.distribution) for one in self.plan.dimensions}
-
-    def _twin(self, asked: Trial, params: dict[str, Any], trials: list[FrozenTrial]) -> FrozenTrial | None:
-        """A trial that has come to its end with the same values: it would give the same figures."""
-        if self.plan.method == "grid" or "number" in asked.user_attrs:
+    def _duplicate(self, trial: Trial, params: dict[str, Any], others: list[FrozenTrial]) -> FrozenTrial | None:
+        """A completed trial with the same values: running this one would give the same metrics."""
+        if self.plan.method == "grid" or "number" in trial.user_attrs:
             return None
-        same = (one for one in trials if one.state == TrialState.COMPLETE and one.params == params)
-        return next(same, None)
+        return next((one for one in others if one.state == TrialState.COMPLETE and one.params == params), None)
 
-    def _claim(self, trial: FrozenTrial) -> Claim | None:
+    def _claim(self, trial: FrozenTrial) -> TrialRun | None:
         number = number_of(trial)
         for seed in self._open_seeds(trial):
             directory = self.plan.run_dir(number, seed)
-            lock = FileLock(self.claims / f"{directory.name}.lock", timeout=0)
+            lock = FileLock(self.plan.directory / ".claims" / f"{directory.name}.lock", timeout=0)
             try:
                 lock.acquire()
             except Timeout:
-                if self.plan.one_after_another:
+                if self.plan.seeds_in_sequence:
                     return None
                 continue
-            complete = len(trial.params) == len(self.plan.dimensions)
-            self.study.sampler = RandomSampler() if complete else self._sampler(trial.number)
-            live = Trial(self.study, trial._trial_id)
-            params = trial.params if complete else self._draw(live)
-            live.set_user_attr("place", self.place)
+            is_sampled = len(trial.params) == len(self.plan.dimensions)
+            self.optuna.sampler = RandomSampler() if is_sampled else self._sampler(trial.number)
+            live = Trial(self.optuna, trial._trial_id)
+            params = trial.params if is_sampled else self._sample(live)
+            live.set_user_attr("directory_id", self._directory_id)
             live.set_user_attr(f"worker/{seed}", self.worker)
-            typed = {name: written(value) for name, value in params.items()}
-            return Claim(live, number, seed, typed, directory, lock)
+            typed = {name: override_value(value) for name, value in params.items()}
+            return TrialRun(live, number, seed, typed, directory, lock)
         return None
 
     def _complete(self, trial: FrozenTrial) -> None:
-        """All its seeds have come to their end: its value is their mean."""
-        values = [trial.user_attrs[f"value/{seed}"] for seed in self.plan.seeds]
-        self.study.tell(trial.number, fmean(values))
+        """End a trial whose seeds are all done: its value is their mean."""
+        self.optuna.tell(trial.number, fmean(trial.user_attrs[f"value/{seed}"] for seed in self.plan.seeds))
 
     def _open_seeds(self, trial: FrozenTrial) -> list[int]:
         return [seed for seed in self.plan.seeds if f"value/{seed}" not in trial.user_attrs]
 
     def _sampler(self, number: int) -> BaseSampler:
-        """Drawing the same for that number, whatever was drawn before by this process or another."""
+        """Samples the same values for that number, whatever this process or another sampled before."""
         seed = key(self.plan.sampler_seed, "sampler", number) % 2**32
         if self.plan.method == "tpe":
             return TPESampler(multivariate=True, seed=seed)
         return RandomSampler(seed=seed)
 
-    # What came of it ------------------------------------------------------------------------------------
+    # What came of a run ---------------------------------------------------------------------------------
 
-    def done(self, claim: Claim, value: float, **more: Any) -> None:
-        """That run's figure; with its last seed, the configuration's: the mean."""
-        with self.lock:
-            if self._is_open(claim):
-                claim.trial.set_user_attr(f"value/{claim.seed}", value)
-                self._note(claim, more)
+    def report(self, run: TrialRun, values: Iterable[tuple[int, float]]) -> None:
+        """Store the metric by epoch, where it is not stored yet. Raises Pruned where the run should end."""
+        if not self._is_running(run):
+            raise Pruned("another seed has ended this trial")
+        if self.plan.pruner == "wilcoxon":  # it compares whole runs, seed by seed
+            return
+        offset = self.plan.seeds.index(run.seed) * self.plan.epochs
+        stored = self._frozen(run.trial.number).intermediate_values
+        for epoch, value in values:
+            if offset + epoch not in stored:
+                run.trial.report(value, offset + epoch)
+        if self._should_prune(run):
+            raise Pruned(f"{self.plan.pruner} pruner")
+
+    def complete(
+        self, run: TrialRun, value: float, seconds: float | None = None, stand_in_for: str | None = None
+    ) -> None:
+        """Store a run's value; with the last seed the trial is complete."""
+        with self._lock:
+            if self._is_running(run):
+                run.trial.set_user_attr(f"value/{run.seed}", value)
+                self._annotate(run, seconds, stand_in_for)
                 if self.plan.pruner == "wilcoxon":
-                    claim.trial.report(value, self.plan.seeds.index(claim.seed))
-                trial = self._frozen(claim.trial.number)
+                    run.trial.report(value, self.plan.seeds.index(run.seed))
+                trial = self._frozen(run.trial.number)
                 if not self._open_seeds(trial):
                     self._complete(trial)
-                elif self.should_prune(claim):
-                    reason = f"no more seeds after {claim.seed}: clearly worse than others"
-                    self._end(claim, TrialState.PRUNED, reason)
-            self._release(claim)
+                elif self._should_prune(run):
+                    reason = f"no more seeds after {run.seed}: clearly worse than others"
+                    self._end(trial, TrialState.PRUNED, reason)
+            self._release(run)
 
-    def pruned(self, claim: Claim, reason: str, **more: Any) -> None:
-        with self.lock:
-            if self._is_open(claim):
-                self._note(claim, more)
-                self._end(claim, TrialState.PRUNED, reason)
-            self._release(claim)
+    def prune(self, run: TrialRun, reason: str, seconds: float | None = None, stand_in_for: str | None = None) -> None:
+        """End a run's trial as pruned."""
+        with self._lock:
+            if self._is_running(run):
+                self._annotate(run, seconds, stand_in_for)
+                self._end(self._frozen(run.trial.number), TrialState.PRUNED, reason)
+            self._release(run)
 
-    def failed(self, claim: Claim, reason: str) -> None:
-        """``reason``: the short of it in the first line, more below."""
-        with self.lock:
-            if self._is_open(claim):
-                self._end(claim, TrialState.FAIL, reason)
-            self._release(claim)
+    def fail(self, run: TrialRun, reason: str) -> None:
+        """End a run's trial as failed. ``reason``: a first line that is enough by itself, and details below."""
+        with self._lock:
+            if self._is_running(run):
+                self._end(self._frozen(run.trial.number), TrialState.FAIL, reason)
+            self._release(run)
 
-    def put_back(self, claim: Claim) -> None:
-        """The run was interrupted; whoever comes next continues it."""
-        claim.lock.release()
+    def interrupt(self, run: TrialRun) -> None:
+        """Leave a run to whoever continues it."""
+        run.lock.release()
 
     def abandon(self, worker: str, reason: str) -> list[int]:
-        """Record what a worker that died was at as failed; gives those trials' numbers."""
+        """End the trials of a worker that died as failed; returns their numbers."""
         lost = []
-        with self.lock:
+        with self._lock:
             for trial in self._unfinished():
                 for seed in self._open_seeds(trial):
                     if trial.user_attrs.get(f"worker/{seed}") == worker:
-                        self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-                        self.study.tell(trial.number, state=TrialState.FAIL)
+                        self._end(trial, TrialState.FAIL, reason)
                         clear_scratch(self.plan.run_dir(number_of(trial), seed))  # nobody continues it
                         lost.append(number_of(trial))
                         break
         return lost
 
-    def should_prune(self, claim: Claim) -> bool:
-        return self.plan.pruner != "none" and claim.trial.should_prune()
+    def _should_prune(self, run: TrialRun) -> bool:
+        return self.plan.pruner != "none" and run.trial.should_prune()
 
-    def report(self, claim: Claim, figures: Iterable[tuple[int, float]]) -> None:
-        """The metric after each epoch, of those that the store does not have yet.
-
-        Raises Pruned where the run is not worth going on with.
-        """
-        if not self._is_open(claim):
-            raise Pruned("another seed has ended this configuration")
-        if self.plan.pruner == "wilcoxon":  # it compares whole runs, seed by seed
-            return
-        first = self.plan.seeds.index(claim.seed) * self.plan.epochs
-        known = self._frozen(claim.trial.number).intermediate_values
-        for epoch, value in figures:
-            if first + epoch not in known:
-                claim.trial.report(value, first + epoch)
-        if self.should_prune(claim):
-            raise Pruned(f"{self.plan.pruner} pruner")
-
-    def _is_open(self, claim: Claim) -> bool:
-        """Whether no other seed of it has ended the configuration."""
-        return self._frozen(claim.trial.number).state == TrialState.RUNNING
+    def _is_running(self, run: TrialRun) -> bool:
+        """Whether no other seed has ended the trial."""
+        return self._frozen(run.trial.number).state == TrialState.RUNNING
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[number]
+        return self._trials()[number]
 
-    def _note(self, claim: Claim, more: dict[str, Any]) -> None:
-        for name, value in more.items():
+    def _annotate(self, run: TrialRun, seconds: float | None, stand_in_for: str | None) -> None:
+        for name, value in (("seconds", seconds), ("stand_in", stand_in_for)):
             if value is not None:
-                claim.trial.set_user_attr(f"{name}/{claim.seed}", value)
+                run.trial.set_user_attr(f"{name}/{run.seed}", value)
 
-    def _end(self, claim: Claim, state: TrialState, reason: str) -> None:
-        claim.trial.set_user_attr("reason", reason)
-        self.study.tell(claim.trial, state=state)
+    def _end(self, trial: FrozenTrial, state: TrialState, reason: str) -> None:
+        self.optuna._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        self.optuna.tell(trial.number, state=state)
 
-    def _release(self, claim: Claim) -> None:
-        Path(claim.lock.lock_file).unlink(missing_ok=True)  # nobody claims without self.lock
-        claim.lock.release()
+    def _release(self, run: TrialRun) -> None:
+        Path(run.lock.lock_file).unlink(missing_ok=True)  # nobody claims a run without self._lock
+        run.lock.release()
+
+
+def _is_locked(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _as_typed(value: Any) -> str:
+    return "not set" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)

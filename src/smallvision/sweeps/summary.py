@@ -1,4 +1,4 @@
-"""What a sweep leaves: its table and page, and the winner as a command line."""
+"""What a sweep leaves: its table, its page, and the command line of its best trial."""
 
 import sys
 from pathlib import Path
@@ -11,55 +11,55 @@ from smallvision.reports import leaderboard, sweep_page
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView
 from smallvision.reports.words import duration
-from smallvision.sweeps import collect
+from smallvision.sweeps.collect import read_sweep
 
-SHOWN_ROWS = 10
+ROWS_SHOWN = 10
 
 
 def report(directory: Path, storage: str | None = None) -> None:
-    """``task=report`` of a sweep's directory: its page and table anew; the ranking, as CSV where no terminal reads it.
+    """``task=report`` of a sweep: its page and table anew, and the table printed, as CSV where no terminal shows it.
 
-    ``storage``: where its trials are kept, if not in that directory.
+    ``storage``: the address of its trials, if they are not in the directory.
     """
-    view = collect.read(directory, storage)
-    draw(view)
+    view = read_sweep(directory, storage)
+    write_report(view)
     if sys.stdout.isatty():
-        tell(Console(), view)
+        print_summary(Console(), view)
     else:
         sys.stdout.write(leaderboard.as_csv(view))
 
 
-def draw(view: SweepView) -> None:
+def write_report(view: SweepView) -> None:
     """leaderboard.csv and sweep.html in the sweep's directory."""
     write_text(view.directory / "leaderboard.csv", leaderboard.as_csv(view))
     sweep_page.write_page(view, view.directory / "sweep.html")
 
 
-def tell(console: Console, view: SweepView, seconds: float | None = None) -> None:
-    """The ranking, what failed, and the winner as a command line."""
-    counts = {state: len(view.of(state)) for state in ("done", "pruned", "failed", "interrupted", "running")}
-    told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+def print_summary(console: Console, view: SweepView, seconds: float | None = None) -> None:
+    """The ranking, what failed, and the best trial as a command line."""
+    states = {state: len(view.of(state)) for state in ("done", "pruned", "failed", "interrupted", "running")}
+    counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
     console.print()
-    console.print(f"{len(view.trials)} of {view.planned} trials: {told or 'none'}; {duration(seconds)}", style="bold")
+    console.print(f"{len(view.trials)} of {view.planned} trials: {counts or 'none'}; {duration(seconds)}", style="bold")
     if view.of("done"):
-        console.terminal.print(leaderboard.table(view, SHOWN_ROWS))
+        console.terminal.print(leaderboard.table(view, ROWS_SHOWN))
     for trial in view.of("failed"):
-        console.print(f"  trial {trial.number} failed: {printable((trial.reason or '').partition(chr(10))[0])}")
+        reason = (trial.reason or "").partition("\n")[0]
+        console.print(f"  trial {trial.number} failed: {printable(reason)}")
     best = view.best
     if best is not None and view.space:
         console.print(f"best: trial {best.number}, {view.metric} {best.value:.4f}", style="bold green")
         console.print(f"  {command(*view.command(best))}")
     if view.test:
-        console.print(test_line(view), style="bold green")
+        console.print(test_line(list(view.test.values())), style="bold green")
     if view.stand_in_for is not None:
         name = view.stand_in_for
-        console.print(f"on a stand-in for {name}: these figures say nothing about {name}", style="bold red")
+        console.print(f"measured on a stand-in for {name}: says nothing about {name}", style="bold red")
     console.fields({"page": str(view.directory / "sweep.html")})
 
 
-def test_line(view: SweepView) -> str:
-    """The winner's test figure over its seeds; where nothing was searched, that of all runs."""
-    values = list(view.test.values())
-    interval = t_interval(values)
-    spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, sd {stdev(values):.4f})" if interval else ""
-    return f"test acc {fmean(values):.4f}{spread}, n = {len(values)} {'seed' if len(values) == 1 else 'seeds'}"
+def test_line(accuracies: list[float]) -> str:
+    """test/acc of the best trial over its seeds; without a search, of all runs."""
+    interval = t_interval(accuracies)
+    spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, sd {stdev(accuracies):.4f})" if interval else ""
+    return f"test/acc {fmean(accuracies):.4f}{spread}, n = {len(accuracies)} seed{'s' * (len(accuracies) != 1)}"

@@ -1,157 +1,121 @@
-"""A process that takes one run after another until none is left; what is loaded stays loaded.
+"""A process that runs one trial after another until none is left; only the first waits for the imports.
 
-``python -m smallvision.sweeps.worker NAME`` reads its plan from standard input and stops, after the step
-that it is in, where that is closed: so no worker outlives the sweep that started it.
+``python -m smallvision.sweeps.worker`` reads a plan from standard input and stops, at its next step, when that is
+closed: so no worker outlives the sweep that started it.
 """
 
 import gc
-import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from smallvision.cli import compose_config, in_one_line
-from smallvision.config.compose import resolve_config
-from smallvision.config.untrusted import check_hydra
 from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.results import Results
 from smallvision.core.run_dir import opened
 from smallvision.core.system import STOP
-from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.study import Claim, Queue
+from smallvision.sweeps.plan import Plan, quoted
+from smallvision.sweeps.study import Study, TrialRun
 
-LAST_LINES = 20
+LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
 INTERRUPTED = 130
+NAME_VARIABLE = "SMALLVISION_WORKER"
 
 
-def work(plan: Plan, name: str) -> int:
-    """Take runs until none is left; the process's exit code."""
-    queue = Queue(plan, name)
-    while STOP.signal is None and (claim := queue.next()) is not None:
-        print(f"\ntrial {claim.number}, seed {claim.seed}", flush=True)
+def start_worker(plan: Plan, name: str) -> int:
+    """Run trials in this process, which SIGTERM stops at its next step; the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then stops its workers
+    STOP.numbers = (signal.SIGTERM,)
+    STOP.install()
+    import smallvision.tasks.fit  # noqa: F401 - torch, before the first trial's clock starts
+
+    gc.freeze()  # what is imported stays: no need to search it after each trial
+    try:
+        return run_trials(Study(plan, name))
+    except Interrupted:  # stopped twice
+        return INTERRUPTED
+
+
+def run_trials(study: Study) -> int:
+    """Run what the study has to run until nothing is left; the exit code."""
+    while STOP.signal is None and (run := study.next_run()) is not None:
+        print(f"\ntrial {run.number}, seed {run.seed}", flush=True)
         try:
-            finish(queue, claim, result(plan, queue, claim))
+            store(study, run, finished_results(run.directory) or run_trial(study, run))
         except Interrupted:
-            queue.put_back(claim)
+            study.interrupt(run)
             break
-        except UserError as refusal:
-            print(f"error: {refusal}", flush=True)
-            queue.failed(claim, str(refusal))
-        except Exception as error:  # a fault of one trial is no other's
-            told = traceback.format_exc()
-            print(told, flush=True)
-            short = " ".join(f"{type(error).__name__}: {error}".split())
-            queue.failed(claim, "\n".join([short, *told.splitlines()[-LAST_LINES:]]))
-        gc.collect()  # Trainer, model and loader hold each other
+        except UserError as error:
+            print(f"error: {error}", flush=True)
+            study.fail(run, str(error))
+        except Exception as error:  # ends this trial, not the sweep
+            details = traceback.format_exc()
+            print(details, flush=True)
+            first_line = " ".join(f"{type(error).__name__}: {error}".split())
+            study.fail(run, "\n".join([first_line, *details.splitlines()[-LAST_LINES:]]))
+        gc.collect()  # Trainer, model and loader refer to each other
     return INTERRUPTED if STOP.signal is not None else 0
 
 
-def result(plan: Plan, queue: Queue, claim: Claim) -> dict[str, Any]:
-    """The results.json of that run: found, continued or run from the start."""
-    found = ended(claim.directory)
-    if found is not None:
-        return found
-    begun = (claim.directory / "config.yaml").is_file()
-    typed = [f"resume={quoted(claim.directory)}"] if begun else plan.overrides(claim.params, claim.seed)
-    sys.argv[1:] = typed  # environment.json tells the command line
-    config = composed(plan, typed)
-    fit = import_module("smallvision.tasks.fit")
+def run_trial(study: Study, run: TrialRun) -> Results:
+    """Fit in the run's directory, from the start or from its last checkpoint."""
+    from smallvision.sweeps.pruning import PruneTrial  # torch is imported in workers only
+    from smallvision.tasks import fit
 
-    def each_epoch(rows: list[Any]) -> None:
-        figures = ((row["epoch"], row[plan.metric]) for row in rows if row[plan.metric] is not None)
-        queue.report(claim, figures)
-
-    claim.directory.mkdir(parents=True, exist_ok=True)
-    with opened(claim.directory, typed) as run:
-        return fit.run(config, run, each_epoch=each_epoch, tests=not plan.searches)
+    is_begun = (run.directory / "config.yaml").is_file()
+    overrides = [f"resume={quoted(run.directory)}"] if is_begun else study.plan.overrides(run.params, run.seed)
+    config = study.plan.compose(overrides)
+    run.directory.mkdir(parents=True, exist_ok=True)
+    with opened(run.directory, overrides) as run_dir:
+        fit.run(config, run_dir, callbacks=[PruneTrial(study, run)], test=not study.plan.searches)
+    return Results.read(run.directory / "results.json")
 
 
-def composed(plan: Plan, typed: list[str]) -> dict[str, Any]:
-    """The config of one run. Raises UserError where it could not be run."""
-    with in_one_line():
-        tree = compose_config(plan.configs, plan.config_name, typed)
-        check_hydra(tree)
-        config = resolve_config(tree, typed)
-    refuse_unfit(config)
-    return config
-
-
-def finish(queue: Queue, claim: Claim, figures: dict[str, Any]) -> None:
-    """Tell the queue what the run came to."""
-    more = {"seconds": figures["seconds"]["total"], "stand_in": figures["data"]["stand_in_for"]}
-    value = figures["metrics"][queue.plan.metric]
-    if figures["status"] == "pruned":
-        queue.pruned(claim, f"{queue.plan.pruner} pruner, after epoch {figures['epochs']}", **more)
-    elif value is None:
-        queue.failed(claim, f"{queue.plan.metric}: no such figure; was the run validated?")
-    else:
-        queue.done(claim, value, **more)
-
-
-def ended(directory: Path) -> dict[str, Any] | None:
-    """The results of a run that came to its end before its worker could tell."""
+def finished_results(directory: Path) -> Results | None:
+    """The results of a run that ended before its worker could store them."""
     try:
-        figures = json.loads((directory / "results.json").read_text())
-    except (OSError, ValueError):
+        results = Results.read(directory / "results.json")
+    except UserError:
         return None
-    return figures if figures.get("status") in ("completed", "pruned") else None
+    return results if results.status in ("completed", "pruned") else None
 
 
-def refuse_unfit(config: dict[str, Any]) -> None:
-    """Raise UserError for what only a run by itself can do."""
-    if config["task"] != "fit":
-        raise UserError(f"task={config['task']}: a sweep is of fits")
-    if config["trainer"]["devices"] not in (1, [0], "auto") or config["trainer"]["num_nodes"] != 1:
-        raise UserError("trainer.devices: 1 for each run of a sweep; use sweep.workers for more at once")
-    if config["data"]["val_size"] == 0 or config["trainer"]["limit_val_batches"] == 0:
-        raise UserError("data.val_size=0: a sweep is judged by validation images")
+def store(study: Study, run: TrialRun, results: Results) -> None:
+    """Store what came of a run."""
+    seconds, stand_in_for = results.seconds.total, results.data.stand_in_for
+    value = results.metrics[study.plan.metric]
+    if results.status == "pruned":
+        study.prune(run, f"{study.plan.pruner} pruner, after epoch {results.epochs}", seconds, stand_in_for)
+    elif value is None:
+        study.fail(run, f"{study.plan.metric}: the run has no such metric; was it validated?")
+    else:
+        study.complete(run, value, seconds, stand_in_for)
 
 
-def quoted(path: Path) -> str:
-    """As a value of an override, whatever is in it."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def read_line(descriptor: int) -> str:
+    """One line, and nothing of what follows it, which a buffered reader would also take."""
+    line = bytearray()
+    while not line.endswith(b"\n") and (part := os.read(descriptor, 65536)):
+        line += part
+    return line.decode()
 
 
-def line_from(descriptor: int) -> str:
-    """One line of what is not buffered."""
-    read = bytearray()
-    while not read.endswith(b"\n") and (byte := os.read(descriptor, 65536)):
-        read += byte
-    return read.decode()
-
-
-def leash() -> None:
-    """Wait for standard input's end, then ask for the stop that a signal would ask for."""
+def watch_parent() -> None:
+    """Wait until standard input is closed, then request the stop that a signal would request."""
     while os.read(0, 1):
         pass
     STOP.signal = STOP.signal or "end of the sweep"
 
 
-def begin(plan: Plan, name: str) -> int:
-    """Work on a plan in this process, which SIGTERM stops after its step; the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then asks its workers
-    STOP.numbers = (signal.SIGTERM,)
-    STOP.install()
-    sys.argv = [str(plan.configs.parent / "train.py")]
-    import_module("smallvision.tasks.fit")  # with torch, which no trial is to wait for
-    gc.freeze()  # what is imported stays: not to be looked through after each trial
-    try:
-        return work(plan, name)
-    except Interrupted:  # asked twice
-        return INTERRUPTED
-
-
 def main() -> None:
-    plan = Plan.from_json(line_from(0))
-    threading.Thread(target=leash, daemon=True).start()
-    code = begin(plan, os.environ["SMALLVISION_WORKER"])
+    plan = Plan.from_json(read_line(0))
+    sys.argv = [str(plan.configs.parent / "train.py")]  # TEMP
+    threading.Thread(target=watch_parent, daemon=True).start()
+    code = start_worker(plan, os.environ[NAME_VARIABLE])
     sys.stdout.flush()
-    os._exit(code)  # threads of libraries may not be waited for
+    os._exit(code)  # without waiting for threads of libraries
 
 
 if __name__ == "__main__":

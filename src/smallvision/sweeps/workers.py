@@ -1,156 +1,119 @@
-"""Worker processes: as many as asked for, each with its share of the machine, replaced where one dies."""
+"""Worker processes: started on this machine or as jobs of a cluster, replaced where one dies."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
 from smallvision.core.system import STOP, cores, gpus
+from smallvision.sweeps.command_line import Settings
 from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.study import Queue
-from smallvision.sweeps.worker import INTERRUPTED, LAST_LINES
+from smallvision.sweeps.study import Study
+from smallvision.sweeps.worker import INTERRUPTED, LAST_LINES, NAME_VARIABLE, start_worker
 
-DEATHS_IN_A_ROW = 3  # of workers that had not begun a trial
+MAX_STARTUP_DEATHS = 3  # in a row, of workers that had not begun a trial
 
 
 class Worker(Protocol):
-    """A worker wherever it runs. ``log``: its output."""
+    """A worker, wherever it runs. ``log``: its output."""
 
     name: str
     log: Path
 
     def poll(self) -> int | None:
-        """Its exit code, minus the signal's number where one killed it; None while it is at work."""
+        """Its exit code, negative the number of the signal that killed it; None while it runs."""
 
     def stop(self) -> None:
-        """Ask it to stop after its step."""
+        """Have it stop at its next step."""
 
     def kill(self) -> None: ...
 
 
-class LocalWorker:
-    """A process of this machine; ``share``: the environment that gives it its part of it."""
+class Launcher(Protocol):
+    """Starts workers. ``count``: how many at once."""
 
-    def __init__(self, plan: Plan, name: str, share: dict[str, str]) -> None:
-        self.name = name
-        self.log = plan.directory / "logs" / f"{name}.log"
-        self.log.parent.mkdir(exist_ok=True)
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "smallvision.sweeps.worker"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **share, "SMALLVISION_WORKER": name},
-            )
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(f"{plan.to_json()}\n".encode())
-            self.process.stdin.flush()
-        except BrokenPipeError:  # it has died; poll tells
-            pass
+    count: int
 
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self) -> None:
-        assert self.process.stdin is not None
-        if not self.process.stdin.closed:
-            self.process.stdin.close()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def start(self, name: str, slot: int) -> Worker:
+        """A worker for the ``slot``, from 0 to ``count`` - 1: what it gets of the machine."""
 
 
-class Pool:
-    """The workers of this process's sweep. ``start(name, place)`` makes one; a dead one's place is filled."""
+def make_launcher(plan: Plan, settings: Settings, device: str) -> Launcher:
+    """What ``sweep.launcher`` names. Raises UserError."""
+    found = gpus() if device in ("auto", "cuda") else []
+    slots = len(found) * int(settings["per_device"])
+    count = max(1, slots) if settings["workers"] is None else int(settings["workers"])
+    if slots and count > slots:
+        raise UserError(
+            f"sweep.workers={count}: there are {len(found)} GPUs; for more than one worker on each use"
+            " sweep.per_device=2"
+        )
+    if settings["launcher"] == "slurm":
+        return SlurmLauncher(plan, count, settings["launcher_options"])
+    return LocalLauncher(plan, count, [name for name in found for _ in range(settings["per_device"])])
 
-    def __init__(self, plan: Plan, count: int, start: Callable[[str, int], Worker]) -> None:
-        self.queue = Queue(plan, "sweep")
-        self.start = start
-        self.started = self.deaths = 0
-        self.workers: dict[int, Worker] = {}
-        self.count = count
+
+class Workers:
+    """The workers of this process's sweep; at most ``count`` at once."""
+
+    def __init__(self, study: Study, launcher: Launcher, count: int) -> None:
+        self.study, self.launcher, self.count = study, launcher, count
+        self.started = self.startup_deaths = 0
+        self.running: dict[int, Worker] = {}  # by slot
         self.fill()
 
     def fill(self) -> None:
-        """Start a worker wherever there is none."""
-        for place in set(range(self.count)) - set(self.workers):
-            self._start(place)
+        """Start a worker in every free slot."""
+        for slot in set(range(self.count)) - set(self.running):
+            self._start(slot)
 
-    def _start(self, place: int) -> None:
+    def _start(self, slot: int) -> None:
         self.started += 1
-        self.workers[place] = self.start(f"{os.uname().nodename}-{os.getpid()}-{self.started}", place)
+        self.running[slot] = self.launcher.start(f"{os.uname().nodename}-{os.getpid()}-{self.started}", slot)
 
-    def watch(self, stopping: bool) -> list[str]:
-        """Look once after every worker; what is to be told of those that died."""
-        told = []
-        for place, worker in list(self.workers.items()):
+    def check(self, stopping: bool) -> list[str]:
+        """Replace workers that died, unless ``stopping``; a message for each."""
+        messages = []
+        for slot, worker in list(self.running.items()):
             code = worker.poll()
             if code is None:
                 continue
-            del self.workers[place]
-            if code not in (0, INTERRUPTED) and not stopping:
-                reason = death(code)
-                lost = self.queue.abandon(worker.name, "\n".join([reason, *last_lines(worker.log)]))
-                trials = f"trial {', '.join(map(str, lost))} failed" if lost else "it had begun no trial"
-                told.append(f"{reason}; {trials}")
-                self.deaths = 0 if lost else self.deaths + 1
-                if self.deaths >= DEATHS_IN_A_ROW:
-                    self.kill()
-                    last = "\n".join(last_lines(worker.log))
-                    raise RuntimeError(f"{self.deaths} workers in a row died before any trial:\n{last}")
-            if code != 0 and not stopping:
-                self._start(place)
-        return told
+            del self.running[slot]
+            if stopping:
+                continue
+            if code not in (0, INTERRUPTED):
+                messages.append(self._record_death(worker, code))
+            if code != 0:
+                self._start(slot)
+        return messages
+
+    def _record_death(self, worker: Worker, code: int) -> str:
+        """Fail the trials of a worker that died; the message that reports it."""
+        cause, log = cause_of_death(code), last_lines(worker.log)
+        lost = self.study.abandon(worker.name, "\n".join([cause, *log]))
+        self.startup_deaths = 0 if lost else self.startup_deaths + 1
+        if self.startup_deaths >= MAX_STARTUP_DEATHS:
+            self.kill()
+            raise RuntimeError(f"{self.startup_deaths} workers in a row died before any trial:\n" + "\n".join(log))
+        return f"{cause}; " + (f"trial {', '.join(map(str, lost))} failed" if lost else "it had begun no trial")
 
     def stop(self) -> None:
-        for worker in self.workers.values():
+        for worker in self.running.values():
             worker.stop()
 
     def kill(self) -> None:
-        for worker in self.workers.values():
+        for worker in self.running.values():
             worker.kill()
 
 
-def share(place: int, count: int, per_device: int, device: str) -> dict[str, str]:
-    """The environment of the worker at that place of ``count``: its CPU threads, its GPU."""
-    environment = {}
-    if "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, cores() // count))
-    found = gpus() if device in ("auto", "cuda") else []
-    if found:
-        environment["CUDA_VISIBLE_DEVICES"] = found[place // per_device % len(found)]
-    return environment
-
-
-def workers_of(settings: Config, device: str) -> int:
-    """How many: as asked for, else one a GPU (times ``per_device``), else one."""
-    found = gpus() if device in ("auto", "cuda") else []
-    slots = len(found) * int(settings["per_device"])
-    if settings["workers"] is None:
-        return max(1, slots)
-    if slots and settings["workers"] > slots:
-        raise UserError(
-            f"sweep.workers={settings['workers']}: there are {len(found)} GPUs; more than one worker on each"
-            " is sweep.per_device=2"
-        )
-    return int(settings["workers"])
-
-
-def death(code: int) -> str:
-    """An exit code in words."""
+def cause_of_death(code: int) -> str:
     if code >= 0:
         return f"a worker ended with exit code {code}"
     name = signal.Signals(-code).name
-    why = ", perhaps by the system for want of memory" if name == "SIGKILL" else ""
-    return f"a worker was killed by {name}{why}"
+    return f"a worker was killed by {name}" + (", perhaps because memory ran out" if name == "SIGKILL" else "")
 
 
 def last_lines(log: Path) -> list[str]:
@@ -160,35 +123,94 @@ def last_lines(log: Path) -> list[str]:
         return []
 
 
-def launcher(plan: Plan, settings: Config, count: int, device: str) -> Callable[[str, int], Any]:
-    """What starts a worker, on this machine or in a cluster."""
-    if settings["launcher"] == "slurm":
-        from smallvision.sweeps.workers import Cluster
+class LocalLauncher:
+    """Starts processes on this machine, each with its part of the cores and one GPU. ``gpus``: by slot."""
 
-        return Cluster(plan, settings["launcher_options"]).start
-    return lambda name, place: LocalWorker(plan, name, share(place, count, settings["per_device"], device))
+    def __init__(self, plan: Plan, count: int, gpus: list[str]) -> None:
+        self.plan, self.count, self.gpus = plan, count, gpus
+
+    def start(self, name: str, slot: int) -> "LocalWorker":
+        environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.count)), **os.environ, NAME_VARIABLE: name}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot]
+        return LocalWorker(self.plan, name, environment)
+
+
+class LocalWorker:
+    """A process of this machine."""
+
+    def __init__(self, plan: Plan, name: str, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = plan.directory / "logs" / f"{name}.log"
+        self.log.parent.mkdir(exist_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "smallvision.sweeps.worker"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+        assert self.process.stdin is not None
+        self.stdin = self.process.stdin
+        try:
+            self.stdin.write(f"{plan.to_json()}\n".encode())
+            self.stdin.flush()
+        except BrokenPipeError:  # it died; poll reports that
+            pass
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        if not self.stdin.closed:
+            self.stdin.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class SlurmLauncher:
+    """Submits jobs. ``options``: submitit's own (``timeout_min``, ``slurm_partition``, ``gpus_per_node``)."""
+
+    def __init__(self, plan: Plan, count: int, options: dict[str, Any]) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
+            raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
+        self.plan, self.count = plan, count
+        parameters = {"cluster": "slurm", **options}
+        try:
+            self.executor = submitit.AutoExecutor(plan.directory / "jobs", cluster=parameters.pop("cluster"))
+            self.executor.update_parameters(name=plan.name, **parameters)
+        except (RuntimeError, ValueError, NameError, TypeError) as error:
+            raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
+        os.environ.setdefault("PYTHONUNBUFFERED", "1")
+
+    def start(self, name: str, slot: int) -> "SlurmWorker":
+        return SlurmWorker(self.executor.submit(Job(self.plan.to_json(), name)), name)
 
 
 class Job:
-    """What a job does; where the cluster takes its machine away, it is queued anew and goes on."""
+    """What a job runs; where the cluster preempts it, it is queued again and goes on."""
 
     def __init__(self, plan: str, name: str) -> None:
         self.plan, self.name = plan, name
 
     def __call__(self) -> int:
-        from smallvision.sweeps.worker import begin
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; ours stops at the next step
+        return start_worker(Plan.from_json(self.plan), self.name)
 
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; ours stops after the step
-        return begin(Plan.from_json(self.plan), self.name)
-
-    def checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+    def checkpoint(self) -> Any:
+        """Called by submitit on preemption; returns the submission that goes on."""
         from submitit.helpers import DelayedSubmission
 
         STOP.signal = STOP.signal or "preempted"
         return DelayedSubmission(self)
 
 
-class ClusterWorker:
+class SlurmWorker:
     """A submitted job."""
 
     def __init__(self, job: Any, name: str) -> None:
@@ -198,35 +220,10 @@ class ClusterWorker:
     def poll(self) -> int | None:
         if not self.job.done():
             return None
-        if self.job.exception() is not None:
-            return 1
-        return int(self.job.result())
+        return 1 if self.job.exception() is not None else int(self.job.result())
 
     def stop(self) -> None:
         self.job.cancel(check=False)
 
     def kill(self) -> None:
         self.stop()
-
-
-class Cluster:
-    """Submits jobs. ``options``: submitit's own (``timeout_min``, ``slurm_partition``, ``gpus_per_node``)."""
-
-    def __init__(self, plan: Plan, options: dict[str, Any]) -> None:
-        try:
-            import submitit
-        except ModuleNotFoundError:
-            raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
-        self.plan = plan
-        chosen = dict(options)
-        try:
-            self.executor = submitit.AutoExecutor(
-                folder=plan.directory / "jobs", cluster=chosen.pop("cluster", "slurm")
-            )
-            self.executor.update_parameters(name=plan.name, **chosen)
-        except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
-        os.environ.setdefault("PYTHONUNBUFFERED", "1")
-
-    def start(self, name: str, place: int) -> ClusterWorker:
-        return ClusterWorker(self.executor.submit(Job(self.plan.to_json(), name)), name)

@@ -1,7 +1,7 @@
 """Train, choose the best epoch by validation, test that one once."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,13 @@ from smallvision.training.loggers import make_logger
 def run(
     config: Config,
     run: RunDir,
-    each_epoch: Callable[[list[Row]], None] = lambda rows: None,
-    tests: bool = True,
+    callbacks: Sequence[Callback] = (),
+    test: bool = True,
 ) -> dict[str, Any]:
     """One whole run in its directory, from the start or from its last.ckpt; gives its results.json.
 
-    ``each_epoch`` is called with the rows so far and may raise Pruned; without ``tests`` the test set is
-    left alone.
+    ``callbacks``: further ones, which may raise Pruned at the end of an epoch; ``test``: whether the best epoch is
+    tested.
     """
     console = Console()
     experiment = make_experiment(config, make_data(config))
@@ -49,7 +49,6 @@ def run(
 
     def tell(row: Row, is_best: bool, images_per_second: float) -> None:
         display.row(row, is_best, images_per_second)
-        each_epoch(keeper.history)
 
     clock = Clock()
     keeper = Keeper(run.directory, **config["checkpoint"], tell=tell, warn=display.warn, look=watch.look)
@@ -58,7 +57,7 @@ def run(
         experiment.device,
         run.directory,
         logger=make_logger(config["logger"], run.directory) or False,
-        callbacks=[watch, display, *early_stopping(config), clock, keeper],
+        callbacks=[watch, display, *early_stopping(config), clock, keeper, *callbacks],
     )
     run.describe(config, experiment.device.hardware)
     verb = "training" if last is None else "continuing"
@@ -71,7 +70,7 @@ def run(
         with explain_out_of_memory(config):
             trainer.fit(experiment.model, datamodule=experiment.data, ckpt_path=last, weights_only=True)
         tested_from = time.perf_counter()
-        tested = test_best(trainer, experiment, keeper) if tests else {}
+        tested = test_best(trainer, experiment, keeper) if test else {}
         test_seconds = time.perf_counter() - tested_from
         if save_to is not None and run.first:
             saved_model = save_plain(save_to, experiment, keeper)
@@ -108,7 +107,7 @@ def run(
         }
         run.results(figures)
         closing_lines(console, config, experiment, run, keeper, figures)
-        if tests:
+        if test:
             tell_loggers(console, config, experiment, figures["metrics"])
             if config["report"]:
                 draw_report(console, experiment, run, trained=True)

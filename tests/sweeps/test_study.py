@@ -1,0 +1,284 @@
+"""Which run of a study comes next, and what is stored of it; nothing is trained here."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+
+import optuna
+import pytest
+from helpers.sweep_plans import make_plan
+from optuna.trial import TrialState
+
+from smallvision.core.errors import Pruned, UserError
+from smallvision.sweeps.collect import read_runs, read_study, read_sweep
+from smallvision.sweeps.space import grid
+from smallvision.sweeps.study import JOURNAL, Study, TrialRun, open_storage
+
+
+def learning_rate(run: TrialRun) -> float:
+    return float(run.params.get("optimizer.lr", 0))
+
+
+def run_all(study: Study, value: Callable[[TrialRun], float] = learning_rate) -> list[str]:
+    """Complete every run that is left; their directories' names."""
+    names = []
+    while (run := study.next_run()) is not None:
+        names.append(run.directory.name)
+        study.complete(run, value(run))
+    return names
+
+
+def values_of(study: Study) -> list[float | None]:
+    return [trial.value for trial in study.trials.values()]
+
+
+def die(run: TrialRun) -> None:
+    """What the kernel does when the process that runs it is killed."""
+    run.lock.release()
+
+
+def test_a_grid_runs_each_combination_once_and_in_order(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1", "model=mnist,lenet5")
+    study = Study.create(plan)
+    one, two = Study(plan, "one"), Study(plan, "two")
+    first, second = one.next_run(), two.next_run()
+    assert [first.params, second.params] == grid(plan.dimensions)[:2]
+    two.complete(second, 0.5)
+    one.complete(first, 0.6)
+    assert run_all(one) == ["2", "3"]
+    assert two.next_run() is None
+    view = read_study(study)
+    assert [trial.value for trial in view.trials] == [0.6, 0.5, 0.1, 0.1]
+    assert view.best.number == 0
+
+
+def test_an_interrupted_run_is_continued_and_a_running_one_is_left_alone(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
+    study = Study.create(plan)
+    one, two = Study(plan, "one"), Study(plan, "two")
+    killed, running = one.next_run(), two.next_run()
+    assert (killed.number, running.number) == (0, 1)
+    die(killed)
+    assert [trial.state for trial in read_runs(study).trials] == ["interrupted", "running"]
+    continued = two.next_run()
+    assert (continued.number, continued.directory) == (0, tmp_path / "0")
+
+
+def test_a_trial_killed_between_its_last_value_and_its_end_is_complete(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
+    study = Study.create(plan)
+    killed = Study(plan, "one").next_run()
+    killed.trial.set_user_attr("value/0", 0.7)
+    die(killed)
+    assert run_all(study) == ["1"]
+    assert values_of(study) == [0.7, 0.1]
+
+
+def test_the_value_of_a_trial_is_its_mean_over_seeds(tmp_path):
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1", seeds=[0, 1, 2]))
+    assert run_all(study, lambda run: run.number + run.seed) == [
+        "0-seed0", "0-seed1", "0-seed2", "1-seed0", "1-seed1", "1-seed2"]  # fmt: skip
+    assert values_of(study) == [fmean([0, 1, 2]), fmean([1, 2, 3])]
+    first = read_study(study).trials[0]
+    assert (first.values, first.deviation) == ({0: 0, 1: 1, 2: 2}, 1.0)
+
+
+def test_the_seeds_of_a_trial_run_at_the_same_time(tmp_path):
+    plan = make_plan(tmp_path, seeds=[0, 1])
+    study = Study.create(plan)
+    one, two = Study(plan, "one"), Study(plan, "two")
+    first, second = one.next_run(), two.next_run()
+    assert (first.seed, second.seed) == (0, 1)
+    two.complete(second, 0.2)
+    one.complete(first, 0.4)
+    assert values_of(study) == [pytest.approx(0.3)]
+
+
+def test_with_a_pruner_the_seeds_of_a_trial_wait_for_each_other(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1", seeds=[0, 1], pruner="median")
+    Study.create(plan)
+    one, two = Study(plan, "one"), Study(plan, "two")
+    running = [one.next_run(), two.next_run()]
+    assert [run.directory.name for run in running] == ["0-seed0", "1-seed0"]
+    assert two.next_run() is None
+
+
+def test_a_pruned_trial_runs_no_more_seeds(tmp_path):
+    options = {"n_startup_trials": 2}
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.9,0.8,0.1", seeds=[0, 1, 2], pruner="median",
+                                   pruner_options=options))  # fmt: skip
+    names = []
+    while (run := study.next_run()) is not None:
+        names.append(run.directory.name)
+        try:
+            for epoch in (1, 2, 3, 4):
+                study.report(run, [(epoch, learning_rate(run))])
+            study.complete(run, learning_rate(run))
+        except Pruned as reason:
+            study.prune(run, str(reason))
+    assert names[-1] == "2-seed0"
+    assert study.trials[2].state == TrialState.PRUNED
+    assert study.trials[2].user_attrs["reason"] == "median pruner"
+
+
+def test_the_wilcoxon_pruner_compares_seed_by_seed(tmp_path):
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.9,0.1", seeds=[*range(8)], pruner="wilcoxon"))
+    names = run_all(study, lambda run: learning_rate(run) + run.seed / 100)
+    assert names[:8] == [f"0-seed{seed}" for seed in range(8)]
+    assert 2 <= len(names[8:]) < 8
+    assert study.trials[1].state == TrialState.PRUNED
+    assert "clearly worse" in study.trials[1].user_attrs["reason"]
+
+
+def test_a_failed_trial_leaves_the_others_alone_and_is_retried_on_request(tmp_path):
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1"))
+    study.fail(study.next_run(), "the loss became NaN\nmore of it")
+    assert run_all(study) == ["1"]
+    assert study.retry_failed() == 1
+    retried = study.next_run()
+    assert (retried.number, retried.params, retried.directory.name) == (0, {"optimizer.lr": "0.3"}, "0")
+    study.complete(retried, 0.5)
+    trials = read_study(study).trials
+    assert [(trial.number, trial.state, trial.value) for trial in trials] == [(0, "done", 0.5), (1, "done", 0.1)]
+    assert study.retry_failed() == 0
+
+
+def test_the_trial_of_a_dead_worker_fails_with_its_reason(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
+    study = Study.create(plan)
+    runs = [Study(plan, name).next_run() for name in ("one", "two")]
+    assert [run.number for run in runs] == [0, 1]
+    assert study.abandon("two", "killed by SIGKILL\nlast line") == [1]
+    trials = read_study(study).trials
+    assert [trial.state for trial in trials] == ["running", "failed"]
+    assert trials[1].reason == "killed by SIGKILL\nlast line"
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_sampled_values_depend_on_the_trial_s_number_and_not_on_the_worker(tmp_path, method):
+    space = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "model=mnist,lenet5", "data.size=int(interval(8,32))"]
+    sampled = []
+    for workers in (["one"] * 14, ["one", *["two"] * 6, *["three"] * 7]):
+        directory = tmp_path / f"{len(sampled)}"
+        directory.mkdir()
+        plan = make_plan(directory, *space, method=method, count=14)
+        study = Study.create(plan)
+        for name in workers:
+            worker = Study(plan, name)  # as a new process would
+            run = worker.next_run()
+            worker.complete(run, -learning_rate(run))
+        sampled.append([trial.params for trial in study.trials.values()])
+        assert study.next_run() is None
+    assert sampled[0] == sampled[1]
+    assert len({json.dumps(params) for params in sampled[0]}) == 14
+
+
+def test_a_trial_killed_while_it_was_sampled_gets_its_other_values(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=interval(0,1)", "optimizer.eps=interval(0,1)", method="random")
+    study = Study.create(plan)
+    study.optuna.ask({"optimizer.lr": plan.dimensions[0].distribution})  # and here the process is killed
+    run = study.next_run()
+    assert run.number == 0
+    assert set(run.params) == {"optimizer.lr", "optimizer.eps"}
+
+
+def test_values_sampled_before_are_not_run_twice(tmp_path):
+    study = Study.create(make_plan(tmp_path, "model=mnist,lenet5", method="random", count=8))
+    assert len(run_all(study)) == 2
+    assert [trial.state for trial in study.trials.values()] == [TrialState.COMPLETE] * 8
+    assert sum(trial.same_as is not None for trial in read_study(study).trials) == 6
+
+
+def test_a_changed_sweep_is_refused_with_what_changed(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
+    Study.create(plan)
+    Study.create(plan)
+    for changed, message in [
+        (make_plan(tmp_path, "optimizer.lr=0.3,0.2"), "space of optimizer.lr was 0.3,0.1 and is now 0.3,0.2"),
+        (make_plan(tmp_path), "space of optimizer.lr was 0.3,0.1 and is now not set"),
+        (replace(plan, seeds=[0, 1]), "seeds was 0 and is now 0,1"),
+        (replace(plan, metric="val/loss"), "sweep.metric was val/acc and is now val/loss"),
+        (replace(plan, fixed=[*plan.fixed, "trainer.max_epochs=5"]), "trainer.max_epochs was 2 and is now 5"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Study.create(changed)
+
+
+def test_a_search_with_more_trials_goes_on_where_it_ended(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=interval(0,1)", method="random", count=3)
+    assert run_all(Study.create(plan)) == ["0", "1", "2"]
+    assert run_all(Study.create(replace(plan, count=5))) == ["3", "4"]
+
+
+def test_an_incomplete_last_line_of_the_journal_loses_no_trial(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
+    study = Study.create(plan)
+    study.complete(study.next_run(), 0.3)
+    with (tmp_path / JOURNAL).open("ab") as journal:
+        journal.write(b'{"op_code":6,"worker_id":"x')  # a kill, or a full disk
+    assert run_all(Study(plan, "two")) == ["1"]
+    assert values_of(Study.create(plan)) == [0.3, 0.1]
+
+
+def test_a_grid_killed_while_it_was_enqueued_is_completed_once(tmp_path, monkeypatch):
+    plan = make_plan(tmp_path, "optimizer.lr=range(1,9)")
+    enqueue, enqueued = optuna.Study.enqueue_trial, []
+
+    def killed_at_the_fourth(study, params):
+        if len(enqueued) == 3:
+            raise KeyboardInterrupt
+        enqueued.append(params)
+        enqueue(study, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            Study.create(plan)
+    study = Study.create(plan)
+    run_all(study)
+    assert values_of(study) == [*range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("redis://localhost", "redis is not supported"), ("nonsense://x", "nonsense"), ("no/file", "No such file")],
+)
+def test_a_storage_that_cannot_be_opened_is_named(tmp_path, address, message):
+    with pytest.raises(UserError, match=f"sweep.storage.*{message}"):
+        open_storage(address, tmp_path)
+
+
+def test_two_machines_share_a_database_and_leave_each_other_s_trials_alone(tmp_path):
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    studies = []
+    for directory in (tmp_path / "here", tmp_path / "there"):
+        directory.mkdir()
+        studies.append(Study.create(make_plan(directory, "optimizer.lr=0.4,0.3,0.2,0.1", storage=storage)))
+    here, there = studies
+    die(here.next_run())  # only its own machine has what it saved
+    assert run_all(there) == ["1", "2", "3"]
+    assert run_all(here) == ["0"]
+
+
+def test_the_journal_grows_with_the_number_of_trials(tmp_path):
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=range(0,100)"))
+    assert len(run_all(study)) == 100
+    assert len((tmp_path / JOURNAL).read_bytes().splitlines()) < 12 * 100
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [
+        b"no journal\n{}\n",
+        b'{"op_code":0,"worker_id":"x","study_name":"a","directions":[2]}\n',
+        b'{"op_code":99}\n{"op_code":3}\n',
+        b"[" * 100_000 + b"\n",
+        b"\x80\x04cos\nsystem\n(X\x04\x00\x00\x00echotR.\n",
+        b"",
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_by_name(tmp_path, journal):
+    (tmp_path / JOURNAL).write_bytes(journal)
+    with pytest.raises(UserError, match=JOURNAL):
+        read_sweep(tmp_path)

@@ -1,0 +1,75 @@
+"""A worker runs what the study has to run. Here it works in the test's process."""
+
+import shutil
+from statistics import fmean
+
+import pytest
+from helpers.command import figures, results
+from helpers.sweep_plans import make_plan
+
+from smallvision.core.system import STOP
+from smallvision.sweeps.collect import read_runs
+from smallvision.sweeps.study import Study
+from smallvision.sweeps.summary import test_line as line_of_test
+from smallvision.sweeps.worker import INTERRUPTED, run_trials
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Four trials: two that are completed, one that is pruned, and one that cannot be run."""
+    plan = make_plan(tmp_path_factory.mktemp("pruned"), "optimizer.lr=0.01,0.009,1e-9,-1", pruner="median",
+                     pruner_options={"n_startup_trials": 2})  # fmt: skip
+    study = Study.create(plan)
+    assert run_trials(study) == 0
+    return study
+
+
+def test_a_pruned_run_ends_after_its_epoch_and_is_not_tested(pruned):
+    run = results(pruned.plan.directory / "2")
+    assert (run["status"], run["epochs"], run["metrics"]["test/acc"]) == ("pruned", 1, None)
+    assert run["metrics"]["val/acc"] is not None
+    trial = read_runs(pruned).trials[2]
+    assert (trial.state, trial.reason) == ("pruned", "median pruner, after epoch 1")
+    assert trial.curves == {0: {1: run["metrics"]["val/acc"]}}
+    assert figures(pruned.plan.directory / "0")["status"] == "completed"
+
+
+def test_a_trial_that_cannot_be_run_fails_with_its_error_and_ends_no_other(pruned):
+    assert [trial.state for trial in read_runs(pruned).trials] == ["done", "done", "pruned", "failed"]
+    assert read_runs(pruned).trials[3].reason == "optimizer.lr=-1: must be a number above 0"
+
+
+def test_each_epoch_is_reported_to_the_study(pruned):
+    for number in (0, 1):
+        reported = pruned.trials[number].intermediate_values
+        assert reported == read_runs(pruned).trials[number].curves[0]
+        assert len(reported) == 2
+
+
+def test_results_that_a_killed_worker_did_not_store_are_read_and_not_run_again(pruned, tmp_path):
+    for number in (0, 2):  # completed, pruned
+        shutil.copytree(pruned.plan.directory / f"{number}", tmp_path / f"{number}")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/results.json")}
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.01,0.009,1e-9", pruner="median"))
+    run_trials(study)
+    view = read_runs(study)
+    assert [trial.state for trial in view.trials] == ["done", "done", "pruned"]
+    assert view.trials[0].value == read_runs(pruned).trials[0].value
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_seeds_alone_are_repetitions_that_are_tested_like_any_run(tmp_path):
+    study = Study.create(make_plan(tmp_path, seeds=[0, 1]))
+    run_trials(study)
+    accuracies = [results(tmp_path / f"0-seed{seed}")["metrics"]["test/acc"] for seed in (0, 1)]
+    view = read_runs(study)
+    assert view.test == dict(enumerate(accuracies))
+    assert line_of_test(accuracies).startswith(f"test/acc {fmean(accuracies):.4f} (95 % interval ")
+    assert line_of_test(accuracies).endswith("n = 2 seeds")
+
+
+def test_a_worker_that_is_to_stop_begins_no_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(STOP, "signal", "end of the sweep")
+    study = Study.create(make_plan(tmp_path, seeds=[0]))
+    assert run_trials(study) == INTERRUPTED
+    assert not (tmp_path / "0").exists()
