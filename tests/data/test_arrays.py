@@ -10,64 +10,65 @@ import pytest
 import torch
 
 from smallvision.core.errors import UserError
-from smallvision.data import arrays as npz
+from smallvision.data import arrays as module
+from smallvision.data.arrays import arrays
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
-def save(file: Path, **arrays: Any) -> str:
-    """An npz with training images and labels, and whatever else or instead; None leaves a key out."""
-    whole = {"x_train": IMAGES, "y_train": LABELS, **arrays}
-    np.savez(file, **{key: value for key, value in whole.items() if value is not None})
+def save(file: Path, **changes: Any) -> str:
+    """An npz with training images and labels, with ``changes`` added or instead; None leaves a key out."""
+    stored = {"x_train": IMAGES, "y_train": LABELS, **changes}
+    np.savez(file, **{key: value for key, value in stored.items() if value is not None})
     return str(file)
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return tmp_path / "mine.npz"
+    return tmp_path / "own.npz"
 
 
 def test_colour_images_come_out_channels_first(file: Path) -> None:
-    data = npz.arrays(save(file, x_test=IMAGES[:2], y_test=LABELS[:2]))
+    data = arrays(save(file, x_test=IMAGES[:2], y_test=LABELS[:2]))
     assert data.train_images.dtype == torch.uint8
     assert np.array_equal(data.train_images, IMAGES.transpose(0, 3, 1, 2))
     assert np.array_equal(data.test_images, IMAGES[:2].transpose(0, 3, 1, 2))
     assert data.train_labels.tolist() == LABELS.tolist()
-    assert data.name == "mine"
+    assert data.name == "own"
 
 
 def test_grey_images_need_no_channel_dimension(file: Path) -> None:
-    data = npz.arrays(save(file, x_train=IMAGES[..., 0]))
+    data = arrays(save(file, x_train=IMAGES[..., 0]))
     assert data.shape == (1, 5, 4)
     assert np.array_equal(data.train_images[:, 0], IMAGES[..., 0])
 
 
 def test_images_of_one_pixel_are_images(file: Path) -> None:
-    assert npz.arrays(save(file, x_train=IMAGES[:, :1, :1])).shape == (3, 1, 1)
+    assert arrays(save(file, x_train=IMAGES[:, :1, :1])).shape == (3, 1, 1)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "uint32", ">i4"])
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])
 def test_labels_may_be_any_integers_in_a_row_or_a_column(file: Path, dtype: str, shape: tuple[int]) -> None:
-    data = npz.arrays(save(file, y_train=LABELS.astype(dtype).reshape(shape)))
+    data = arrays(save(file, y_train=LABELS.astype(dtype).reshape(shape)))
     assert data.train_labels.dtype == torch.int64
     assert data.train_labels.tolist() == LABELS.tolist()
 
 
-def test_without_test_keys_the_test_set_is_empty(file: Path) -> None:
-    data = npz.arrays(save(file))
+def test_without_test_arrays_the_test_set_is_empty(file: Path) -> None:
+    data = arrays(save(file))
     assert data.test_images.shape == (0, 3, 5, 4)
     assert len(data.test_labels) == 0
 
 
 def test_classes_are_named_by_the_file_or_else_numbered(file: Path) -> None:
-    assert npz.arrays(save(file, classes=np.array(["cat", "dog", "cow"]))).classes == ["cat", "dog", "cow"]
-    assert npz.arrays(save(file)).classes == ["0", "1", "2"]
+    assert arrays(save(file, classes=np.array(["cat", "dog", "cow"]))).classes == ["cat", "dog", "cow"]
+    assert arrays(save(file)).classes == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
-    ("arrays", "words"),
+    ("changes", "message"),
     [
         ({"x_train": None}, "has no x_train"),
         ({"y_train": None}, "has no y_train"),
@@ -86,11 +87,11 @@ def test_classes_are_named_by_the_file_or_else_numbered(file: Path) -> None:
         ({"x_test": IMAGES[:, :2], "y_test": LABELS}, "differ in shape"),
     ],
 )
-def test_what_is_not_of_the_layout_is_refused_with_the_file_and_the_reason(
-    file: Path, arrays: dict[str, Any], words: str
+def test_another_layout_is_refused_with_the_file_and_the_reason(
+    file: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=words) as refused:
-        npz.arrays(save(file, **arrays))
+    with pytest.raises(UserError, match=message) as refused:
+        arrays(save(file, **changes))
     assert str(file) in str(refused.value)
 
 
@@ -108,20 +109,20 @@ class Hostile:
 def test_a_pickled_array_is_refused_and_runs_nothing(file: Path, tmp_path: Path, key: str) -> None:
     mark = tmp_path / "mark"
     save(file, **{key: np.array([Hostile(mark)], dtype=object)})
-    with pytest.raises(UserError, match=r"mine\.npz"):
-        npz.arrays(str(file))
+    with pytest.raises(UserError, match=r"own\.npz"):
+        arrays(str(file))
     assert not mark.exists()
     np.load(file, allow_pickle=True)[key]  # the trap does work
     assert mark.exists()
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
     np.savez_compressed(file, x_train=np.zeros((200, 8, 8), np.uint8), y_train=np.zeros(200, int))
     assert file.stat().st_size < 10_000
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("was unpacked"))
     with pytest.raises(UserError, match="unpacked, more than"):
-        npz.arrays(str(file))
+        arrays(str(file))
 
 
 def test_a_member_that_is_no_array_is_refused(file: Path) -> None:
@@ -129,17 +130,17 @@ def test_a_member_that_is_no_array_is_refused(file: Path) -> None:
         archive.writestr("x_train.npy", b"hello")
         archive.writestr("y_train.npy", b"hello")
     with pytest.raises(UserError, match="x_train is not an array"):
-        npz.arrays(str(file))
+        arrays(str(file))
 
 
-def test_a_header_that_claims_more_than_there_is_memory_is_refused(file: Path) -> None:
+def test_a_header_that_promises_more_than_the_memory_holds_is_refused(file: Path) -> None:
     header = str({"descr": "|u1", "fortran_order": False, "shape": (2**60, 1, 1)})
     member = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("x_train.npy", member)
         archive.writestr("y_train.npy", member)
-    with pytest.raises(UserError, match=r"mine\.npz: truncated, altered or not"):
-        npz.arrays(str(file))
+    with pytest.raises(UserError, match=r"own\.npz: truncated, altered or not"):
+        arrays(str(file))
 
 
 def test_a_file_cut_off_anywhere_is_refused(file: Path) -> None:
@@ -147,8 +148,8 @@ def test_a_file_cut_off_anywhere_is_refused(file: Path) -> None:
     raw = file.read_bytes()
     for length in range(0, len(raw), 7):
         file.write_bytes(raw[:length])
-        with pytest.raises(UserError, match=r"mine\.npz"):
-            npz.arrays(str(file))
+        with pytest.raises(UserError, match=r"own\.npz"):
+            arrays(str(file))
 
 
 def test_a_changed_byte_anywhere_is_refused_or_changes_no_image(file: Path) -> None:
@@ -160,17 +161,17 @@ def test_a_changed_byte_anywhere_is_refused_or_changes_no_image(file: Path) -> N
         changed[position] ^= 0xFF
         file.write_bytes(changed)
         try:  # a zip has bytes that mean nothing, such as the time
-            data = npz.arrays(str(file))
+            data = arrays(str(file))
             assert np.array_equal(data.train_images, IMAGES.transpose(0, 3, 1, 2))
             assert data.train_labels.tolist() == LABELS.tolist()
-        except UserError as refusal:
-            refused += str(file) in str(refusal)
+        except UserError as error:
+            refused += str(file) in str(error)
     assert refused > len(raw) // 2
 
 
 def test_a_missing_file_and_a_file_of_another_kind_are_refused_by_name(file: Path) -> None:
-    with pytest.raises(UserError, match=r"mine\.npz: no such file"):
-        npz.arrays(str(file))
+    with pytest.raises(UserError, match=r"own\.npz: no such file"):
+        arrays(str(file))
     file.write_text("not a zip")
-    with pytest.raises(UserError, match=r"mine\.npz: truncated, altered or not"):
-        npz.arrays(str(file))
+    with pytest.raises(UserError, match=r"own\.npz: truncated, altered or not"):
+        arrays(str(file))

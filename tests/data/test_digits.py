@@ -26,5 +26,5 @@ def test_every_call_gives_the_same_bytes() -> None:
     assert digits().fingerprint == digits().fingerprint
 
 
-def test_the_digits_are_no_stand_in_when_asked_for() -> None:
+def test_digits_asked_for_by_name_are_no_stand_in() -> None:
     assert digits().stand_in_for is None

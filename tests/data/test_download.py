@@ -3,15 +3,15 @@
 import contextlib
 import gzip
 import hashlib
-import json
+import multiprocessing
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ import pytest
 from torchvision import datasets
 
 from smallvision.core.errors import UserError
-from smallvision.data import download
-from smallvision.data import standard as idx
+from smallvision.data import download, standard
 from smallvision.data.download import Offline, download_into
 
 SHAPES = {
@@ -40,12 +39,12 @@ RESOURCES = [(name, hashlib.md5(content).hexdigest()) for name, content in FILES
 
 
 class Server(ThreadingHTTPServer):
-    """Gives ``files``; ``given`` counts how often each was given whole."""
+    """Serves ``files``; ``served`` counts how often each was."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = dict(FILES)
-        self.given: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
 
@@ -65,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content or b"")))
         self.end_headers()
         if body and content is not None:
-            self.server.given[name] += 1
+            self.server.served[name] += 1
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
@@ -98,7 +97,7 @@ def dead_url() -> str:
 
 @pytest.fixture
 def silent_url() -> Iterator[str]:
-    """Where connections are taken and never answered."""
+    """Where connections are accepted and never answered."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -106,13 +105,13 @@ def silent_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def babbling_url() -> Iterator[str]:
-    """Where the answer is not HTTP, as behind some hotels' doors."""
+def gibberish_url() -> Iterator[str]:
+    """Where the answer is not HTTP, as from some hotels' networks."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
 
-        def babble() -> None:
+        def answer() -> None:
             while True:
                 try:
                     connection, _ = listening.accept()
@@ -122,24 +121,24 @@ def babbling_url() -> Iterator[str]:
                     connection.recv(1000)
                     connection.sendall(b"welcome!\r\n\r\n")
 
-        threading.Thread(target=babble, daemon=True).start()
+        threading.Thread(target=answer, daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         with contextlib.suppress(OSError):
             listening.shutdown(socket.SHUT_RDWR)
 
 
 def test_the_four_files_are_downloaded_once_and_found_the_next_time(server: Server, tmp_path: Path) -> None:
-    first = idx.mnist(str(tmp_path / "new" / "folder"))
-    assert server.given == dict.fromkeys(FILES, 1)
+    first = standard.mnist(str(tmp_path / "new" / "folder"))
+    assert server.served == dict.fromkeys(FILES, 1)
     assert first.train_images.shape == (30, 1, 28, 28)
     raw = tmp_path / "new" / "folder" / "MNIST" / "raw"
     assert {file.name: file.read_bytes() for file in raw.iterdir()} == FILES
-    assert idx.mnist(str(tmp_path / "new" / "folder")).fingerprint == first.fingerprint
-    assert server.given == dict.fromkeys(FILES, 1)
+    assert standard.mnist(str(tmp_path / "new" / "folder")).fingerprint == first.fingerprint
+    assert server.served == dict.fromkeys(FILES, 1)
 
 
 def test_a_download_leaves_no_scratch_behind(server: Server, tmp_path: Path) -> None:
-    idx.mnist(str(tmp_path))
+    standard.mnist(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} <= {"MNIST", ".download.lock"}
 
 
@@ -148,14 +147,14 @@ def test_files_that_are_there_already_do_not_keep_the_missing_ones_away(server: 
     raw.mkdir(parents=True)
     name = "train-images-idx3-ubyte.gz"
     (raw / name).write_bytes(FILES[name][:50])
-    assert len(idx.mnist(str(tmp_path)).train_images) == 30
+    assert len(standard.mnist(str(tmp_path)).train_images) == 30
 
 
-def test_a_dead_mirror_does_not_hide_a_living_one(
+def test_a_dead_mirror_does_not_hide_one_that_answers(
     server: Server, dead_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [dead_url, server.url])
-    assert len(idx.mnist(str(tmp_path), offline="error").train_images) == 30
+    assert len(standard.mnist(str(tmp_path), offline="error").train_images) == 30
 
 
 def test_fashion_mnist_asks_its_own_mirror(
@@ -164,59 +163,52 @@ def test_fashion_mnist_asks_its_own_mirror(
     monkeypatch.setattr(datasets.MNIST, "mirrors", [dead_url])
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", [server.url])
     monkeypatch.setattr(datasets.FashionMNIST, "resources", RESOURCES)
-    assert len(idx.fashion_mnist(str(tmp_path), offline="error").train_images) == 30
+    assert len(standard.fashion_mnist(str(tmp_path), offline="error").train_images) == 30
 
 
-LOAD = """
-import json, sys
-from torchvision import datasets
-from smallvision.data import standard as idx
-data_dir, url, resources = json.loads(sys.argv[1])
-datasets.MNIST.mirrors, datasets.MNIST.resources = [url], resources
-print("ready", flush=True)
-sys.stdin.readline()
-print(idx.mnist(data_dir, offline="error").fingerprint)
-"""
+def fingerprint_at_once(data_dir: str, start: Barrier, results: "SimpleQueue[str]") -> None:
+    start.wait(60)
+    results.put(standard.mnist(data_dir, offline="error").fingerprint)
 
 
 def test_two_processes_that_start_at_once_download_once_and_load_the_same(server: Server, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LOAD, json.dumps([str(tmp_path), server.url, RESOURCES])]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(2), context.SimpleQueue()
+    processes = [context.Process(target=fingerprint_at_once, args=(str(tmp_path), start, results)) for _ in range(2)]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
+        process.start()
     for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    prints = [process.communicate(timeout=60)[0] for process in processes]
-    assert prints[0] == prints[1]
-    assert len(prints[0]) == 17
-    assert server.given == dict.fromkeys(FILES, 1)
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    first, second = results.get(), results.get()
+    assert first == second
+    assert len(first) == 16
+    assert server.served == dict.fromkeys(FILES, 1)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_download_is_not_kept_and_a_stand_in_says_why(server: Server, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_download_is_not_kept_and_the_reason_given(server: Server, tmp_path: Path, damage: str) -> None:
     name = "t10k-images-idx3-ubyte.gz"
     content = server.files.pop(name)
     if damage != "missing":
         server.files[name] = content[:-9] if damage == "truncated" else content[:-9] + b"x" + content[-8:]
-    data = idx.mnist(str(tmp_path))
+    data = standard.mnist(str(tmp_path))
     assert data.stand_in_for == "mnist"
     assert "the download failed" in data.source
     assert [path.name for path in tmp_path.rglob("*") if path.name != ".download.lock"] == []
     with pytest.raises(UserError, match=r"data=mnist: not found and not downloaded \(the download failed"):
-        idx.mnist(str(tmp_path), offline="error")
+        standard.mnist(str(tmp_path), offline="error")
 
 
 def test_without_a_network_there_is_a_stand_in_or_a_refusal(
     dead_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [dead_url])
-    data = idx.mnist(str(tmp_path), offline="stand_in")
+    data = standard.mnist(str(tmp_path), offline="stand_in")
     assert (data.name, data.stand_in_for) == ("digits", "mnist")
     assert "no network" in data.source
     with pytest.raises(UserError, match="no network") as refused:
-        idx.mnist(str(tmp_path), offline="error")
+        standard.mnist(str(tmp_path), offline="error")
     assert str(tmp_path) in str(refused.value)
 
 
@@ -233,32 +225,32 @@ def test_a_server_that_never_answers_is_given_up(
 def test_a_server_that_falls_silent_in_the_middle_is_given_up(
     silent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mirror answers the first question and then no more."""
+    """The mirror answers the first request and no other."""
     monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
     monkeypatch.setattr(download, "_probe", lambda urls: None)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [silent_url])
     before = socket.getdefaulttimeout()
-    data = idx.mnist(str(tmp_path))
+    data = standard.mnist(str(tmp_path))
     assert "the download failed" in data.source
     assert socket.getdefaulttimeout() == before
 
 
 def test_an_answer_that_is_not_http_counts_as_no_network(
-    babbling_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gibberish_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [babbling_url])
-    assert "no network" in idx.mnist(str(tmp_path)).source
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [gibberish_url])
+    assert "no network" in standard.mnist(str(tmp_path)).source
     monkeypatch.setattr(download, "_probe", lambda urls: None)
-    assert "the download failed" in idx.mnist(str(tmp_path)).source
+    assert "the download failed" in standard.mnist(str(tmp_path)).source
 
 
-def test_what_another_process_has_completed_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_files_that_another_process_completed_are_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     asked = []
     download_into(tmp_path, [server.url], asked.append, lambda: True)
     assert asked == []
 
 
-def test_files_appear_only_after_all_of_them_came(server: Server, tmp_path: Path) -> None:
+def test_files_appear_only_after_all_of_them_are_downloaded(server: Server, tmp_path: Path) -> None:
     seen = []
 
     def get(scratch: Path) -> None:
@@ -276,4 +268,4 @@ def test_files_appear_only_after_all_of_them_came(server: Server, tmp_path: Path
 def test_a_folder_that_cannot_be_made_is_refused_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"data_dir=.*file/data: cannot be written \(Not a directory\)"):
-        idx.mnist(str(tmp_path / "file" / "data"))
+        standard.mnist(str(tmp_path / "file" / "data"))

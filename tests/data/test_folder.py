@@ -20,22 +20,22 @@ def paint(file: Path, colour: object = 120, mode: str = "L", size: tuple[int, in
 def tree(root: Path, counts: dict[str, int]) -> Path:
     """``counts``: images in each folder; each image has a grey level of its own."""
     level = 0
-    for place, count in counts.items():
+    for folder_name, count in counts.items():
         for number in range(count):
-            paint(root / place / f"{number}.png", level)
+            paint(root / folder_name / f"{number}.png", level)
             level += 1
     return root
 
 
-def read_one(file: Path, **choices: int) -> np.ndarray:
+def read_one(file: Path, **options: int) -> np.ndarray:
     """What ``folder`` makes of that one file: channels x size x size."""
-    data = folder(str(file.parents[2]), **choices)
+    data = folder(str(file.parents[2]), **options)
     return data.train_images[0].numpy()
 
 
 @pytest.fixture
 def one(tmp_path: Path) -> Path:
-    """Where a test puts its only interesting image: the first of the training images."""
+    """The path, without suffix, of the first training image; the test writes it."""
     paint(tmp_path / "train" / "b" / "other.png")
     paint(tmp_path / "test" / "a" / "other.png")
     paint(tmp_path / "test" / "b" / "other.png")
@@ -53,7 +53,7 @@ def test_a_train_and_test_tree_keeps_its_own_split(tmp_path: Path) -> None:
     assert data.test_images[:, 0, 0, 0].tolist() == [5, 6, 7, 8, 9]
 
 
-def test_a_flat_tree_holds_out_a_share_of_each_class(tmp_path: Path) -> None:
+def test_a_flat_tree_holds_out_a_fraction_of_each_class(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 10, "dog": 20})
     data = folder(str(tmp_path), size=4, channels=1, test_share=0.3)
     assert data.test_labels.bincount().tolist() == [3, 6]
@@ -62,18 +62,18 @@ def test_a_flat_tree_holds_out_a_share_of_each_class(tmp_path: Path) -> None:
     assert "30% held out" in data.source
 
 
-def test_the_held_out_images_are_the_same_at_every_run(tmp_path: Path) -> None:
+def test_the_held_out_images_are_the_same_in_every_run(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 9, "dog": 9})
     assert folder(str(tmp_path)).fingerprint == folder(str(tmp_path)).fingerprint
 
 
-def test_a_share_of_zero_holds_nothing_out(tmp_path: Path) -> None:
+def test_a_fraction_of_zero_holds_nothing_out(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
     data = folder(str(tmp_path), test_share=0.0)
     assert (len(data.train_labels), len(data.test_labels)) == (4, 0)
 
 
-def test_a_share_that_leaves_nothing_is_refused_by_its_own_key(tmp_path: Path) -> None:
+def test_a_fraction_that_leaves_nothing_is_refused_by_its_own_key(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
     with pytest.raises(UserError, match=r"data\.test_share=0\.95"):
         folder(str(tmp_path), test_share=0.95)
@@ -94,29 +94,29 @@ def test_every_kind_of_image_comes_to_the_size_and_channels_asked_for(
 ) -> None:
     gradient = Image.linear_gradient("L").resize((7, 3)).convert("RGB")
     gradient.convert(mode.removesuffix("A")).convert(mode).save(file := one.with_suffix(".tif"))
-    picture = read_one(file, size=size, channels=channels)
-    assert picture.dtype == np.uint8
-    assert picture.shape == (channels, size, size)
-    assert picture.max() > 0
+    image = read_one(file, size=size, channels=channels)
+    assert image.dtype == np.uint8
+    assert image.shape == (channels, size, size)
+    assert image.max() > 0
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".gif", ".webp", ".jpg", ".JPEG", ".ppm"])
 def test_a_plain_colour_stays_that_colour_in_every_format(one: Path, suffix: str) -> None:
     file = paint(one.with_suffix(suffix), (200, 100, 50), "RGB", (8, 8))
-    picture = read_one(file, size=4).astype(int)
-    assert np.abs(picture - np.array([200, 100, 50])[:, None, None]).max() <= 6  # jpg and webp lose a little
+    image = read_one(file, size=4).astype(int)
+    assert np.abs(image - np.array([200, 100, 50])[:, None, None]).max() <= 6  # jpg and webp lose a little
 
 
-def test_transparency_is_laid_on_white(one: Path) -> None:
+def test_transparency_becomes_white(one: Path) -> None:
     file = one.with_suffix(".png")
     Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 255]]], dtype=np.uint8)).save(file)
     assert read_one(file, size=2, channels=1)[0, 0].tolist() == [255, 9]
 
 
-def test_a_palettes_transparent_colour_is_laid_on_white(one: Path) -> None:
-    picture = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None).convert("P")
-    picture.putpalette([0, 0, 0, 30, 60, 90])
-    picture.save(file := one.with_suffix(".png"), transparency=0)
+def test_a_palettes_transparent_colour_becomes_white(one: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode=None).convert("P")
+    image.putpalette([0, 0, 0, 30, 60, 90])
+    image.save(file := one.with_suffix(".png"), transparency=0)
     pixels = read_one(file, size=2)[:, 0]
     assert pixels.T.tolist() == [[255, 255, 255], [30, 60, 90]]
 
@@ -137,13 +137,13 @@ def test_floating_point_pixels_are_refused_by_name(one: Path) -> None:
 
 
 @pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
-def test_a_photograph_is_turned_as_the_camera_noted(one: Path, orientation: int, corner: tuple[int, int]) -> None:
+def test_a_photograph_is_rotated_by_its_exif_orientation(one: Path, orientation: int, corner: tuple[int, int]) -> None:
     pixels = np.zeros((2, 2), np.uint8)
     pixels[0, 0] = 255
-    picture = Image.fromarray(pixels)
-    exif = picture.getexif()
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
     exif[0x0112] = orientation
-    picture.save(file := one.with_suffix(".png"), exif=exif)
+    image.save(file := one.with_suffix(".png"), exif=exif)
     seen = read_one(file, size=2, channels=1)[0]
     assert tuple(np.argwhere(seen == 255)[0]) == corner
 
@@ -187,16 +187,16 @@ def test_a_class_that_the_test_set_lacks_keeps_its_number(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("counts", "words"),
+    ("counts", "message"),
     [
         ({"cat": 3}, "at least two; found 1"),
         ({"cat": 0}, "at least two; found 0"),
         ({"train/cat": 1, "train/dog": 1, "test/cat": 0}, "no image files"),
     ],
 )
-def test_too_few_classes_are_refused(tmp_path: Path, counts: dict[str, int], words: str) -> None:
+def test_too_few_classes_are_refused(tmp_path: Path, counts: dict[str, int], message: str) -> None:
     (tmp_path / "test").mkdir() if "test/cat" in counts else None
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         folder(str(tree(tmp_path, counts)))
 
 
@@ -209,7 +209,7 @@ def test_a_missing_folder_and_empty_classes_are_refused_by_name(tmp_path: Path) 
         folder(str(tmp_path))
 
 
-def test_a_tree_with_train_and_val_but_no_test_is_refused_rather_than_taken_for_two_classes(tmp_path):
+def test_a_tree_with_train_and_val_but_no_test_is_refused_rather_than_read_as_two_classes(tmp_path):
     for part in ("train", "val"):
         for name in ("cat", "dog"):
             (tmp_path / part / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The data module: parts, normalisation and loaders of one record."""
+"""The data module: parts, normalisation and loaders of one data set."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,12 +12,12 @@ from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
 
-RECORD = shapes(images=50, test_images=13, size=6, channels=3)
+DATASET = shapes(images=50, test_images=13, size=6, channels=3)
 
 
-def module(record: ImageDataset = RECORD, **choices: Any) -> ImageDataModule:
+def module(dataset: ImageDataset = DATASET, **options: Any) -> ImageDataModule:
     defaults: dict[str, Any] = {"val_size": 10, "batch_size": 8, "eval_batch_size": 7, "seed": 0}
-    return ImageDataModule(record, **{**defaults, **choices})
+    return ImageDataModule(dataset, **{**defaults, **options})
 
 
 def labels_of(batches: Any) -> list[int]:
@@ -32,10 +32,10 @@ def test_the_parts_have_the_sizes_asked_for_and_share_no_image() -> None:
 
 def test_each_loader_gives_its_own_part() -> None:
     data = module()
-    train, val = RECORD.train_labels[data.indices["train"]], RECORD.train_labels[data.indices["val"]]
+    train, val = DATASET.train_labels[data.indices["train"]], DATASET.train_labels[data.indices["val"]]
     assert sorted(labels_of(data.train_dataloader())) == sorted(train.tolist())
     assert labels_of(data.val_dataloader()) == val.tolist()
-    assert labels_of(data.test_dataloader()) == RECORD.test_labels.tolist()
+    assert labels_of(data.test_dataloader()) == DATASET.test_labels.tolist()
 
 
 def test_only_training_is_shuffled_and_augmented() -> None:
@@ -46,47 +46,47 @@ def test_only_training_is_shuffled_and_augmented() -> None:
         assert not loader.shuffle
         assert not loader.augmentation
     images = torch.cat([images for images, _ in data.test_dataloader()])
-    assert torch.equal(images, RECORD.test_images)
+    assert torch.equal(images, DATASET.test_images)
 
 
-def test_training_images_can_come_in_the_order_in_which_they_lie() -> None:
+def test_without_shuffle_training_images_come_in_their_stored_order() -> None:
     loader = module(shuffle=False, flip=True).train_dataloader()
     assert loader.augmentation
-    assert loader.trains
-    labels = RECORD.train_labels[module().indices["train"]].tolist()
+    assert loader.training
+    labels = DATASET.train_labels[module().indices["train"]].tolist()
     assert [labels_of(loader) for _ in range(2)] == [labels, labels]
 
 
-def test_no_validation_part_is_an_empty_loader() -> None:
+def test_an_empty_validation_set_is_an_empty_loader() -> None:
     data = module(val_size=0)
     assert data.sizes["train"] == 50
     assert list(data.val_dataloader()) == []
 
 
-def test_no_test_images_are_an_empty_loader() -> None:
-    bare = replace(RECORD, test_images=RECORD.test_images[:0], test_labels=RECORD.test_labels[:0])
-    assert list(module(bare).test_dataloader()) == []
+def test_an_empty_test_set_is_an_empty_loader() -> None:
+    untested = replace(DATASET, test_images=DATASET.test_images[:0], test_labels=DATASET.test_labels[:0])
+    assert list(module(untested).test_dataloader()) == []
 
 
-def test_drop_last_concerns_training_only() -> None:
+def test_drop_last_applies_to_training_only() -> None:
     data = module(batch_size=32, drop_last=True)
     assert [len(labels) for _, labels in data.train_dataloader()] == [32]
     assert [len(labels) for _, labels in data.val_dataloader()] == [7, 3]
 
 
-def test_a_validation_part_as_large_as_the_data_is_refused() -> None:
+def test_a_validation_set_as_large_as_the_data_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.val_size=50"):
         module(val_size=50)
 
 
-def test_normalisation_is_measured_on_the_training_part_alone() -> None:
+def test_mean_and_deviation_are_measured_on_the_training_part_alone() -> None:
     data = module()
-    pixels = RECORD.train_images[data.indices["train"]].double() / 255
+    pixels = DATASET.train_images[data.indices["train"]].double() / 255
     assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
     assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
 
 
-def test_given_normalisation_is_used_and_one_number_serves_all_channels() -> None:
+def test_a_mean_and_deviation_given_are_used_and_one_number_serves_all_channels() -> None:
     data = module(mean=[0.5], std=[0.1, 0.2, 0.3])
     assert data.mean == [0.5, 0.5, 0.5]
     assert data.std == [0.1, 0.2, 0.3]
@@ -99,30 +99,30 @@ def test_normalisation_for_another_number_of_channels_is_refused(key: str) -> No
 
 
 def test_a_stand_in_gives_at_most_a_tenth_to_validation_and_is_measured_itself() -> None:
-    data = module(replace(RECORD, stand_in_for="cifar10"), val_size=5000, mean=[0.0], std=[1.0])
+    data = module(replace(DATASET, stand_in_for="cifar10"), val_size=5000, mean=[0.0], std=[1.0])
     assert data.sizes["val"] == 5
     assert data.mean == module(val_size=5).mean
 
 
-def test_holes_are_filled_with_the_mean_colour() -> None:
+def test_cutout_fills_with_the_mean_colour() -> None:
     assert module(cutout=2, mean=[0.0, 0.5, 1.0], std=[1.0]).augmentation.fill == (0, 128, 255)
 
 
-def on_processes(data: ImageDataModule, rank: int, world: int) -> ImageDataModule:
+def on_processes(data: ImageDataModule, rank: int, world_size: int) -> ImageDataModule:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world_size)  # type: ignore[assignment]
     return data
 
 
-def test_each_process_takes_its_share_of_every_part() -> None:
+def test_each_process_takes_its_part_of_every_batch() -> None:
     ranks = [on_processes(module(), rank, 2) for rank in range(2)]
     batches = [[len(labels) for _, labels in data.train_dataloader()] for data in ranks]
     assert batches == [[4] * 5, [4] * 5]
     together = [label for data in ranks for label in labels_of(data.test_dataloader())]
-    assert sorted(together) == sorted(RECORD.test_labels.tolist())
+    assert sorted(together) == sorted(DATASET.test_labels.tolist())
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
+def test_a_batch_size_that_the_processes_cannot_divide_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=8: must be a multiple of the 3 processes"):
         on_processes(module(), 0, 3).train_dataloader()
 

@@ -1,4 +1,4 @@
-"""Pictures that are drawn on the spot."""
+"""Generated images."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from smallvision.data.shapes import class_name, shapes
 
 
 @pytest.mark.parametrize(("size", "channels", "classes"), [(28, 1, 10), (32, 3, 10), (1, 1, 2), (9, 4, 100)])
-def test_pictures_have_the_size_channels_and_classes_asked_for(size: int, channels: int, classes: int) -> None:
+def test_images_have_the_size_channels_and_classes_asked_for(size: int, channels: int, classes: int) -> None:
     data = shapes(images=201, test_images=101, size=size, channels=channels, classes=classes)
     assert data.train_images.shape == (201, channels, size, size)
     assert data.test_images.shape == (101, channels, size, size)
@@ -18,7 +18,7 @@ def test_pictures_have_the_size_channels_and_classes_asked_for(size: int, channe
         assert counts.max() - counts.min() <= 1
 
 
-def test_the_same_arguments_give_the_same_bytes_whatever_torch_drew_before() -> None:
+def test_the_same_arguments_give_the_same_bytes_whatever_torch_generated_before() -> None:
     first = shapes(images=50, test_images=20)
     torch.rand(3)
     assert shapes(images=50, test_images=20).fingerprint == first.fingerprint
@@ -30,25 +30,25 @@ def test_another_argument_gives_other_bytes(change: dict[str, float]) -> None:
     assert shapes(**{"images": 50, "test_images": 20, **change}).fingerprint != first.fingerprint
 
 
-def test_drawing_leaves_torchs_own_generator_alone() -> None:
+def test_torchs_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     shapes(images=20, test_images=10)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_and_test_pictures_differ() -> None:
+def test_training_and_test_images_differ() -> None:
     data = shapes(images=64, test_images=64)
     train = {image.numpy().tobytes() for image in data.train_images}
     assert not train & {image.numpy().tobytes() for image in data.test_images}
 
 
-def test_there_need_be_no_test_pictures_nor_one_for_every_class() -> None:
+def test_no_test_images_and_fewer_images_than_classes_are_allowed() -> None:
     data = shapes(images=3, test_images=0, classes=10)
     assert len(data.train_labels) == 3
     assert len(data.test_labels) == 0
 
 
-def test_plain_pictures_show_less_noise_than_difficult_ones() -> None:
+def test_images_of_difficulty_0_have_less_noise_than_of_difficulty_1() -> None:
     """The grain: how far pixels differ from their neighbours."""
     grain = {}
     for difficulty in (0.0, 1.0):
@@ -57,7 +57,7 @@ def test_plain_pictures_show_less_noise_than_difficult_ones() -> None:
     assert grain[0.0] * 3 < grain[1.0]
 
 
-def test_plain_pictures_can_be_told_apart_by_their_mean_picture() -> None:
+def test_the_classes_of_easy_images_can_be_recognised_by_their_mean_image() -> None:
     data = shapes(images=1000, test_images=200, size=16, difficulty=0.0)
     train, test = data.train_images.flatten(1).float(), data.test_images.flatten(1).float()
     train, test = train - train.mean(1, keepdim=True), test - test.mean(1, keepdim=True)

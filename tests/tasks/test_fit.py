@@ -58,7 +58,7 @@ def test_the_screen_is_tidy_in_a_log(finished):
     assert process.stderr == ""
     assert "\r" not in process.stdout
     assert "\x1b" not in process.stdout
-    for word in ("shapes, drawn here", "640 train, 60 val, 200 test", "6,930 parameters", "cpu", "run"):
+    for word in ("shapes, generated", "640 train, 60 val, 200 test", "6,930 parameters", "cpu", "run"):
         assert word in process.stdout
     for boilerplate in ("GPU available", "Lightning", "lightning", "Warning", "warn", "💡"):
         assert boilerplate not in process.stdout

@@ -1,8 +1,7 @@
-"""npz files in the Keras layout: `x_train`, `y_train` and, where there is a test set, `x_test`, `y_test`."""
+"""`data=arrays`: npz files in the Keras layout, `x_train`, `y_train` and optionally `x_test`, `y_test`."""
 
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,10 @@ from torch import Tensor
 from smallvision.core.errors import UserError
 from smallvision.data.dataset import ImageDataset
 
-KEYS = {
-    "train_images": "x_train",
-    "train_labels": "y_train",
-    "test_images": "x_test",
-    "test_labels": "y_test",
-}
-# Unpacked. A small file can hold, or claim, anything; images pack to a twentieth at best.
+KEYS = {"train_images": "x_train", "train_labels": "y_train", "test_images": "x_test", "test_labels": "y_test"}
+# Of the unpacked arrays, against zip bombs: no photographs or drawings compress to a hundredth.
 MAX_BYTES, MAX_RATIO, ANY_RATIO_BELOW = 16 * 2**30, 100, 2**30
-MAX_CLASSES = 100_000  # a label is a number, and every number below it a class
+MAX_CLASSES = 100_000  # the largest label decides the number of classes
 # What zipfile and numpy raise over damaged files: RuntimeError where a flag says encrypted or a method is
 # unknown, MemoryError where a header claims more than there is.
 UNREADABLE = (
@@ -29,19 +23,41 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """``parts``: the four arrays of an ImageData by name; ``classes``: their names, if the file has them."""
+def arrays(path: str) -> ImageDataset:
+    """The images of the npz file ``path``.
 
-    parts: dict[str, Tensor]
-    classes: list[str] | None
-
-
-def read(file: Path) -> Arrays:
-    """Read N x H x W or N x H x W x C uint8 images and integer labels.
-
-    Nothing is unpickled. Raises UserError, naming the file, where it is missing, damaged or of another form.
+    Its array of strings ``classes``, where it has one, names the classes; otherwise they are numbered.
     """
+    file = Path(path).expanduser()
+    found, classes = read_npz(file)
+    labels = torch.cat([found["train_labels"], found["test_labels"]])
+    count = int(labels.max()) + 1 if len(labels) else 0
+    if count > MAX_CLASSES:
+        raise UserError(f"{file}: labels up to {count - 1}; {MAX_CLASSES:,} classes are allowed")
+    return ImageDataset.from_arrays(found, file.stem, str(file), classes or [str(index) for index in range(count)])
+
+
+def read_npz(file: Path) -> tuple[dict[str, Tensor], list[str] | None]:
+    """The four arrays by their names in ImageDataset, and the class names where the file has them.
+
+    Images may be N x H x W or N x H x W x C, uint8; labels any integers. Nothing is unpickled. Raises
+    UserError, naming the file, where it is missing, damaged or has another layout.
+    """
+    stored = _load(file)
+    found = {}
+    for name, key in KEYS.items():
+        if key in stored:
+            convert = _labels if name.endswith("labels") else _images
+            found[name] = convert(f"{file}, {key}", stored[key])
+    if ("test_images" in found) != ("test_labels" in found):
+        raise UserError(f"{file}: x_test and y_test go together")
+    if "test_images" not in found:
+        found["test_images"], found["test_labels"] = found["train_images"][:0], found["train_labels"][:0]
+    classes = [str(name) for name in stored["classes"].reshape(-1)] if "classes" in stored else None
+    return found, classes
+
+
+def _load(file: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     try:
@@ -55,41 +71,13 @@ def read(file: Path) -> Arrays:
             missing = [key for key in ("x_train", "y_train") if key not in archive]
             if missing:
                 raise UserError(f"{file}: has no {missing[0]}; the keys are x_train, y_train, x_test, y_test")
-            found = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
-        for key, array in found.items():
-            if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
+            stored = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
+        for key, array in stored.items():
+            if not isinstance(array, np.ndarray):  # numpy returns members that are not arrays as bytes
                 raise ValueError(f"{key} is not an array")
     except UNREADABLE as error:
         raise UserError(f"{file}: truncated, altered or not an npz of plain arrays ({error})") from None
-
-    parts = {}
-    for part, key in KEYS.items():
-        if key not in found:
-            continue
-        read_one = _labels if part.endswith("labels") else _images
-        parts[part] = read_one(f"{file}, {key}", found[key])
-    if ("test_images" in parts) != ("test_labels" in parts):
-        raise UserError(f"{file}: x_test and y_test go together")
-    if "test_images" not in parts:
-        parts["test_images"] = parts["train_images"][:0]
-        parts["test_labels"] = parts["train_labels"][:0]
-    classes = [str(name) for name in found["classes"].reshape(-1)] if "classes" in found else None
-    return Arrays(parts, classes)
-
-
-def arrays(path: str) -> ImageDataset:
-    """`data=arrays data.path=FILE.npz`: anybody's images in that layout.
-
-    ``classes`` in the file, an array of strings, names the classes; else they are called by number.
-    """
-    file = Path(path).expanduser()
-    read_arrays = read(file)
-    labels = torch.cat([read_arrays.parts["train_labels"], read_arrays.parts["test_labels"]])
-    count = int(labels.max()) + 1 if len(labels) else 0
-    if count > MAX_CLASSES:
-        raise UserError(f"{file}: labels up to {count - 1}; {MAX_CLASSES:,} classes are allowed")
-    classes = read_arrays.classes or [str(index) for index in range(count)]
-    return ImageDataset.of(read_arrays.parts, file.stem, str(file), classes)
+    return stored
 
 
 def _images(where: str, array: np.ndarray[Any, Any]) -> Tensor:
@@ -101,7 +89,7 @@ def _images(where: str, array: np.ndarray[Any, Any]) -> Tensor:
         array = array[..., None]
     if array.shape[3] not in (1, 2, 3, 4):
         raise UserError(f"{where}: the last dimension must be 1 to 4 channels, the shape is {array.shape}")
-    # As it lies, channels last: a copy in another order would double the memory for nothing.
+    # A view, channels last in memory: a contiguous copy would double the memory for nothing.
     return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The plain record that every source ends as."""
+"""A data set in memory: its images and labels, what identifies it, how it is split and normalised."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,26 +12,20 @@ from torch import Tensor
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
 
-CHUNK = 4096  # entries copied at a time
-PARTS = ("train_images", "train_labels", "test_images", "test_labels")
-
-
-def digest(array: Tensor) -> str:
-    """SHA-256 of the array's bytes in the order of its dimensions, however it lies in memory."""
-    whole = hashlib.sha256()
-    for chunk in array.split(CHUNK):
-        whole.update(np.ascontiguousarray(chunk.numpy()).data)
-    return whole.hexdigest()
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+CHUNK = 4096  # images copied at a time
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images and labels as they are, before any split.
+    """Images and labels as they were read, before any split.
 
-    ``train_images`` and ``test_images`` are uint8, N x C x H x W; the labels int64, N, in
-    ``range(len(classes))``. ``test_images`` may be empty where a user's data has no test set.
-    ``source`` says in words where the bytes came from; ``stand_in_for`` names the data set that was asked
-    for when this is not it; ``remark`` says anything else that a figure must be read with.
+    ``train_images`` and ``test_images`` are uint8, N x C x H x W; the labels are int64, N, in
+    ``range(len(classes))``. The test set may be empty. ``source``: where the bytes came from, for people to
+    read. ``stand_in_for``: the data set that was asked for, where this one replaces it. ``remark``: what else
+    one must know to read the results. ``digests``: SHA-256 of arrays that were hashed already.
+
+    Raises UserError, naming ``source``, where the arrays do not fit together.
     """
 
     name: str
@@ -63,37 +57,47 @@ class ImageDataset:
             raise UserError(f"{self.source}: training and test images differ in shape")
 
     @classmethod
-    def of(cls, parts: dict[str, Tensor], name: str, source: str, classes: list[str], **said: Any) -> "ImageDataset":
-        """From the four arrays by name."""
-        arrays: Any = {part: parts[part] for part in PARTS}
-        return cls(name, source, classes, **arrays, **said)
+    def from_arrays(
+        cls, arrays: dict[str, Tensor], name: str, source: str, classes: list[str], **details: Any
+    ) -> "ImageDataset":
+        """``arrays``: the four arrays by the names in ARRAYS; ``details``: any of the optional fields."""
+        four: Any = {key: arrays[key] for key in ARRAYS}
+        return cls(name, source, classes, **four, **details)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one image."""
+        """Channels, height and width of one image."""
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """What checkpoints and results.json say of the data."""
+        """What checkpoints and results.json record about the data."""
         names = ("name", "source", "fingerprint", "stand_in_for", "remark")
         return {name: getattr(self, name) for name in names}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when any pixel, label or class name does."""
-        whole = hashlib.sha256("\n".join(self.classes).encode())
-        for part in PARTS:
-            whole.update((self.digests.get(part) or digest(getattr(self, part))).encode())
-        return whole.hexdigest()[:16]
+        """Sixteen hex digits that change with any pixel, label or class name."""
+        total = hashlib.sha256("\n".join(self.classes).encode())
+        for key in ARRAYS:
+            total.update((self.digests.get(key) or digest(getattr(self, key))).encode())
+        return total.hexdigest()[:16]
+
+
+def digest(array: Tensor) -> str:
+    """SHA-256 of the array's bytes in the order of its dimensions, whatever its memory layout."""
+    total = hashlib.sha256()
+    for chunk in array.split(CHUNK):
+        total.update(np.ascontiguousarray(chunk.numpy()).data)
+    return total.hexdigest()
 
 
 def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (train, validation), both sorted, of a split that keeps each class's share.
+    """Sorted indices (train, validation) of a random split with the same class proportions in both.
 
-    ``labels``: int64, N. Validation gets exactly ``size`` images; a class's share is its fraction of
-    ``size``, the fractions rounded by largest remainder. The draw is keyed by (seed, "split").
+    ``labels``: int64, N. Validation gets exactly ``size`` images; each class's number is rounded by largest
+    remainder. The stream is (seed, "split").
 
     Raises UserError where ``size`` would leave nothing to train on.
     """
@@ -104,29 +108,26 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
         )
     counts = torch.bincount(labels)
     exact = counts.double() * size / total
-    share = exact.floor().long()
-    by_remainder = torch.argsort(exact - share, descending=True, stable=True)
-    share[by_remainder[: size - int(share.sum())]] += 1
+    held_out = exact.floor().long()
+    by_remainder = torch.argsort(exact - held_out, descending=True, stable=True)
+    held_out[by_remainder[: size - int(held_out.sum())]] += 1
 
     shuffled = torch.randperm(total, generator=stream(seed, "split"))
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    first = torch.cumsum(counts, 0) - counts
-    rank = torch.arange(total) - torch.repeat_interleave(first, counts)
-    held_out = rank < torch.repeat_interleave(share, counts)
-    return by_class[~held_out].sort().values, by_class[held_out].sort().values
-
-
-STATISTICS_CHUNK = 4096
+    first_of_class = torch.cumsum(counts, 0) - counts
+    rank_in_class = torch.arange(total) - torch.repeat_interleave(first_of_class, counts)
+    is_validation = rank_in_class < torch.repeat_interleave(held_out, counts)
+    return by_class[~is_validation].sort().values, by_class[is_validation].sort().values
 
 
 def mean_and_std(images: Tensor) -> tuple[list[float], list[float]]:
     """Per channel over all pixels of ``images`` (uint8, N x C x H x W), as fractions of 255.
 
-    A channel without any variation gets a standard deviation of 1.
+    A constant channel gets a standard deviation of 1.
     """
     total = torch.zeros(images.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for chunk in images.split(STATISTICS_CHUNK):
+    for chunk in images.split(CHUNK):
         pixels = chunk.transpose(0, 1).flatten(1).float()
         total += pixels.sum(1, dtype=torch.float64)
         squares += pixels.square().sum(1, dtype=torch.float64)

@@ -5,13 +5,13 @@ from torch.nn import functional as F
 
 from smallvision.data.dataset import ImageDataset
 
-TEST_IMAGES = 360  # the last fifth; scikit-learn keeps the writers in order, so these are other writers
+TEST_IMAGES = 360  # the last fifth: by other writers, as scikit-learn keeps them in order
 
 
 def digits() -> ImageDataset:
-    """1,797 handwritten digits (8 x 8, 17 grey levels) brought to 1 x 28 x 28.
+    """1,797 handwritten digits (8 x 8, 17 grey levels) at 1 x 28 x 28.
 
-    The strokes are enlarged to 20 x 20 and centred, as MNIST's are. Source: E. Alpaydin and C. Kaynak,
+    The strokes are enlarged to 20 x 20 and centered, as MNIST's are. Source: E. Alpaydin and C. Kaynak,
     Optical Recognition of Handwritten Digits (UCI, 1998), as bundled with scikit-learn.
     """
     from sklearn.datasets import load_digits  # slow to import, and only this source needs it

@@ -1,4 +1,4 @@
-"""Downloads: once, whole, and over within seconds where there is no network."""
+"""Downloads: once, complete or not at all, and given up within seconds where there is no network."""
 
 import errno
 import http.client
@@ -23,18 +23,19 @@ STALL_SECONDS = 15.0
 
 
 class Offline(Exception):
-    """The files could not be had; the message says why in a few words."""
+    """The files could not be downloaded; the message gives the reason briefly."""
 
 
-def download_into(folder: Path, urls: Sequence[str], get: Callable[[Path], None], complete: Callable[[], bool]) -> None:
-    """Fill ``folder`` by ``get(scratch)`` unless ``complete()``; files appear in it only when whole.
+def download_into(
+    folder: Path, urls: Sequence[str], get: Callable[[Path], None], complete: Callable[[], object]
+) -> None:
+    """Fill ``folder`` by ``get(scratch)`` unless ``complete()``; files appear in it only when complete.
 
-    ``get`` downloads into a scratch folder (and checks what it got); its tree is then moved into
-    ``folder`` file by file, each in one rename. A lock lets one process download while others wait, and
-    those find the files there. ``urls``, the mirrors, are asked first, so that a dead network costs
-    seconds.
+    ``get`` downloads and checks the files in a scratch folder, from which each is then renamed into ``folder``.
+    One process downloads, under a lock, while others wait and then find the files. ``urls``, the mirrors, are
+    probed first, so that a dead network costs seconds.
 
-    Raises Offline where the network does not give the files, UserError where ``folder`` cannot be written.
+    Raises Offline where the files cannot be downloaded, UserError where ``folder`` cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ def download_into(folder: Path, urls: Sequence[str], get: Callable[[Path], None]
         with FileLock(folder / ".download.lock"):
             if complete():
                 return
-            with _no_endless_stall():
+            with _stall_timeout():
                 get(scratch)
             for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
                 target = folder / file.relative_to(scratch)
@@ -61,10 +62,10 @@ def download_into(folder: Path, urls: Sequence[str], get: Callable[[Path], None]
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise UserError(f"data_dir={folder}: {error.strerror}; use data_dir=FOLDER with room") from None
-        raise Offline(f"the download failed: {_words(error)}") from None
-    # What torchvision's downloads raise; HTTPException: what answers speaks no HTTP, or breaks off.
+        raise Offline(f"the download failed: {_reason(error)}") from None
+    # What torchvision's downloads raise; HTTPException: the answer is not HTTP, or is cut off.
     except (RuntimeError, EOFError, http.client.HTTPException) as error:
-        raise Offline(f"the download failed: {_words(error)}") from None
+        raise Offline(f"the download failed: {_reason(error)}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -72,37 +73,38 @@ def download_into(folder: Path, urls: Sequence[str], get: Callable[[Path], None]
 def _probe(urls: Sequence[str]) -> None:
     """Raise Offline unless something answers at one of ``urls``, through the user's proxy if there is one.
 
-    In threads of their own: looking up a host's name knows no time limit.
+    In threads, because looking up a host's name has no timeout.
     """
     outcomes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def ask(url: str) -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-        except urllib.error.HTTPError:
-            outcomes.put(None)  # it answers
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            outcomes.put(_words(error))
-        else:
-            outcomes.put(None)
-
     for url in urls:
-        threading.Thread(target=ask, args=(url,), daemon=True).start()
-    until = time.monotonic() + PROBE_SECONDS
-    said: str | None = None
+        threading.Thread(target=_request_head, args=(url, outcomes), daemon=True).start()
+    deadline = time.monotonic() + PROBE_SECONDS
+    failure: str | None = None
     for _ in urls:
         try:
-            said = outcomes.get(timeout=max(0.0, until - time.monotonic()))
+            failure = outcomes.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
-        if said is None:
+        if failure is None:
             return
-    raise Offline(f"no network: {said}" if said else f"no answer within {PROBE_SECONDS:g} s")
+    raise Offline(f"no network: {failure}" if failure else f"no answer within {PROBE_SECONDS:g} s")
+
+
+def _request_head(url: str, outcomes: "queue.SimpleQueue[str | None]") -> None:
+    """Put None where anything answers at ``url``, else the reason why not."""
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        outcomes.put(None)  # an error is an answer
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        outcomes.put(_reason(error))
+    else:
+        outcomes.put(None)
 
 
 @contextmanager
-def _no_endless_stall() -> Iterator[None]:
+def _stall_timeout() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)
     try:
@@ -111,7 +113,7 @@ def _no_endless_stall() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _words(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or error
     text = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
     return text.strip().splitlines()[0]

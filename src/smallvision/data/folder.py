@@ -1,6 +1,7 @@
 """`data=folder`: a tree of image files, one folder per class."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,23 @@ from smallvision.data.preprocess import stretch
 
 
 def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageDataset:
-    """Every image of ``path`` as ``channels`` x ``size`` x ``size``, squeezed to a square.
+    """Every image below ``path``, stretched to ``channels`` x ``size`` x ``size``; transparency becomes white.
 
-    ``path/train/CLASS/*`` and ``path/test/CLASS/*`` where there is such a split, else ``path/CLASS/*``,
-    of which ``test_share`` (a fraction) becomes the test set, class by class, the same images at every
-    run. Classes are the folders' names in order. Raises UserError, naming the file or folder.
+    ``path/train/CLASS/*`` and ``path/test/CLASS/*`` where both exist, else ``path/CLASS/*``, of which the
+    fraction ``test_share`` becomes the test set, stratified, the same images in every run. Classes are the
+    folders' names, sorted. Raises UserError, naming the file or folder.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={path}: no such folder")
     split = (root / "train").is_dir() and (root / "test").is_dir()
-    classes = _subfolders(root / "train" if split else root)
+    train_root = root / "train" if split else root
+    classes = _subfolders(train_root)
     if "train" in classes and set(classes) <= {"train", "val", "valid", "validation"}:
         raise UserError(f"{root}: has train but no test; name the folder of test images {root / 'test'}")
     if len(classes) < 2:
         raise UserError(f"{root}: needs a folder per class, at least two; found {len(classes)}")
-    images, labels = _read(root / "train" if split else root, classes, size, channels)
+    images, labels = _read(train_root, classes, size, channels)
     if split:
         extra = set(_subfolders(root / "test")) - set(classes)
         if extra:
@@ -55,25 +57,25 @@ def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2
 
 
 def _subfolders(root: Path) -> list[str]:
-    return sorted(e.name for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Tensor, Tensor]:
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        here = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
-        files += here
-        labels += [label] * len(here)
+        of_class = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        files += of_class
+        labels += [label] * len(of_class)
     if not files:
         raise UserError(f"{root}: no image files in its class folders")
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        pictures = list(pool.map(lambda file: _decode(file, size, channels), files))
-    return torch.from_numpy(np.stack(pictures)), torch.tensor(labels)
+        images = list(pool.map(partial(_decode, size=size, channels=channels), files))
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
 
 
 def _decode(file: Path, size: int, channels: int) -> np.ndarray[Any, Any]:
-    """uint8, channels x size x size; turned as the camera's note says, transparency on white."""
-    with open_image(file, str(file)) as picture:
-        plain = stretch(flatten_alpha(picture), channels, (size, size))
-    return np.asarray(plain, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+    """uint8, channels x size x size."""
+    with open_image(file, str(file)) as image:
+        stretched = stretch(flatten_alpha(image), channels, (size, size))
+    return np.asarray(stretched, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)

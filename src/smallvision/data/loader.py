@@ -1,4 +1,4 @@
-"""Batches by index from arrays that lie on the training device; no workers, no per-image Python."""
+"""Batches by index from images that lie on the training device: no workers, no per-image Python."""
 
 from collections.abc import Iterator
 
@@ -14,18 +14,16 @@ Batch = tuple[Tensor, Tensor]
 class BatchLoader:
     """An epoch of batches ``(images uint8 N x C x H x W, labels int64 N)``.
 
-    ``indices`` chooses the images, in order. With ``shuffle`` another order is drawn for each epoch from
-    (seed, "order", epoch); each batch's augmentation is drawn from (seed, "augmentation", epoch, batch):
-    batch k of epoch e is the same whether the run came there from the start or from a checkpoint, and on
-    however many processes.
+    ``indices`` selects the images, in order. With ``shuffle`` each epoch has an order of its own, from the
+    stream (seed, "order", epoch); each batch is augmented from the stream (seed, "augmentation", epoch, batch).
+    So batch k of epoch e is the same in a run from the start, in a resumed one, and on any number of processes.
 
-    ``batch_size`` counts the images of one optimizer step over all processes. Process ``rank`` of
-    ``world`` takes every ``world``-th image of each batch, so the processes together see just what one
-    would. In training (``trains``, which ``shuffle`` implies) the processes' parts are equal: what a last
-    batch has beyond a multiple of ``world`` is left out.
+    ``batch_size`` counts the images of one optimizer step over all processes; process ``rank`` of
+    ``world_size`` takes every ``world_size``-th image of each batch. In ``training``, which ``shuffle``
+    implies, every process gets as many: the remainder of the last batch is dropped.
 
-    The position (``epoch``, ``batch``: the next batch to be given) is the loader's whole state; only training
-    goes on from where it was.
+    The state is the position of the next batch, ``epoch`` and ``batch``. Only a training loader goes on from
+    there; any other starts at its first batch.
     """
 
     def __init__(
@@ -36,49 +34,45 @@ class BatchLoader:
         *,
         batch_size: int,
         seed: int = 0,
-        trains: bool = False,
+        training: bool = False,
         shuffle: bool = False,
         drop_last: bool = False,
         augmentation: Augmentation | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.images, self.labels, self.indices = images, labels, indices
         self.batch_size, self.seed = batch_size, seed
-        self.trains, self.shuffle, self.augmentation = trains or shuffle, shuffle, augmentation
-        self.rank, self.world = rank, world
+        self.training, self.shuffle, self.augmentation = training or shuffle, shuffle, augmentation
+        self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
         self.epoch = self.batch = 0
-        # By the image: with half an epoch's number added it changes sides at every epoch.
         if augmentation and augmentation.flip == "alternating":
+            # One uniform an image; adding 1/2 in every other epoch takes it to the other side of 1/2.
             self.flips = torch.rand(len(images), generator=stream(seed, "flip")).to(self.device)
         last = len(indices) % batch_size
-        short = last > 0 and (drop_last or (self.trains and last < world))
-        self.batches = len(indices) // batch_size + (last > 0 and not short)
+        dropped = drop_last or (self.training and last < world_size)
+        self.batches = len(indices) // batch_size + (last > 0 and not dropped)
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
+        """Batches in an epoch."""
         return self.batches
 
     @property
     def sizes(self) -> list[int]:
-        """Images in a training batch of this process: one number, or two where the last batch is smaller."""
+        """The sizes of this process's training batches: one, or two where the last batch is smaller."""
         last = len(self.indices) - (self.batches - 1) * self.batch_size
-        return sorted({min(count, self.batch_size) // self.world for count in (self.batch_size, last)})
+        return sorted({min(count, self.batch_size) // self.world_size for count in (self.batch_size, last)})
 
     def __iter__(self) -> Iterator[Batch]:
-        """From the present position to the end of the epoch; the position then starts the next.
-
-        Where it does not train, every iteration starts at the first batch.
-        """
-        if not self.trains:
+        """From the current position to the end of the epoch; the position is then the start of the next."""
+        if not self.training:
             self.batch = 0
         order = self._order()
         while self.batch < self.batches:
             start = self.batch * self.batch_size
-            chosen = order[start : start + self.batch_size]
-            batch = self._gather(chosen, self.batch)
+            batch = self._gather(order[start : start + self.batch_size])
             self.batch += 1
             yield batch
         self.epoch, self.batch = self.epoch + 1, 0
@@ -96,22 +90,23 @@ class BatchLoader:
     def _order(self) -> Tensor:
         order = self.indices
         if self.shuffle:
-            # Drawn on the CPU, so that every device trains in the same order.
+            # Drawn on the CPU, so that training takes the same order on every device.
             order = order[torch.randperm(len(order), generator=stream(self.seed, "order", self.epoch))]
         return order.to(self.images.device)
 
-    def _gather(self, chosen: Tensor, batch: int) -> Batch:
+    def _gather(self, chosen: Tensor) -> Batch:
+        """This process's part of the images ``chosen`` for the step, augmented and on the device."""
         count = len(chosen)
-        if self.trains:
-            chosen = chosen[: count // self.world * self.world]
-        mine = chosen[self.rank :: self.world]
-        images, labels = self.images[mine], self.labels[mine]
+        if self.training:
+            chosen = chosen[: count // self.world_size * self.world_size]
+        local = chosen[self.rank :: self.world_size]
+        images, labels = self.images[local], self.labels[local]
         if images.device != self.device:
             images, labels = images.to(self.device), labels.to(self.device)
         if self.augmentation:
-            generator = stream(self.seed, "augmentation", self.epoch, batch, device=self.device)
-            draws = self.augmentation.draw(count, generator)[: len(chosen)]
+            generator = stream(self.seed, "augmentation", self.epoch, self.batch, device=self.device)
+            uniforms = self.augmentation.draw(count, generator)[: len(chosen)]
             if self.augmentation.flip == "alternating":
-                draws[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch % 2 / 2) % 1
-            images = self.augmentation(images, draws[self.rank :: self.world])
+                uniforms[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch % 2 / 2) % 1
+            images = self.augmentation(images, uniforms[self.rank :: self.world_size])
         return images, labels

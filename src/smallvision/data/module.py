@@ -1,4 +1,4 @@
-"""The data module: splits a record and hands out loaders on the training device."""
+"""The data module: splits a data set and serves batches on the training device."""
 
 from typing import Any, Literal
 
@@ -15,20 +15,20 @@ Part = Literal["train", "val", "test"]
 
 
 class ImageDataModule(pl.LightningDataModule):
-    """Train, validation and test batches of one :class:`ImageData`.
+    """Training, validation and test batches of one :class:`ImageDataset`, for any LightningModule.
 
-    ``val_size`` images come out of the training images, stratified and keyed by ``seed``; a stand-in,
-    which is smaller than what it stands for, gives at most a tenth. ``mean`` and ``std`` (one number per
-    channel, as fractions of 255) are measured on the training part unless given; given ones belong to
-    the data set that was named, so a stand-in's are measured too.
+    Batches are (images uint8 N x C x H x W, labels int64 N) on the training device; the LightningModule
+    normalises images by ``mean`` and ``std``.
 
-    ``batch_size`` counts the images of a step over all processes. Without ``shuffle`` the training images
-    come in the order in which they lie, each epoch.
+    ``val_size`` training images are held out for validation, stratified, by the stream (seed, "split"). ``mean``
+    and ``std`` (a number per channel, or one for all, as fractions of 255) are measured on the rest unless
+    given. A stand-in gives at most a tenth to validation, as it is smaller than what it replaces, and its own
+    statistics are measured. The other arguments are those of :class:`BatchLoader` and :class:`Augmentation`.
     """
 
     def __init__(
         self,
-        data: ImageDataset,
+        dataset: ImageDataset,
         *,
         val_size: int,
         batch_size: int,
@@ -45,17 +45,14 @@ class ImageDataModule(pl.LightningDataModule):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        self.dataset, self.seed, self.drop_last, self.shuffle = data, seed, drop_last, shuffle
+        self.dataset, self.seed, self.drop_last, self.shuffle = dataset, seed, drop_last, shuffle
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        if data.stand_in_for is not None:
-            val_size = min(val_size, len(data.train_labels) // 10)
+        if dataset.stand_in_for is not None:
+            val_size = min(val_size, len(dataset.train_labels) // 10)
             mean = std = None
-        train, val = stratified_split(data.train_labels, val_size, seed)
-        self.indices: dict[Part, Tensor] = {
-            "train": train,
-            "val": val,
-            "test": torch.arange(len(data.test_labels)),
-        }
+        train, val = stratified_split(dataset.train_labels, val_size, seed)
+        test = torch.arange(len(dataset.test_labels))
+        self.indices: dict[Part, Tensor] = {"train": train, "val": val, "test": test}
         self.mean, self.std = self._normalisation(mean, std)
         fill = tuple(round(255 * value) for value in self.mean)
         self.augmentation = Augmentation(flip, shift, cutout, rotate, scale, fill)
@@ -76,28 +73,23 @@ class ImageDataModule(pl.LightningDataModule):
         return {part: len(indices) for part, indices in self.indices.items()}
 
     def train_dataloader(self) -> BatchLoader:
-        return self.loader(
-            "train",
-            trains=True,
-            shuffle=self.shuffle,
-            drop_last=self.drop_last,
-            augmentation=self.augmentation,
+        return self._loader(
+            "train", training=True, shuffle=self.shuffle, drop_last=self.drop_last, augmentation=self.augmentation
         )
 
     def val_dataloader(self) -> BatchLoader:
-        return self.loader("val")
+        return self._loader("val")
 
     def test_dataloader(self) -> BatchLoader:
-        return self.loader("test")
+        return self._loader("test")
 
-    def loader(self, part: Part, **choices: Any) -> BatchLoader:
-        """A loader of that part, in its own order unless the choices say otherwise."""
-        device, rank, world = torch.device("cpu"), 0, 1
+    def _loader(self, part: Part, **options: Any) -> BatchLoader:
+        device, rank, world_size = torch.device("cpu"), 0, 1
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            rank, world = self.trainer.global_rank, self.trainer.world_size
-        if self.batch_size % world:
-            raise UserError(f"data.batch_size={self.batch_size}: must be a multiple of the {world} processes")
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if self.batch_size % world_size:
+            raise UserError(f"data.batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
         images, labels = self._on(device, "test" if part == "test" else "train")
         return BatchLoader(
             images,
@@ -106,13 +98,13 @@ class ImageDataModule(pl.LightningDataModule):
             batch_size=self.batch_size if part == "train" else self.eval_batch_size,
             seed=self.seed,
             rank=rank,
-            world=world,
+            world_size=world_size,
             device=device,
-            **choices,
+            **options,
         )
 
     def _on(self, device: torch.device, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-        """The whole part on ``device`` where it takes less than half of the memory free there."""
+        """The images and labels, on ``device`` where they take less than half of its free memory."""
         images, labels = getattr(self.dataset, f"{part}_images"), getattr(self.dataset, f"{part}_labels")
         if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
             return images, labels
