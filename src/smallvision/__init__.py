@@ -1,3 +1,3 @@
 """smallvision: Lightning + Hydra experiments on small images."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

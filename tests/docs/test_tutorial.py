@@ -1,7 +1,8 @@
-"""Every command of the tutorial pages runs, in their order, in one folder, on stand-in images."""
+"""Every command of the tutorial runs as it is printed, section by section, on little data and without a network."""
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,48 +11,81 @@ from helpers.forks import train
 
 ROOT = TRAIN.parent
 PAGES = {name: ROOT / "docs" / name for name in ("tutorial.md", "tutorial.ja.md")}
-# Appended where a command would take minutes: the same command, on less.
+FEW_BATCHES = ["trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
+# Appended to a command that holds the word: the same command, on less. Of a key that is typed twice, the latter counts.
 LESS = {
     "task=bench": ["bench.rounds=1", "bench.seconds=0.02"],
-    "-m": ["trainer.limit_train_batches=4", "trainer.limit_val_batches=1"],
-    "experiment=tutorial_cifar10": ["trainer.limit_train_batches=2", "trainer.limit_val_batches=1",
-                                    "trainer.limit_test_batches=1", "data.eval_batch_size=50"],
-    "experiment=tutorial_fashion": ["trainer.limit_train_batches=0.2"],
-}  # fmt: skip
+    "-m": ["report=false"],
+    "sweep.name=seeds": ["seed=1,2"],
+    "sweep.name=rates": ["optimizer.lr=0.01"],
+    "experiment=tutorial_mnist": FEW_BATCHES,
+    "experiment=tutorial_fashion": FEW_BATCHES,
+    "experiment=tutorial_cifar10": [*FEW_BATCHES, "data.eval_batch_size=50"],
+}
+FIRST = ["experiment=tutorial_mnist", "hydra.run.dir=outputs/first"]
+# By section: files that its commands write.
+WRITTEN = {
+    1: ["first/report.html", "first/model.pt", "comparison.html", "adam_slower/results.json"],
+    2: ["cifar10/report.html"],
+    3: ["bench/bench.png"],
+    4: ["fashion/model.pt", "fashion_again/results.json", "fashion_test/results.json"],
+    5: ["accumulated/report.html"],
+    6: ["descent/descent.png", "rates/descent.png", "ravine/descent.png"],
+    7: ["sweeps/seeds/sweep.html"],
+    8: ["sweeps/rates/sweep.html"],
+    9: ["first/results.json"],
+    10: ["first/model.onnx", "first/model_card.md"],
+}
 
 
-def commands(page: Path) -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+def sections(page: str) -> dict[int, list[list[str]]]:
+    """The commands of each numbered section, split as a shell does."""
+    parts = re.split(r"^## (\d+)\. .*$", PAGES[page].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {int(number): commands(text) for number, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def commands(text: str) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     return [shlex.split(line) for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def test_both_pages_have_the_same_commands():
-    english, japanese = (commands(page) for page in PAGES.values())
-    assert len(english) > 15
-    assert english == japanese
+def run(folder: Path, typed: list[str]) -> None:
+    less = [override for word, overrides in LESS.items() if word in typed for override in overrides]
+    ended = train(folder, *typed, *less)
+    assert ended.returncode == 0, (typed, ended.stdout[-2000:], ended.stderr)
+    assert ended.stderr == "", typed
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_what_a_page_names_is_there(name):
-    text = PAGES[name].read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (PAGES[name].parent / target).exists(), target
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the first section, which later ones go on from."""
+    folder = tmp_path_factory.mktemp("first")
+    run(folder, FIRST)
+    return folder / "outputs/first"
 
 
-def test_every_command_does_what_it_says(tmp_path):
-    for words in commands(PAGES["tutorial.md"]):
+def test_both_pages_have_the_same_commands() -> None:
+    assert sections("tutorial.md") == sections("tutorial.ja.md")
+    assert sum(map(len, sections("tutorial.md").values())) > 15
+    assert sections("tutorial.md").keys() == WRITTEN.keys()
+
+
+@pytest.mark.parametrize("section", WRITTEN)
+def test_every_command_of_a_section_runs_and_writes_what_the_section_names(
+    tmp_path: Path, section: int, request: pytest.FixtureRequest
+) -> None:
+    typed = sections("tutorial.md")[section]
+    if section in (9, 10):
+        shutil.copytree(request.getfixturevalue("first"), tmp_path / "outputs/first")
+    for words in typed:
         if words[1:3] == ["-m", "pytest"]:  # a part of this very suite
             assert (ROOT / words[3]).is_file()
             continue
         assert words[:2] == ["python", "train.py"]
-        less = [less for mark, more in LESS.items() if mark in words for less in more]
-        ended = train(tmp_path, *words[2:], *less)  # of a key that is typed twice, the latter counts
-        assert ended.returncode == 0, (words, ended.stdout[-2000:], ended.stderr)
-        assert ended.stderr == "", words
-    for made in (
-        "first/report.html", "first/model.pt", "comparison.html", "adam_slower/results.json",
-        "cifar10/report.html",
-        "bench/bench.png", "fashion_test/results.json", "descent/descent.png", "ravine/descent.png",
-        "sweeps/rates/sweep.html", "first/model.onnx", "first/model_card.md",
-    ):  # fmt: skip
-        assert (tmp_path / "outputs" / made).is_file(), made
+        run(tmp_path, words[2:])
+    for file in WRITTEN[section]:
+        assert (tmp_path / "outputs" / file).is_file(), file
+
+
+def test_the_first_section_starts_with_the_run_that_later_ones_go_on_from() -> None:
+    assert sections("tutorial.md")[1][0] == ["python", "train.py", *FIRST]

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from smallvision import __version__
 from smallvision.core.errors import UserError
 
 PACKAGES = (
@@ -28,7 +29,6 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
     "numpy",
-    "smallvision",
 )
 
 
@@ -153,7 +153,7 @@ def command(*arguments: str) -> str:
 
 def environment(hardware: str) -> dict[str, Any]:
     """What the figures depend on beside the config."""
-    versions = {}
+    versions = {"smallvision": __version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
