@@ -3,18 +3,22 @@
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
+UNSEEN = {"style", "script", "title"}
 
 
 class Outline(HTMLParser):
-    """What a browser takes up: tags that close in order, their attributes, and the words between."""
+    """A page's ``tags`` with their attributes and its visible ``text``, spaces collapsed. Asserts that every tag is
+    closed in order.
+    """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self.feed(text)
+        self._text = ""
+        self.feed(page)
         assert self.open == []
+        self.text = " ".join(self._text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -27,4 +31,5 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        if not UNSEEN & set(self.open):
+            self._text += data

@@ -15,7 +15,7 @@ from scipy import stats
 from smallvision.core.errors import UserError
 from smallvision.reports import comparison_page, statistics
 from smallvision.reports.comparison import compare
-from smallvision.reports.run_view import read
+from smallvision.reports.run_view import RunView
 from smallvision.tasks import report
 
 
@@ -27,7 +27,7 @@ def right(wrong, count=1000):
 
 
 def views(*runs):
-    return [read(run, arrays=False) for run in runs]
+    return [RunView.read(run, arrays=False) for run in runs]
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_configuration(tmp_path):
@@ -66,8 +66,8 @@ def test_the_best_is_the_best_by_validation_whatever_the_test_says(tmp_path):
     ]
     (one,) = compare(views(*made))
     assert one.configurations[0].runs[0].directory.name == "a"
-    assert one.against[0].gap == pytest.approx(-0.5)
-    assert not one.against[0].is_noise
+    assert one.tests[0].difference == pytest.approx(-0.5)
+    assert one.tests[0].significant
 
 
 def test_one_run_each_is_judged_by_mcnemars_test(tmp_path):
@@ -75,11 +75,11 @@ def test_one_run_each_is_judged_by_mcnemars_test(tmp_path):
         a_run(tmp_path / "a", 0.9, right=right(range(10)), configured=config(optimizer__lr=1.0)),
         a_run(tmp_path / "b", 0.8, right=right(range(5, 30))),
     ]
-    (against,) = compare(views(*made))[0].against
-    assert (against.only_best, against.only_other) == (20, 5)
-    assert against.by_images == pytest.approx(stats.binomtest(5, 25).pvalue)
-    assert against.by_seeds is None
-    assert not against.is_noise
+    (test,) = compare(views(*made))[0].tests
+    assert (test.only_best, test.only_other) == (20, 5)
+    assert test.p_images == pytest.approx(stats.binomtest(5, 25).pvalue)
+    assert test.p_seeds is None
+    assert test.significant
 
 
 def test_a_difference_that_seeds_make_as_well_is_noise(tmp_path):
@@ -92,11 +92,11 @@ def test_a_difference_that_seeds_make_as_well_is_noise(tmp_path):
                     configured=config(seed=seed, optimizer__lr=lr),
                 )
             )  # fmt: skip
-    (against,) = compare(views(*made))[0].against
-    assert against.by_images < 0.01
+    (test,) = compare(views(*made))[0].tests
+    assert test.p_images < 0.01
     expected = stats.ttest_ind([0.99, 0.9], [0.985, 0.875], equal_var=False).pvalue
-    assert against.by_seeds == pytest.approx(expected)
-    assert against.is_noise
+    assert test.p_seeds == pytest.approx(expected)
+    assert not test.significant
 
 
 def test_runs_that_were_not_tested_or_on_other_images_are_not_tested_against(tmp_path):
@@ -104,9 +104,9 @@ def test_runs_that_were_not_tested_or_on_other_images_are_not_tested_against(tmp
     other = a_run(tmp_path / "b", 0.8, configured=config(optimizer__lr=2.0))
     short = a_run(tmp_path / "c", 0.7, right=right([], 50), configured=config(optimizer__lr=3.0))
     (other / "report.npz").unlink()
-    assert compare(views(best, other, short))[0].against == []
+    assert compare(views(best, other, short))[0].tests == []
     (best / "report.npz").unlink()
-    assert compare(views(best, short))[0].against == []
+    assert compare(views(best, short))[0].tests == []
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
@@ -150,11 +150,10 @@ def test_the_page_is_whole_and_links_the_runs_own_pages(tmp_path):
     (made[0] / "report.html").write_text("x")
     text = comparison_page.page(compare(views(*made)), tmp_path)
     outline = Outline(text)
-    words = " ".join(outline.words.split())
-    assert "3 runs" in words
-    assert "2 configurations, the best by validation first" in words
-    assert "optimizer.lr" in words
-    assert "(failed)" in words
+    assert "3 runs" in outline.text
+    assert "2 configurations, the best by validation first" in outline.text
+    assert "optimizer.lr" in outline.text
+    assert "(failed)" in outline.text
     assert "script" not in {tag for tag, _ in outline.tags}
     links = [attributes["href"] for tag, attributes in outline.tags if tag == "a"]
     assert links == ["./a%200/report.html"]
@@ -198,7 +197,7 @@ def test_the_table_on_the_screen_has_what_differs(tmp_path):
     for seed in (0, 1):
         a_run(tmp_path / f"a{seed}", 0.8, seed=seed)
     a_run(tmp_path / "b", 0.9, configured=config(optimizer__lr=0.1))
-    (one,) = compare([read(run) for run in sorted(tmp_path.iterdir())])
+    (one,) = compare([RunView.read(run) for run in sorted(tmp_path.iterdir())])
     console = Console(record=True, width=300, file=io.StringIO())
     console.print(report.table(one))
     text = console.export_text()

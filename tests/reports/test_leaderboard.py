@@ -1,4 +1,4 @@
-"""A sweep's trials are ranked, and told to people and programs."""
+"""A sweep's trials in order, for people and for programs."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def sweep(*trials: TrialView, **more: Any) -> SweepView:
 
 
 def order(view: SweepView) -> list[tuple[int | None, int]]:
-    return [(row["rank"], row["trial"]) for row in leaderboard.rows(view)]
+    return [(rank, trial.number) for rank, trial in leaderboard.ranked(view)]
 
 
 def printed(view: SweepView, limit: int | None = None, width: int = 160) -> str:
@@ -64,24 +64,22 @@ def test_trials_without_a_rank_follow_state_by_state_and_by_how_far_they_got() -
     assert order(view) == [(1, 8), *((None, number) for number in (7, 10, 6, 5, 3, 2, 4, 1, 9, 0))]
 
 
-def test_a_row_says_how_sure_its_figure_is() -> None:
-    (row,) = leaderboard.rows(sweep(trial(4, "done", 1.0, 2.0, 3.0, reached=2.5, seconds=7.5)))
+def test_a_trial_has_an_interval_for_its_mean_over_seeds() -> None:
+    one = trial(4, "done", 1.0, 2.0, 3.0, reached=2.5)
     half = 4.302653 / math.sqrt(3)  # Student's t of 2 degrees of freedom
-    assert row["optimizer.lr"] == "0.4"
-    assert (row["mean"], row["std"], row["n"]) == (2.0, 1.0, 3)
-    assert (row["low"], row["high"]) == pytest.approx((2 - half, 2 + half), abs=1e-5)
-    assert (row["best"], row["epochs"], row["seconds"]) == (3.0, 2, 7.5)
+    assert (one.value, one.deviation, one.epochs) == (2.0, 1.0, 2)
+    assert one.interval == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert sweep(one).best_epoch(one) == 3.0
 
 
 @pytest.mark.parametrize("values", [(), (0.5,), (0.5, NAN)])
-def test_too_few_figures_have_no_interval(values: tuple[float, ...]) -> None:
-    (row,) = leaderboard.rows(sweep(trial(0, "done", *values)))
-    assert (row["std"], row["low"], row["high"]) == (None, None, None)
+def test_too_few_values_have_no_interval(values: tuple[float, ...]) -> None:
+    one = trial(0, "done", *values)
+    assert (one.deviation, one.interval, one.half_interval) == (None, None, None)
 
 
-def test_only_the_first_line_of_a_reason_is_told() -> None:
-    (row,) = leaderboard.rows(sweep(trial(0, "failed", reason="\nno memory left\n  at step 3\n")))
-    assert row["reason"] == "no memory left"
+def test_the_short_reason_is_its_first_line() -> None:
+    assert trial(0, "failed", reason="\nno memory left\n  at step 3\n").short_reason == "no memory left"
 
 
 def test_the_csv_can_be_read_back() -> None:
@@ -92,10 +90,11 @@ def test_the_csv_can_be_read_back() -> None:
         "rank", "trial", "state", "val/acc", "std", "n", "low", "high", "optimizer.lr", "seconds", "run",
         "reason",
     ]  # fmt: skip
-    made = leaderboard.rows(view)[0]
-    figures = {name: made[name] for name in ("std", "low", "high", "seconds")}
-    assert {name: float(rows[0][name]) for name in figures} == figures
-    assert float(rows[0]["val/acc"]) == made["mean"]
+    done = view.trials[0]
+    assert done.interval is not None
+    expected = {"val/acc": done.value, "std": done.deviation, "low": done.interval[0], "high": done.interval[1]}
+    assert {name: float(rows[0][name]) for name in expected} == expected
+    assert float(rows[0]["seconds"]) == 2.5
     assert (rows[0]["run"], rows[0]["optimizer.lr"], rows[0]["n"]) == ("outputs/a, b;outputs/c", "0.0", "2")
     assert (rows[1]["rank"], rows[1]["val/acc"], rows[1]["reason"]) == ("", "", 'no "memory", left')
 
@@ -115,7 +114,7 @@ def test_the_table_takes_no_markup_from_values() -> None:
     assert "[red]x[/red]" in printed(sweep(trial(0, params={"optimizer.lr": "[red]x[/red]"})))
 
 
-def test_the_table_says_what_it_leaves_out() -> None:
+def test_the_table_says_how_many_trials_it_leaves_out() -> None:
     text = printed(sweep(*(trial(number, "done", number / 100) for number in range(30))), limit=10)
     assert "0.2900" in text
     assert "0.0500" not in text

@@ -7,28 +7,27 @@ from helpers.command import TINY, results
 from helpers.forks import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from smallvision.reports.run_view import read
+from smallvision.reports.run_view import RunView
 
 
 def test_a_fit_and_a_test_leave_their_page(finished, tmp_path):
     folder, process = finished
     assert "report     run/report.html (" in process.stdout
     text = (folder / "run/report.html").read_text()
-    assert "How it learnt" in text
+    assert "<h2>Training</h2>" in text
     assert text.count("<svg") == 15  # four curves, reliability, a bar for each class
-    view = read(folder / "run")
-    assert view.probabilities.shape == (200, 10)
+    view = RunView.read(folder / "run")
+    assert view.evaluation.probabilities.shape == (200, 10)
     found = results(folder / "run")
-    right = int((view.probabilities.argmax(1) == view.labels).sum())
-    assert right / 200 == pytest.approx(found["metrics"]["test/acc"])
+    assert view.evaluation.correct.mean() == pytest.approx(found["metrics"]["test/acc"])
     assert len(found["seconds"]["epochs"]) == 2
     spent = sum(sum(epoch.values()) for epoch in found["seconds"]["epochs"])
     assert 0 < spent <= found["seconds"]["total"]
     tested = train(tmp_path, "task=test", f"checkpoint={folder}/run/checkpoints/best.ckpt", "hydra.run.dir=t")
     assert tested.returncode == 0, tested.stderr
-    again = read(tmp_path / "t")
-    assert (again.probabilities == view.probabilities).all()
-    assert "How it learnt" not in (tmp_path / "t/report.html").read_text()
+    again = RunView.read(tmp_path / "t")
+    assert (again.evaluation.probabilities == view.evaluation.probabilities).all()
+    assert "<h2>Training</h2>" not in (tmp_path / "t/report.html").read_text()
 
 
 def test_without_a_page_none_is_drawn(tmp_path):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
@@ -103,13 +103,13 @@ class Results:
         run_dir.results(self.to_dict())
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> "Results":
         """The results in that file. Keys of no field are ignored; numbers that are infinite become NaN.
 
         Raises UserError, naming the file, where no run could have written it.
         """
         try:
-            results: Self = _parse(cls, json.loads(path.read_text(encoding="utf-8")))
+            results: Results = _parse(cls, json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
             raise UserError(f"{path}: not a run's results ({type(error).__name__}: {error})") from None
         return results

@@ -1,218 +1,248 @@
-"""Several runs held against each other: what differs, which is better, and is that more than noise?"""
+"""Several runs compared: what differs, which is best, and is that more than chance?"""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
-from smallvision.reports.run_view import RunView, predictions
+from smallvision.core.errors import printable
+from smallvision.core.results import DataResults
+from smallvision.reports.evaluation import Array
+from smallvision.reports.run_view import RunView, flatten, read_arrays
 from smallvision.reports.statistics import holm, mcnemar, paired, t_interval, welch
 
-# Keys that do not make another configuration: places, what is drawn or told, and the seed.
-APART = (
-    "seed",
-    "task",
-    "data_dir",
-    "resume",
-    "report",
-    "checkpoint",
-    "logger",
-    "device.threads",
-    "storage",
-    "runs",
-)
-NOISE = 0.05  # a difference that chance makes oftener is no difference
-MOST_TESTED = 20  # configurations that are held against the best one
+# Keys and sections that do not change what is learnt: places, output, and the seed.
+IGNORED = (
+    "seed", "task", "data_dir", "resume", "report", "checkpoint", "logger", "device.threads", "storage", "runs",
+)  # fmt: skip
+SIGNIFICANT = 0.05  # a difference with a smaller p-value is no chance
+MAX_TESTED = 20  # configurations that are tested against the best one
+COLUMNS = (
+    "run", "status", "data", "stand_in_for", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc", "images/s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in nothing but their seed. ``values``: its config, flat, by full key."""
+    """Runs that differ in nothing but their seed. ``settings``: their config by full keys."""
 
-    values: dict[str, Any]
+    settings: dict[str, Any]
     runs: list[RunView]
 
-    def figures(self, name: str) -> list[float]:
+    def values(self, metric: str) -> list[float]:
         """Of the runs that have it, by seed."""
-        found = [run.metrics[name] for run in self.runs]
+        found = [run.results.metrics[metric] for run in self.runs]
         return [value for value in found if value is not None and math.isfinite(value)]
 
-    def mean(self, name: str) -> float | None:
-        figures = self.figures(name)
-        return fmean(figures) if figures else None
+    def mean(self, metric: str) -> float | None:
+        values = self.values(metric)
+        return fmean(values) if values else None
 
-    def deviation(self, name: str) -> float | None:
-        figures = self.figures(name)
-        return stdev(figures) if len(figures) > 1 else None
+    def deviation(self, metric: str) -> float | None:
+        values = self.values(metric)
+        return stdev(values) if len(values) > 1 else None
 
-    def interval(self, name: str) -> tuple[float, float] | None:
-        return t_interval(self.figures(name))
+    def half_interval(self, metric: str) -> float | None:
+        """Half the 95 % interval of the mean over seeds."""
+        interval = t_interval(self.values(metric))
+        return (interval[1] - interval[0]) / 2 if interval else None
+
+    def setting(self, key: str) -> str:
+        value = self.settings.get(key)
+        if value is None or isinstance(value, bool):
+            return "-" if value is None else str(value).lower()
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, the mean over runs."""
+        known = [run.results.seconds.fit for run in self.runs if run.results.seconds.fit is not None]
+        return fmean(known) if known else None
+
+    @property
+    def failures(self) -> list[str]:
+        """How runs ended that did not complete."""
+        return sorted({run.results.status for run in self.runs} - {"completed"})
 
     @cached_property
     def curve(self) -> dict[int, float]:
-        """The mean of val/acc over the runs that came to each epoch."""
+        """val/acc by epoch, the mean over the runs that came so far."""
         found: dict[int, list[float]] = {}
         for run in self.runs:
-            for row in run.rows:
-                epoch, value = row.get("epoch"), row.get("val/acc")
-                if epoch and value is not None and math.isfinite(value):
-                    found.setdefault(int(epoch), []).append(value)
+            for epoch, value in run.column("val/acc"):
+                found.setdefault(epoch, []).append(value)
         return {epoch: fmean(values) for epoch, values in sorted(found.items())}
 
 
 @dataclass(frozen=True)
-class Against:
-    """The best configuration held against ``other`` on the same test images.
+class SignificanceTest:
+    """The best configuration against ``other``, which has that ``rank``, on the same test images.
 
-    ``gap``: of their test/acc, best minus other; ``only_best``, ``only_other``: images that only the one gets
-    right (means over seeds); ``by_images``, ``by_seeds``: how likely so large a gap is by chance, None where
-    it cannot be said; ``chance``: the larger of the two, raised for that many others were looked at.
+    ``difference``: of their test/acc, best minus other; ``only_best``, ``only_other``: images that only the one
+    classifies correctly (means over seeds); ``p_images``, ``p_seeds``: p-values over images and over seeds, the latter
+    None for fewer than two seeds of either; ``p``: the larger one, corrected for the number of tests.
     """
 
+    rank: int
     other: Configuration
-    gap: float
+    difference: float
     only_best: float
     only_other: float
-    by_images: float
-    by_seeds: float | None
-    chance: float = 1.0
+    p_images: float
+    p_seeds: float | None
+    p: float = 1.0
 
     @property
-    def is_noise(self) -> bool:
-        return self.chance >= NOISE
+    def significant(self) -> bool:
+        return self.p < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Configurations on the same images, the best by validation first."""
 
-    data: dict[str, Any]
+    data: DataResults
     configurations: list[Configuration]
-    against: list[Against] = field(default_factory=list)
+    tests: list[SignificanceTest]
 
     @cached_property
     def differing(self) -> list[str]:
-        """The keys in which they differ; of a section that differs by choice (adam or sgd), only those that
-        differ within a choice as well.
+        """The keys in which the configurations differ; of a section that differs by choice (adam or sgd), only those
+        that differ within a choice as well.
         """
-        return _differing([one.values for one in self.configurations])
+        return differing_keys([one.settings for one in self.configurations])
 
-    def shown(self, one: Configuration, key: str) -> str:
-        value = one.values.get(key)
-        if value is None or isinstance(value, bool):
-            return "-" if value is None else str(value).lower()
-        return f"{value:g}" if isinstance(value, float) else str(value)
+    @property
+    def runs(self) -> list[RunView]:
+        return [run for configuration in self.configurations for run in configuration.runs]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether there is a configuration of several seeds."""
+        return any(len(one.runs) > 1 for one in self.configurations)
 
 
 def compare(views: Iterable[RunView]) -> list[Comparison]:
     """One comparison for each set of images, the one with most runs first."""
-    on: dict[tuple[str, str], list[RunView]] = {}
+    by_images: dict[tuple[str, str], list[RunView]] = {}
     for view in views:
-        on.setdefault((view.data["name"], view.data["fingerprint"]), []).append(view)
-    made = []
-    for runs in sorted(on.values(), key=len, reverse=True):
-        configurations = sorted(_configurations(runs), key=_rank)
-        made.append(Comparison(runs[0].data, configurations, _held_against(configurations)))
-    return made
+        by_images.setdefault((view.results.data.name, view.results.data.fingerprint), []).append(view)
+    comparisons = []
+    for runs in sorted(by_images.values(), key=len, reverse=True):
+        configurations = group_seeds(runs)
+        comparisons.append(Comparison(runs[0].results.data, configurations, compare_with_best(configurations)))
+    return comparisons
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config by full keys, without those that make no other configuration; a section's name stands under
-    the section's own.
-    """
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        whole = prefix[:-1] if key == "name" and prefix else f"{prefix}{key}"
-        if whole in APART or key == "_target_":
-            continue
-        found |= flat(value, f"{whole}.") if isinstance(value, dict) and value else {whole: value}
-    return found
-
-
-def _configurations(runs: list[RunView]) -> list[Configuration]:
-    values = [flat(run.config) for run in runs]
-    matters = _differing(values)
+def group_seeds(runs: list[RunView]) -> list[Configuration]:
+    """The configurations of those runs, the best by validation first."""
+    settings = [settings_of(run) for run in runs]
+    keys = differing_keys(settings)
     found: dict[str, Configuration] = {}
-    for run, its in sorted(zip(runs, values, strict=True), key=lambda pair: (pair[0].seed, str(pair[0].directory))):
-        name = json.dumps([_word(its.get(key)) for key in matters]) if its else str(run.directory)
+    pairs = sorted(zip(runs, settings, strict=True), key=lambda pair: (pair[0].results.seed, str(pair[0].directory)))
+    for run, its in pairs:
+        name = json.dumps([_encoded(its.get(key)) for key in keys]) if its else str(run.directory)
         found.setdefault(name, Configuration(its, [])).runs.append(run)
-    return list(found.values())
+    return sorted(found.values(), key=lambda one: _rank(one.mean("val/acc"), one.runs[0]))
 
 
-def _differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Keys with several values, those of sections last. A config that lacks a key, as a younger smallvision
-    brought it, does not differ by that.
-    """
+def settings_of(view: RunView) -> dict[str, Any]:
+    """The config by full keys, without the ignored ones; a section's ``name`` stands under the section's own key."""
+    found = {key.removesuffix(".name"): value for key, value in flatten(view.config).items()}
+    return {
+        key: value
+        for key, value in found.items()
+        if not key.endswith("_target_") and not f"{key}.".startswith(tuple(f"{one}." for one in IGNORED))
+    }
+
+
+def differing_keys(configs: list[dict[str, Any]]) -> list[str]:
+    """Keys with several values, those of sections last. Where a config lacks a key, it does not differ by that."""
     found = []
     for key in sorted({key for one in configs for key in one}, key=lambda key: ("." in key, key)):
         section = key.partition(".")[0]
         values: dict[str, set[str]] = {}
         for one in configs:
             if key in one:
-                choice = "" if section == key else _word(one.get(section))
-                values.setdefault(choice, set()).add(_word(one[key]))
+                choice = "" if section == key else _encoded(one.get(section))
+                values.setdefault(choice, set()).add(_encoded(one[key]))
         if any(len(several) > 1 for several in values.values()):
             found.append(key)
     return found
 
 
-def _word(value: Any) -> str:
+def _encoded(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _rank(one: Configuration) -> tuple[bool, float, str]:
-    mean = one.mean("val/acc")
-    return mean is None, -(mean or 0.0), str(one.runs[0].directory)
+def _rank(value: float | None, run: RunView) -> tuple[bool, float, str]:
+    """The largest value first, runs without one last."""
+    known = value is not None and not math.isnan(value)
+    return not known, -value if value is not None and known else 0.0, str(run.directory)
 
 
-def _held_against(configurations: list[Configuration]) -> list[Against]:
-    """Of the configurations after the first, those that were tested on the same images as it."""
-    if len(configurations) < 2:
+def compare_with_best(configurations: list[Configuration]) -> list[SignificanceTest]:
+    """The first configuration against the others that were tested on the same images."""
+    labels, best = correct(configurations[0].runs) if len(configurations) > 1 else (None, None)
+    if best is None:
         return []
-    best = configurations[0]
-    right, labels = _right(best.runs, None)
-    if right is None:
-        return []
-    found = []
-    for other in configurations[1 : MOST_TESTED + 1]:
-        theirs, _ = _right(other.runs, labels)
-        if theirs is not None:
-            found.append(_against(best, right, other, theirs))
-    raised = holm([max(one.by_images, one.by_seeds or 0.0) for one in found])
-    return [
-        Against(one.other, one.gap, one.only_best, one.only_other, one.by_images, one.by_seeds, chance)
-        for one, chance in zip(found, raised, strict=True)
-    ]
+    tests = []
+    for rank, other in enumerate(configurations[1 : MAX_TESTED + 1], start=2):
+        _, others = correct(other.runs, labels)
+        if others is not None:
+            tests.append(significance_test(rank, best, other, others))
+    corrected = holm([max(one.p_images, one.p_seeds or 0.0) for one in tests])
+    return [replace(one, p=p) for one, p in zip(tests, corrected, strict=True)]
 
 
-def _against(best: Configuration, right: "Rights", other: Configuration, theirs: "Rights") -> Against:
-    ours, others = right.mean(0), theirs.mean(0)
-    single = len(right) == len(theirs) == 1
-    only_best = float((ours * (1 - others)).sum())
-    only_other = float((others * (1 - ours)).sum())
-    by_images = mcnemar(round(only_best), round(only_other)) if single else paired(ours - others)
-    by_seeds = welch([float(run.mean()) for run in right], [float(run.mean()) for run in theirs])
-    return Against(other, float(ours.mean() - others.mean()), only_best, only_other, by_images, by_seeds)
+def significance_test(rank: int, best: Array, other: Configuration, others: Array) -> SignificanceTest:
+    """``best``, ``others``: runs x images, see :func:`correct`."""
+    first, second = best.mean(0), others.mean(0)
+    only_best, only_other = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
+    single = len(best) == len(others) == 1
+    p_images = mcnemar(round(only_best), round(only_other)) if single else paired(first - second)
+    p_seeds = welch(best.mean(1).tolist(), others.mean(1).tolist())
+    difference = float(first.mean() - second.mean())
+    return SignificanceTest(rank, other, difference, only_best, only_other, p_images, p_seeds)
 
 
-Rights = np.ndarray[Any, Any]  # runs x images: 1.0 where the answer was right
-
-
-def _right(runs: list[RunView], like: Any) -> tuple[Rights | None, Any]:
-    """Which images each run got right, of the runs that were tested on the images with those labels."""
+def correct(runs: list[RunView], labels: Array | None = None) -> tuple[Array | None, Array | None]:
+    """The labels of the images that the first of those runs was tested on (or ``labels``), and runs x images: 1.0 where
+    a run classified an image correctly. Runs that were not tested on these images are left out.
+    """
     found = []
     for run in runs:
-        if (made := predictions(Path(run.directory))) is None:
+        arrays = run.arrays or read_arrays(run.directory)
+        if "test_labels" not in arrays:
             continue
-        predicted, labels = made
-        if like is None:
-            like = labels
-        if np.array_equal(labels, like):
-            found.append((predicted == labels).astype(np.float64))
-    return (np.stack(found) if found else None), like
+        labels = arrays["test_labels"] if labels is None else labels
+        if np.array_equal(arrays["test_labels"], labels):
+            found.append((arrays["test_probabilities"].argmax(1) == labels).astype(np.float64))
+    return labels, np.stack(found) if found else None
+
+
+def as_csv(comparisons: list[Comparison]) -> str:
+    """A row per run, the best by validation first, with a column for each key in which the runs' configs differ."""
+    views = [run for one in comparisons for run in one.runs]
+    views.sort(key=lambda view: _rank(view.results.metrics["val/acc"], view))
+    keys = sorted({key for one in comparisons for key in one.differing} - set(COLUMNS))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(printable, [*COLUMNS, *keys]))
+    for view in views:
+        results, settings = view.results, settings_of(view)
+        status = results.status + ("*" if results.data.stand_in_for else "")
+        row = [
+            view.directory, status, results.data.name, results.data.stand_in_for, results.model.name,
+            results.optimizer, results.seed, results.epochs, results.metrics["val/acc"], results.metrics["test/acc"],
+            results.images_per_second, *(settings.get(key) for key in keys),
+        ]  # fmt: skip
+        writer.writerow("" if value is None else printable(str(value)) for value in row)
+    return text.getvalue()

@@ -1,32 +1,31 @@
-"""How sure a figure is."""
+"""Confidence intervals and tests for accuracies and metrics."""
 
 import math
 from collections.abc import Collection
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval for a share of ``right`` out of ``count``, 95 % unless ``z`` says otherwise.
+def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The interval for a fraction of ``correct`` out of ``count``, of 95 % for the default ``z``.
 
-    E. B. Wilson, JASA 22 (1927): it keeps its level near 0 and 1, where the usual one does not.
+    E. B. Wilson, JASA 22 (1927): unlike the normal approximation, it keeps its level near 0 and 1.
     """
     if count == 0:
         return 0.0, 1.0
-    share, squared = right / count, z * z / count
-    centre = (share + squared / 2) / (1 + squared)
-    half = z / (1 + squared) * math.sqrt(share * (1 - share) / count + squared / (4 * count))
+    fraction, squared = correct / count, z * z / count
+    centre = (fraction + squared / 2) / (1 + squared)
+    half = z / (1 + squared) * math.sqrt(fraction * (1 - fraction) / count + squared / (4 * count))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def t_interval(values: Collection[float], level: float = 0.95) -> tuple[float, float] | None:
-    """The interval for the mean that ``values``, one per seed, are a sample around.
+    """The interval for the mean of the distribution that ``values``, one per seed, are a sample of.
 
-    Student, Biometrika 6 (1908): mean and standard deviation are both estimated from the same few values,
-    so with two or three of them it is wide. None for fewer than two values, or where one is no number.
+    Student, Biometrika 6 (1908): mean and standard deviation are both estimated from the same few values, so with two
+    or three of them it is wide. None for fewer than two values, or where one is NaN or infinite.
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
@@ -38,11 +37,11 @@ def t_interval(values: Collection[float], level: float = 0.95) -> tuple[float, f
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """How likely it is, were both equally good, that they differ at least so much on the same images.
+    """The p-value of so large a difference between two classifiers on the same images, were both equally good.
 
-    ``only_first``, ``only_second``: images that only the one gets right. The exact two-sided test of Q.
-    McNemar (Psychometrika 12, 1947), which T. Dietterich (Neural Computation 10, 1998) found to be the test
-    for two classifiers trained once that seldomest sees a difference where there is none.
+    ``only_first``, ``only_second``: images that only the one classifies correctly. The exact two-sided test of
+    Q. McNemar (Psychometrika 12, 1947). Of the tests for two classifiers trained once, T. Dietterich (Neural
+    Computation 10, 1998) found that it reports the fewest differences where there are none.
     """
     from scipy.special import bdtr
 
@@ -50,10 +49,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(fewer, count, 0.5))) if count else 1.0
 
 
-def paired(differences: "np.ndarray[Any, Any]") -> float:
-    """The same where each image has the mean over several seeds of each: Student's paired test.
+def paired(differences: np.ndarray[Any, Any]) -> float:
+    """The same p-value for several seeds of each classifier: Student's paired t-test.
 
-    ``differences``: an image each, of the shares of seeds that got it right.
+    ``differences``: N, for each image the difference of the fractions of seeds that classify it correctly.
     """
     from scipy.special import stdtr
 
@@ -65,30 +64,28 @@ def paired(differences: "np.ndarray[Any, Any]") -> float:
 
 
 def welch(first: Collection[float], second: Collection[float]) -> float | None:
-    """How likely it is, were their means equal, that the figures of these seeds differ so much.
+    """The p-value of so large a difference between the means of two samples of seeds, were their true means equal.
 
-    B. L. Welch, Biometrika 34 (1947): both spreads are estimated, and may differ. None for fewer than two
-    seeds of either.
+    B. L. Welch, Biometrika 34 (1947): the two variances may differ. None for fewer than two seeds of either.
     """
     from scipy.special import stdtr
 
     if min(len(first), len(second)) < 2:
         return None
-    parts = [stdev(values) ** 2 / len(values) for values in (first, second)]
-    gap = abs(fmean(first) - fmean(second))
-    if not sum(parts):
-        return 0.0 if gap else 1.0
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True)
+    errors = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    difference = abs(fmean(first) - fmean(second))
+    if not sum(errors):
+        return 0.0 if difference else 1.0
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
     )
-    return 2 * float(stdtr(freedom, -gap / math.sqrt(sum(parts))))
+    return 2 * float(stdtr(freedom, -difference / math.sqrt(sum(errors))))
 
 
-def holm(chances: list[float]) -> list[float]:
-    """The same chances, raised for that many were looked at. S. Holm, Scand. J. of Statistics 6 (1979)."""
-    order = sorted(range(len(chances)), key=lambda place: chances[place])
-    raised, highest = [0.0] * len(chances), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(chances) - rank) * chances[place]))
-        raised[place] = highest
-    return raised
+def holm(p_values: list[float]) -> list[float]:
+    """The p-values corrected for their number. S. Holm, Scandinavian Journal of Statistics 6 (1979)."""
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * np.asarray(p_values)[order]))
+    return [float(value) for value in corrected]

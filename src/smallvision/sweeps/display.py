@@ -11,8 +11,8 @@ from rich.text import Text
 
 from smallvision.core.console import Console
 from smallvision.core.errors import printable
+from smallvision.reports.formatting import duration, shorten
 from smallvision.reports.sweep_view import SweepView, TrialView
-from smallvision.reports.words import duration, short
 
 ENDED = ("done", "pruned", "failed")
 
@@ -90,4 +90,4 @@ def trial_line(view: SweepView, trial: TrialView) -> str:
 
 
 def params_text(params: dict[str, str]) -> str:
-    return printable(" ".join(f"{key}={short(value)}" for key, value in params.items()))
+    return printable(" ".join(f"{key}={shorten(value)}" for key, value in params.items()))

@@ -8,9 +8,9 @@ from smallvision.core.console import Console
 from smallvision.core.errors import printable
 from smallvision.core.run_dir import command, write_text
 from smallvision.reports import leaderboard, sweep_page
+from smallvision.reports.formatting import duration
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView
-from smallvision.reports.words import duration
 from smallvision.sweeps.collect import read_sweep
 
 ROWS_SHOWN = 10

@@ -28,11 +28,6 @@ def test_the_best_checkpoint_of_a_run_has_the_figures_of_its_run(tmp_path):
     assert found(tmp_path, RESULTS) == [Accuracy("validation", 0.75, 60), Accuracy("test", 0.5, 100)]
 
 
-def test_an_earlier_smallvision_does_not_say_the_epoch_nor_how_many_were_tested(tmp_path):
-    old = {name: one for name, one in RESULTS.items() if name not in ("best_epoch", "tested")}
-    assert found(tmp_path, old)[1] == Accuracy("test", 0.5, 200)
-
-
 def test_where_validation_was_cut_short_nobody_knows_of_how_many_it_is(tmp_path):
     validation, _ = found(tmp_path, RESULTS, trainer={"limit_val_batches": 1})
     assert validation == Accuracy("validation", 0.75, None)

@@ -7,7 +7,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import command, write_text
-from smallvision.reports.words import duration
+from smallvision.reports.formatting import duration
 from smallvision.tasks.export import card, record
 from smallvision.tasks.export.compared import LIMIT
 from smallvision.tasks.export.figures import figures

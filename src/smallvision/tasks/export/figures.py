@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smallvision.core.errors import UserError
-from smallvision.reports import run_view
+from smallvision.core.results import Results
 from smallvision.training.predictor import Predictor
 
 
@@ -27,22 +27,22 @@ def figures(checkpoint: Path, trained: Predictor) -> list[Accuracy]:
     if checkpoint.name != "best.ckpt" or checkpoint.parent.name != "checkpoints":
         return []
     try:
-        view = run_view.read(checkpoint.parent.parent, arrays=False)
+        results = Results.read(checkpoint.parent.parent / "results.json")
     except UserError:
         return []
     same = (
-        view.task == "fit"
-        and view.data["fingerprint"] == trained.plain["data"]["fingerprint"]
-        and view.best_epoch in (None, trained.epoch)
+        results.task == "fit"
+        and results.data.fingerprint == trained.plain["data"]["fingerprint"]
+        and results.best_epoch in (None, trained.epoch)
     )
     if not same:
         return []
     found = []
     cut = trained.plain["config"]["trainer"].get("limit_val_batches") is not None
     for part, key, count in (
-        ("validation", "val/acc", view.data["val"]), ("test", "test/acc", view.tested)
+        ("validation", "val/acc", results.data.val), ("test", "test/acc", results.tested)
     ):  # fmt: skip
-        share = view.metrics[key]
+        share = results.metrics[key]
         if share is not None and 0 <= share <= 1 and 0 < count < 2**31:
             found.append(Accuracy(part, share, None if cut and part == "validation" else count))
     return found

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from smallvision.core.errors import printable
 from smallvision.data.image_files import UnreadableImage, open_image
 from smallvision.data.preprocess import InputSpec, Preprocessed, preprocess
-from smallvision.reports.pixels import png
+from smallvision.reports.pages import data_uri
 from smallvision.tasks.serve.uploads import Upload, read_uploads
 from smallvision.training.predictor import Predictor
 
@@ -92,5 +92,5 @@ class PredictService:
             "probabilities": probabilities,
             "polarity": image.polarity,
             "resize": image.resize,
-            "seen": png(image.pixels.transpose(1, 2, 0)),
+            "seen": data_uri(image.pixels.transpose(1, 2, 0)),
         }
