@@ -1,7 +1,7 @@
-"""What the tutorials say of PyTorch, with the numbers that they print, still holds.
+"""The statements of the tutorials about PyTorch hold, with the numbers that they print.
 
-Training rests on it: gradients add up until they are cleared, what leaves torch leaves the gradient behind,
-a seed decides every first weight.
+Training relies on them: gradients accumulate until they are cleared, values that leave torch lose their gradient,
+a seed determines every initial weight.
 """
 
 import math
@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def number(value: float) -> torch.Tensor:
-    """A leaf whose gradient is wanted."""
+def scalar(value: float) -> torch.Tensor:
+    """A leaf with a gradient."""
     return torch.tensor(value, requires_grad=True)
 
 
-# Gradients add up ------------------------------------------------------------------------------------------
+# Gradients accumulate ------------------------------------------------------------------------------------------
 
 
-def test_five_backward_passes_without_clearing_add_up_to_five_gradients() -> None:
-    x, w, b = number(3.0), number(5.0), number(2.0)
+def test_five_backward_passes_without_clearing_sum_five_gradients() -> None:
+    x, w, b = scalar(3.0), scalar(5.0), scalar(2.0)
     for _ in range(5):
         y = w * x + b
         y.backward()
@@ -33,7 +33,7 @@ def test_five_backward_passes_without_clearing_add_up_to_five_gradients() -> Non
 
 
 def test_a_second_backward_doubles_the_gradient_until_it_is_set_to_none() -> None:
-    x = number(1.0)
+    x = scalar(1.0)
     gradients = []
     for _ in range(2):
         y = x**3 + 2 * x + 1
@@ -65,14 +65,14 @@ def test_zero_grad_leaves_none_and_not_zeros() -> None:
 
 
 def test_first_and_second_derivative_of_a_square() -> None:
-    x = number(5.0)
+    x = scalar(5.0)
     (first,) = torch.autograd.grad(x**2, x, create_graph=True)
     (second,) = torch.autograd.grad(first, x)
     assert (first.item(), second.item()) == (10, 2)
 
 
 def test_partial_derivatives_of_a_function_of_two_numbers() -> None:
-    x, y = number(1.0), number(1.0)
+    x, y = scalar(1.0), scalar(1.0)
     (x**2 * y + 3 * x * y**5 + x**3).backward()
     assert x.grad is not None
     assert y.grad is not None
@@ -81,8 +81,8 @@ def test_partial_derivatives_of_a_function_of_two_numbers() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
-def test_the_root_of_math_loses_the_gradient_and_that_of_torch_keeps_it() -> None:
-    x = number(4.0)
+def test_math_sqrt_loses_the_gradient_and_torch_sqrt_keeps_it() -> None:
+    x = scalar(4.0)
     assert isinstance(math.sqrt(x), float)
     y = torch.sqrt(x)
     y.backward()
@@ -93,17 +93,17 @@ def test_the_root_of_math_loses_the_gradient_and_that_of_torch_keeps_it() -> Non
 def test_twenty_steps_of_sgd_down_a_parabola_are_those_of_the_formula() -> None:
     x = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([x], lr=0.1)
-    walked, by_hand = [10.0], [10.0]
+    visited, by_hand = [10.0], [10.0]
     for _ in range(20):
         optimizer.zero_grad()
         (3 * x**2 + 6 * x - 9).backward()
         optimizer.step()
-        walked.append(x.item())
+        visited.append(x.item())
         by_hand.append(by_hand[-1] - 0.1 * (6 * by_hand[-1] + 6))
-    assert walked == pytest.approx(by_hand, rel=1e-14)
-    assert walked == pytest.approx([-1 + 11 * 0.4**step for step in range(21)], rel=1e-14)
-    assert walked[1:4] == pytest.approx([3.4, 0.76, -0.296])
-    assert walked[20] == pytest.approx(-1, abs=2e-7)
+    assert visited == pytest.approx(by_hand, rel=1e-14)
+    assert visited == pytest.approx([-1 + 11 * 0.4**step for step in range(21)], rel=1e-14)
+    assert visited[1:4] == pytest.approx([3.4, 0.76, -0.296])
+    assert visited[20] == pytest.approx(-1, abs=2e-7)
 
 
 # A network by hand -----------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_seed_1_gives_the_printed_weights_hidden_values_output_and_loss() -> Non
         )
 
 
-def test_whole_numbers_do_not_go_through_a_layer_of_floats() -> None:
+def test_integers_are_refused_by_a_layer_of_floats() -> None:
     with pytest.raises(RuntimeError, match="same dtype"):
         nn.Linear(3, 2)(torch.tensor([1, 2, 3]))
 
@@ -139,7 +139,7 @@ def test_whole_numbers_do_not_go_through_a_layer_of_floats() -> None:
 
 def test_permute_brings_images_from_channels_last_to_channels_first() -> None:
     images = torch.arange(2 * 5 * 4 * 3).reshape(2, 5, 4, 3)  # N x W x H x C
-    moved = images.permute(0, 3, 1, 2)  # N x C x W x H: nothing is turned
+    moved = images.permute(0, 3, 1, 2)  # N x C x W x H: still transposed
     assert moved.shape == (2, 3, 5, 4)
     upright = images.permute(0, 3, 2, 1)  # N x C x H x W, as layers take them
     assert upright.shape == (2, 3, 4, 5)
@@ -155,7 +155,7 @@ def test_products_are_elementwise_and_broadcast_where_a_size_is_one() -> None:
         torch.tensor([1, 2]) * torch.tensor([3, 4, 5])
 
 
-def test_tensors_on_two_devices_do_not_add() -> None:
+def test_tensors_on_two_devices_cannot_be_added() -> None:
     other = "cuda" if torch.cuda.is_available() else "meta"
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(2) + torch.ones(2, device=other)

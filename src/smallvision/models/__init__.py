@@ -1,7 +1,8 @@
-"""Networks: batches become logits. Know no data set and no trainer.
+"""Networks: batches become logits. They know no data set and no trainer.
 
-Every class here takes ``channels``, ``size`` (height, width) and ``classes`` from the data and its other
-arguments from ``configs/model/``; each maps float N x C x H x W to logits N x classes.
+Every network maps float N x C x H x W to logits N x classes. It takes ``channels``, ``size`` (height, width) and
+``classes`` from the data and its other arguments from ``configs/model/``. It raises ValueError for images that
+are too small for it.
 """
 
 from smallvision.models.airbench import AirbenchNet

@@ -1,4 +1,4 @@
-"""A small modern convolutional network for photographs of about 32 x 32."""
+"""CifarNet: a small residual network for photographs of about 32 x 32 pixels."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def check_halvings(size: tuple[int, int], times: int) -> None:
-    """Raise ValueError where images of that height and width are too small to be halved so often."""
+    """Raise ValueError where images of ``size`` (height, width) are too small to be halved so many times."""
     if min(size) < 2**times:
         raise ValueError(f"images of {size[0]} x {size[1]} cannot be halved {times} times")
 
@@ -15,8 +15,8 @@ def check_halvings(size: tuple[int, int], times: int) -> None:
 def unit(before: int, after: int, pool: bool = False) -> nn.Sequential:
     """3 x 3 convolution, batch norm, GELU.
 
-    ``pool`` halves height and width right after the convolution, so that normalisation and activation
-    see a quarter of the pixels.
+    ``pool`` halves height and width right after the convolution, so that batch norm and GELU process a
+    quarter of the pixels.
     """
     layers: list[nn.Module] = [nn.Conv2d(before, after, 3, padding=1, bias=False)]
     if pool:
@@ -25,7 +25,7 @@ def unit(before: int, after: int, pool: bool = False) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """``depth`` units beside a shortcut; the shape stays."""
+    """``depth`` units in parallel with a shortcut; the shape stays."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class Residual(nn.Module):
 
 
 class CifarNet(nn.Module):
-    """Stages that halve the image and widen it, each with a residual branch: N x C x H x W to N x classes.
+    """Stages that each halve the image and add a residual block: N x C x H x W to N x classes.
 
-    Stage i has ``widths[i]`` channels and ``depths[i]`` units in its branch (0: none). The first stage
-    pools at once, so most of the arithmetic happens at 16 x 16 and below. Each channel's largest value
-    goes into one linear layer.
+    Stage i has ``widths[i]`` channels and a residual block of ``depths[i]`` units (0: none). The first stage
+    pools immediately, so most of the arithmetic is done at 16 x 16 and below. Global max-pooling and one linear
+    layer give the logits.
     """
 
     def __init__(

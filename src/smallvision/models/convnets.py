@@ -1,4 +1,4 @@
-"""The small convolutional networks that everybody starts with."""
+"""Two small convolutional networks for beginners: MnistNet and LeNet-5."""
 
 import copy
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 
-def features(layers: nn.Module, channels: int, size: tuple[int, int]) -> int:
-    """Numbers per image that ``layers`` gives for images of that size, found without computing any.
+def count_features(layers: nn.Module, channels: int, size: tuple[int, int]) -> int:
+    """Outputs of ``layers`` per image of that size, found on the meta device, without computing any.
 
     Raises ValueError where the images are too small for the layers.
     """
@@ -51,7 +51,7 @@ class MnistNet(nn.Module):
     ) -> None:
         super().__init__()
         self.features = _two_stages(channels, widths, kernel=3, padding=0)
-        self.classifier = nn.Linear(features(self.features, channels, size), classes)
+        self.classifier = nn.Linear(count_features(self.features, channels, size), classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(images))
@@ -60,7 +60,7 @@ class MnistNet(nn.Module):
 class LeNet5(nn.Module):
     """LeNet-5 with ReLU and max-pooling: two 5 x 5 convolutions, then 120 and 84 units.
 
-    N x C x H x W to N x classes; images below 32 x 32 are padded by 2, as MNIST was. Source: Y. LeCun et
+    N x C x H x W to N x classes; images below 32 x 32 are padded by 2, as MNIST's were. Source: Y. LeCun et
     al., Gradient-based learning applied to document recognition, Proc. IEEE 86(11), 1998.
     """
 
@@ -68,7 +68,7 @@ class LeNet5(nn.Module):
         super().__init__()
         padding = 2 if min(size) < 32 else 0
         self.features = _two_stages(channels, (6, 16), kernel=5, padding=padding)
-        flat = features(self.features, channels, size)
+        flat = count_features(self.features, channels, size)
         self.classifier = nn.Sequential(
             nn.Linear(flat, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
         )

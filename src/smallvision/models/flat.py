@@ -1,4 +1,4 @@
-"""Networks that look at an image as one row of numbers."""
+"""Networks that flatten the image: logistic regression and the multilayer perceptron."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Linear(nn.Sequential):
-    """Multinomial logistic regression: N x C x H x W to N x classes in one matrix."""
+    """Multinomial logistic regression: one matrix from N x C x H x W to N x classes."""
 
     def __init__(self, channels: int, size: tuple[int, int], classes: int) -> None:
         super().__init__(nn.Flatten(), nn.Linear(channels * size[0] * size[1], classes))
@@ -16,8 +16,7 @@ class Linear(nn.Sequential):
 class MLP(nn.Sequential):
     """Fully connected layers with ReLU between them: N x C x H x W to N x classes.
 
-    ``hidden``: units of each hidden layer; ``dropout``: the share of each hidden layer's outputs that a
-    training step leaves out.
+    ``hidden``: units of each hidden layer; ``dropout``: the fraction of their outputs set to 0 in training.
     """
 
     def __init__(
@@ -37,6 +36,6 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(widths[-1], classes))
 
     def plain_name(self, name: str) -> str:
-        """What PyTorch's quickstart calls a tensor: linear_relu_stack.0.weight, for 1.weight."""
+        """The name of a tensor in PyTorch's quickstart: linear_relu_stack.0.weight for 1.weight."""
         layer, _, tensor = name.partition(".")
         return f"linear_relu_stack.{int(layer) - 1}.{tensor}"

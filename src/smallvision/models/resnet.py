@@ -1,4 +1,4 @@
-"""ResNet-18 with the stem that small images need."""
+"""ResNet-18 for small images."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torch import nn
 class ResNet18(nn.Module):
     """torchvision's ResNet-18 with a 3 x 3 stem of stride 1 and no first pooling (11.2 M parameters).
 
-    N x C x H x W to N x classes, H and W at least 8. Source: K. He et al., Deep residual learning for
+    N x C x H x W to N x classes; H and W at least 8. Source: K. He et al., Deep residual learning for
     image recognition, CVPR 2016; the stem is the one of its CIFAR-10 section.
     """
 
@@ -17,10 +17,10 @@ class ResNet18(nn.Module):
 
         if min(size) < 8:
             raise ValueError(f"images of {size[0]} x {size[1]} are too small for this network")
-        whole = resnet18(num_classes=classes)
-        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1, bias=False), whole.bn1, whole.relu)
-        self.stages = nn.Sequential(whole.layer1, whole.layer2, whole.layer3, whole.layer4)
-        self.classifier = whole.fc
+        resnet = resnet18(num_classes=classes)
+        self.stem = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1, bias=False), resnet.bn1, resnet.relu)
+        self.stages = nn.Sequential(resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
+        self.classifier = resnet.fc
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         # A mean, not adaptive pooling, whose gradient on cuda is not deterministic.
