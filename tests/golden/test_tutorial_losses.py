@@ -73,8 +73,8 @@ def ours(name: str, steps: int, folder: Path, *typed: str) -> tuple[Experiment, 
     typed = (f"experiment={name}", *typed, f"trainer.max_steps={steps}", "trainer.limit_val_batches=1")
     config = resolve_config(compose_config(TRAIN.parent / "configs", "train", list(typed)), list(typed))
     setup = make_experiment(config, make_data(config))
-    weights = {f"network.{key}": one for key, one in setup.model.network.state_dict().items()}
-    bare.write(weights, setup.model.network, folder / "model.pt")
+    weights = {f"network.{key}": one for key, one in setup.model.predictor.network.state_dict().items()}
+    bare.write(weights, setup.model.predictor.network, folder / "model.pt")
     loader = setup.data.train_dataloader()
     batches = [batch for batch, _ in zip(chain(loader, loader), range(steps), strict=False)]
     losses = Losses()
@@ -118,7 +118,7 @@ def plain(name: str, setup: Experiment, batches: list[Any], folder: Path, pixels
 @pytest.mark.parametrize("name", TUTORIALS)
 def test_an_experiment_s_losses_are_those_of_the_tutorial_s_loop_to_the_last_bit(name, tmp_path):
     setup, losses, batches = on_shapes(name, tmp_path, *EXACT)
-    assert losses == plain(name, setup, batches, tmp_path, setup.model.normalise.cpu())
+    assert losses == plain(name, setup, batches, tmp_path, setup.model.predictor.normalise.cpu())
     assert len(losses) == TUTORIALS[name][3]
 
     file = Path(__file__).with_name(f"{name}.yaml")
@@ -150,6 +150,6 @@ def test_with_the_tutorial_s_own_transforms_they_agree_as_far_as_float32_does(na
 @pytest.mark.parametrize("name", ["tutorial_mnist", "tutorial_fashion"])
 def test_it_is_so_on_the_real_images_too(name, tmp_path):
     setup, losses, batches = ours(name, 100, tmp_path, *EXACT, "data.offline=error")
-    assert losses == plain(name, setup, batches, tmp_path, setup.model.normalise.cpu())
+    assert losses == plain(name, setup, batches, tmp_path, setup.model.predictor.normalise.cpu())
     own = plain_loop.transforms(setup.data.mean, setup.data.std)
     assert losses == pytest.approx(plain(name, setup, batches, tmp_path, own), rel=1e-5)

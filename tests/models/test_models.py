@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smallvision import models
-from smallvision.training.factory import make_network
+from smallvision.training.model_spec import ModelSpec
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 8, 8), (4, 17, 23), (2, 1, 1)]
 # The smallest height and width that each network can take.
@@ -149,8 +149,8 @@ def test_dropout_is_active_in_training_only() -> None:
 @pytest.mark.parametrize("name", [name for name in models.__all__ if name != "ResNet18"])
 def test_weights_depend_on_the_seed_alone_and_the_global_generator_is_left_alone(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
-        config = {"seed": seed, "model": {"name": name, "_target_": f"smallvision.models.{name}"}}
-        network = make_network(config, (1, 12, 12), classes=3)
+        section = {"name": name, "_target_": f"smallvision.models.{name}"}
+        network = ModelSpec(section, (1, 12, 12), [*"abc"], [0.0], [1.0], seed=seed).make_network()
         return torch.cat([value.detach().flatten() for value in network.parameters()])
 
     torch.manual_seed(1)

@@ -1,13 +1,10 @@
 """Which pixels an answer hangs on."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import torch
 from torch import nn
 
 from smallvision.tasks.predict import saliency
-from smallvision.training.classifier import Classifier
+from smallvision.training.model_spec import ModelSpec
 from smallvision.training.predictor import Predictor
 
 
@@ -19,20 +16,20 @@ class Looks(nn.Module):
         return torch.stack([0 * seen, seen], 1)
 
 
-def trained(channels: int = 1) -> Predictor:
-    device: Any = SimpleNamespace(precision="32", kind="cpu")
-    return Predictor(Classifier(Looks(), [0.5] * channels, [0.5] * channels).eval(), device, {}, 1, 0)
+def predictor(network: nn.Module, channels: int = 1) -> Predictor:
+    spec = ModelSpec({}, (channels, 6, 5), ["a", "b"], [0.5] * channels, [0.5] * channels)
+    return Predictor(spec, network).eval()
 
 
 def test_it_shows_the_pixels_that_the_class_hangs_on_and_no_others() -> None:
     for channels in (1, 3):
         image = torch.full((channels, 6, 5), 200, dtype=torch.uint8)
         image[:, 0, 0] = 0
-        heat = saliency(trained(channels), image, 1, seed=0, number=0)
+        heat = saliency(predictor(Looks(), channels), image, 1, seed=0, number=0)
         assert heat.shape == (6, 5)
         assert heat[2, 3] == 1
         assert heat.sum() == 1
-        assert saliency(trained(channels), image, 0, seed=0, number=0).sum() == 0
+        assert saliency(predictor(Looks(), channels), image, 0, seed=0, number=0).sum() == 0
 
 
 def test_the_noise_is_named_by_seed_and_place() -> None:
@@ -44,13 +41,11 @@ def test_the_noise_is_named_by_seed_and_place() -> None:
         network.load_state_dict(
             {k: torch.linspace(-1, 1, v.numel()).view(v.shape) for k, v in network.state_dict().items()}
         )
-        device: Any = SimpleNamespace(precision="32", kind="cpu")
-        one = Predictor(Classifier(network, [0.5], [0.5]).eval(), device, {}, 1, 0)
-        raw.append(saliency(one, image, 1, seed, number))
+        raw.append(saliency(predictor(network), image, 1, seed, number))
     assert (raw[0] == raw[1]).all()
     assert (raw[0] != raw[2]).any()
     assert (raw[0] != raw[3]).any()
 
 
 def test_an_even_image_has_a_map_too() -> None:
-    assert saliency(trained(), torch.zeros((1, 6, 5), dtype=torch.uint8), 1, 0, 0)[2, 3] == 1
+    assert saliency(predictor(Looks()), torch.zeros((1, 6, 5), dtype=torch.uint8), 1, 0, 0)[2, 3] == 1

@@ -2,7 +2,6 @@
 
 import shutil
 
-import torch
 from helpers import command
 from helpers.command import TINY, results
 from helpers.forks import train
@@ -89,18 +88,3 @@ def test_a_failure_of_ours_is_told_as_one(tmp_path):
     assert process.returncode == 1
     assert "broken on purpose" in process.stderr
     assert results(tmp_path / "run")["status"] == "failed"
-
-
-def test_a_checkpoint_of_an_earlier_smallvision_lacks_younger_choices_and_is_tested_all_the_same(finished, tmp_path):
-    folder, _ = finished
-    saved = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
-    config = saved["smallvision"]["config"]
-    for section in ("loss", "tta", "param_groups", "save_model", "log_every_n_batches"):
-        del config[section]
-    del config["device"]["compile"], config["data"]["normalisation"]["whiten"], config["data"]["shuffle"]
-    del config["data"]["augmentation"]["rotate"], config["data"]["augmentation"]["scale"]
-    torch.save(saved, tmp_path / "old.ckpt")
-    process = train(tmp_path, "task=test", "checkpoint=old.ckpt", "hydra.run.dir=tested")
-    assert (process.returncode, process.stderr) == (0, "")
-    now, then = results(tmp_path / "tested")["metrics"], results(folder / "run")["metrics"]
-    assert (now["test/loss"], now["test/acc"]) == (then["test/loss"], then["test/acc"])

@@ -8,13 +8,14 @@ import torch
 from helpers.forks import train
 from torch import nn
 
-from smallvision.training.factory import no_larger_than, refuse_larger
+from smallvision.training.model_spec import no_larger_than
 
-WEIGHTS = [torch.zeros(20, 10), torch.zeros(20)]
+SHAPES = [(20, 10), (20,)]
 
 
 def test_what_the_weights_can_fill_is_built():
-    refuse_larger(lambda: nn.Linear(10, 20), WEIGHTS)
+    with no_larger_than(SHAPES):
+        nn.Linear(10, 20)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,8 @@ def test_what_the_weights_can_fill_is_built():
 )
 def test_what_they_cannot_is_refused_at_once(make):
     began = time.monotonic()
-    with pytest.raises(ValueError, match="larger than the weights"):
-        refuse_larger(make, WEIGHTS)
+    with pytest.raises(ValueError, match="larger than the weights"), no_larger_than(SHAPES), torch.device("meta"):
+        make()
     assert time.monotonic() - began < 5
 
 

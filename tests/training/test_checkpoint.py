@@ -15,10 +15,15 @@ import torch
 
 from smallvision.core.errors import UserError
 from smallvision.training import checkpoint
-from smallvision.training.checkpoint import FORMAT, PlainCheckpointIO, read
+from smallvision.training.checkpoint import FORMAT, PREFIX, PlainCheckpointIO, read_checkpoint
 
+CONFIG: dict[str, Any] = {
+    "seed": 0, "model": {"_target_": "smallvision.models.Linear"}, "optimizer": {"betas": [0.9, 0.999]},
+    "data": {"normalisation": {"whiten": 0}}, "tta": {"flip": False, "shift": 0},
+    **{name: {} for name in ("scheduler", "device", "logger", "trainer", "early_stopping")},
+}  # fmt: skip
 OURS = {
-    "format": FORMAT, "config": {"seed": 0, "optimizer": {"betas": [0.9, 0.999]}}, "shape": [1, 28, 28],
+    "format": FORMAT, "config": CONFIG, "shape": [1, 28, 28],
     "classes": ["zero", "größe"], "mean": [0.5], "std": [0.25],
     "data": {"name": "x", "source": "y", "fingerprint": "z", "stand_in_for": None}, "position": None,
 }  # fmt: skip
@@ -26,7 +31,7 @@ OURS = {
 
 def plain() -> dict[str, Any]:
     return {
-        "state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "global_step": 40,
+        "state_dict": {f"{PREFIX}weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "global_step": 40,
         "pytorch-lightning_version": "2.6.0", "smallvision": dict(OURS),
     }  # fmt: skip
 
@@ -47,7 +52,7 @@ def assert_same(found: dict[str, Any]) -> None:
 
 
 def test_what_is_written_is_read_again(file: Path) -> None:
-    assert_same(read(file))
+    assert_same(read_checkpoint(file).raw)
     assert_same(PlainCheckpointIO().load_checkpoint(file))
     assert_same(PlainCheckpointIO().load_checkpoint(str(file), map_location="meta", weights_only=False))
 
@@ -57,7 +62,7 @@ def test_torch_itself_reads_it_as_weights_only(file: Path) -> None:
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:
-    assert_same(read(write(tmp_path / "deep" / "er" / "a.ckpt")))
+    assert_same(read_checkpoint(write(tmp_path / "deep" / "er" / "a.ckpt")).raw)
 
 
 def test_nothing_but_the_file_is_left(file: Path) -> None:
@@ -125,7 +130,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
     else:
         torch.save(content, file, _use_new_zipfile_serialization=form == "torch")
     with pytest.raises(UserError, match=r"hostile\.ckpt"):
-        read(file)
+        read_checkpoint(file)
     assert not mark.exists()
     assert [one.name for one in tmp_path.iterdir()] == ["hostile.ckpt"]
 
@@ -135,7 +140,7 @@ def test_a_truncated_checkpoint_is_refused(file: Path, share: float) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError, match=r"a\.ckpt"):
-        read(file)
+        read_checkpoint(file)
 
 
 def test_a_damaged_checkpoint_is_refused_or_read_but_never_breaks(file: Path) -> None:
@@ -144,7 +149,7 @@ def test_a_damaged_checkpoint_is_refused_or_read_but_never_breaks(file: Path) ->
         damaged = bytes(255 - byte for byte in whole[start : start + 9])
         file.write_bytes(whole[:start] + damaged + whole[start + 9 :])
         try:
-            read(file)
+            read_checkpoint(file)
         except UserError as refusal:
             said.append(str(refusal))
     assert len(said) > 10
@@ -159,14 +164,14 @@ def test_another_zip_file_is_refused(tmp_path: Path, names: list[str]) -> None:
         for name in names:
             archive.writestr(name, "3\n")
     with pytest.raises(UserError, match=r"a\.ckpt"):
-        read(tmp_path / "a.ckpt")
+        read_checkpoint(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04.", b"PK\x03\x04", b"\0" * 1000], ids=repr)
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.ckpt").write_bytes(content[:1000])
     with pytest.raises(UserError, match=r"a\.ckpt: not a checkpoint"):
-        read(tmp_path / "a.ckpt")
+        read_checkpoint(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -182,11 +187,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
         {"state_dict": {}, "smallvision": None},
         {"state_dict": {}, "smallvision": [1]},
         {"state_dict": {}, "smallvision": {}},
-        *(
-            {**plain(), "smallvision": {k: v for k, v in OURS.items() if k != lacking}}
-            for lacking in OURS
-            if lacking != "position"
-        ),
+        *({**plain(), "smallvision": {k: v for k, v in OURS.items() if k != lacking}} for lacking in OURS),
         *({k: v for k, v in plain().items() if k != lacking} for lacking in plain()),
         {**plain(), "state_dict": {"weight": torch.zeros(1).expand(10**12)}},
         {**plain(), "epoch": -1},
@@ -197,14 +198,14 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_plain_data_that_are_no_checkpoint_of_ours_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(UserError, match=r"a\.ckpt: "):
-        read(tmp_path / "a.ckpt")
+        read_checkpoint(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("newer", [FORMAT + 1, 10**30, "1", 1.0, None])
 def test_a_newer_format_is_refused_with_its_number(tmp_path: Path, newer: Any) -> None:
     file = write(tmp_path / "a.ckpt", {**plain(), "smallvision": OURS | {"format": newer}})
     with pytest.raises(UserError, match=f"format {newer}.*up to {FORMAT}"):
-        read(file)
+        read_checkpoint(file)
 
 
 @pytest.mark.parametrize("name", ["nope.ckpt", "a" * 300, "folder", "file/below"])
@@ -212,7 +213,7 @@ def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"checkpoint=.*(no such file|not a file)"):
-        read(tmp_path / name)
+        read_checkpoint(tmp_path / name)
 
 
 # Damage --------------------------------------------------------------------------------------------------
@@ -231,7 +232,8 @@ def test_a_truncated_checkpoint_is_refused_and_the_one_before_is_taken(tmp_path:
     whole = (folder / "last.ckpt").read_bytes()
     (folder / "last.ckpt").write_bytes(whole[: len(whole) * share // 100])
     found, damaged = checkpoint.newest(folder)
-    assert found == folder / "last.1.ckpt"
+    assert found is not None
+    assert found.path == folder / "last.1.ckpt"
     assert len(damaged) == 1
     assert str(folder / "last.ckpt") in damaged[0]
     assert (folder / "last.ckpt.damaged").is_file()
@@ -246,11 +248,12 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path, seed: int) 
     content[position // 8] ^= 1 << position % 8
     (folder / "last.ckpt").write_bytes(content)
     found, damaged = checkpoint.newest(folder)
-    if found == folder / "last.ckpt":
+    assert found is not None
+    if found.path == folder / "last.ckpt":
         assert damaged == []
-        assert_same(read(found))
+        assert_same(found.raw)
     else:
-        assert found == folder / "best.ckpt"
+        assert found.path == folder / "best.ckpt"
         assert str(folder / "last.ckpt") in damaged[0]
 
 
@@ -261,14 +264,18 @@ def test_zero_bytes_in_the_midst_of_the_weights_are_noticed(tmp_path: Path) -> N
     content[at + 40 : at + 80] = bytes(40)
     file.write_bytes(content)
     with pytest.raises(UserError, match="checksum of"):
-        read(file)
+        read_checkpoint(file)
 
 
 def test_the_newest_that_can_be_read_is_taken_whatever_its_name(tmp_path: Path) -> None:
     folder = written_run(tmp_path, {"last.ckpt": 30, "last.1.ckpt": 10, "best.ckpt": 20})
-    assert checkpoint.newest(folder) == (folder / "last.ckpt", [])
+    found, damaged = checkpoint.newest(folder)
+    assert found is not None
+    assert (found.path, damaged) == (folder / "last.ckpt", [])
     (folder / "last.ckpt").write_bytes(b"")
-    assert checkpoint.newest(folder)[0] == folder / "best.ckpt"
+    found, _ = checkpoint.newest(folder)
+    assert found is not None
+    assert found.path == folder / "best.ckpt"
 
 
 def test_with_no_checkpoint_left_that_can_be_read_it_is_refused_and_nothing_is_moved(tmp_path: Path) -> None:
@@ -291,9 +298,9 @@ def test_so_many_are_kept_and_the_newest_is_there_all_the_time(tmp_path: Path, c
     for step in range(6):
         if last.is_file():
             checkpoint.keep_older(last, count)
-            assert read(last)["global_step"] == step - 1
+            assert read_checkpoint(last).step == step - 1
         written_run(tmp_path, {"last.ckpt": step})
-    kept = {file.name: read(file)["global_step"] for file in tmp_path.iterdir()}
+    kept = {file.name: read_checkpoint(file).step for file in tmp_path.iterdir()}
     names = ["last.ckpt", *(f"last.{number}.ckpt" for number in range(1, count))]
     assert kept == {name: 5 - age for age, name in enumerate(names)}
 

@@ -15,8 +15,10 @@ from smallvision.core.errors import UserError
 from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
 from smallvision.training.classifier import Classifier
-from smallvision.training.factory import fit_whiten, make_whiten
+from smallvision.training.factory import init_whiten
 from smallvision.training.layers import SMALLEST_VARIANCE, Normalise, TestTimeAugmentation, Whiten
+from smallvision.training.model_spec import ModelSpec
+from smallvision.training.predictor import Predictor
 
 
 def smooth_images(seed: int, channels: int = 3, height: int = 9, width: int = 11, count: int = 64) -> Tensor:
@@ -34,7 +36,7 @@ def linear_part(whiten: Whiten, images: Tensor) -> Tensor:
 
 def fitted(images: Tensor, side: int) -> Whiten:
     whiten = Whiten(images.shape[1], side)
-    whiten.fit(images)
+    whiten.init_whiten(images)
     return whiten
 
 
@@ -119,24 +121,22 @@ def test_the_same_images_give_the_same_directions() -> None:
 def test_the_layer_of_a_run_is_fitted_to_its_normalised_training_images() -> None:
     record = shapes(images=300, test_images=10, size=12, channels=3, classes=3, difficulty=0.5, seed=0)
     data = ImageDataModule(record, val_size=60, batch_size=8, eval_batch_size=8, seed=0)
-    whiten = make_whiten({"data": {"normalisation": {"whiten": 2}}}, record.shape)
-    assert whiten is not None
-    fit_whiten(whiten, data)
+    predictor = Predictor(ModelSpec({}, record.shape, [], data.mean, data.std, whiten=2), nn.Identity())
+    init_whiten(predictor, data)
+    whiten: Any = predictor.whiten
     seen = Normalise(data.mean, data.std)(record.train_images[data.indices["train"]])
     assert torch.equal(whiten.kernel, fitted(seen, 2).kernel)
     assert not torch.equal(whiten.kernel, fitted(Normalise([0.0], [1.0])(record.train_images), 2).kernel)
 
 
 def test_patches_larger_than_the_images_are_refused_and_of_0_pixels_are_none() -> None:
-    def layer(side: int) -> Whiten | None:
-        return make_whiten({"data": {"normalisation": {"whiten": side}}}, (1, 5, 4))
+    def network_shape(side: int) -> tuple[int, int, int]:
+        return ModelSpec({}, (1, 5, 4), [], [0.5], [0.25], whiten=side).network_shape
 
     with pytest.raises(UserError, match=r"data\.normalisation\.whiten=5: larger than the images.*1x5x4"):
-        layer(5)
-    assert layer(0) is None
-    largest = layer(4)
-    assert largest is not None
-    assert largest.shape((1, 5, 4)) == (32, 2, 1)
+        network_shape(5)
+    assert network_shape(0) == (1, 5, 4)
+    assert network_shape(4) == (32, 2, 1)
 
 
 # Views for the test --------------------------------------------------------------------------------------
@@ -231,8 +231,9 @@ IMAGES = torch.randint(0, 256, (20, 3, 9, 11), generator=torch.Generator().manua
 LABELS = torch.arange(20) % 4
 
 
-def classifier(**choices: Any) -> Classifier:
-    return Classifier(lopsided(), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], **choices)
+def classifier(tta: dict[str, Any] | None = None, **choices: Any) -> Classifier:
+    spec = ModelSpec({}, (3, 9, 11), [*"abcd"], [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], tta=tta or {})
+    return Classifier(Predictor(spec, lopsided()), **choices)
 
 
 def loss_in_validation(model: Classifier) -> float:
@@ -242,9 +243,9 @@ def loss_in_validation(model: Classifier) -> float:
 
 
 def test_validation_takes_the_mean_over_the_views_and_training_the_image_alone() -> None:
-    plain, viewed = classifier(), classifier(views=TestTimeAugmentation(flip=True, shift=2))
-    normalised = plain.normalise(IMAGES)
-    logits = TestTimeAugmentation(flip=True, shift=2)(normalised, plain.network)
+    plain, viewed = classifier(), classifier({"flip": True, "shift": 2})
+    normalised = plain.predictor.normalise(IMAGES)
+    logits = TestTimeAugmentation(flip=True, shift=2)(normalised, plain.predictor.network)
     assert loss_in_validation(viewed) == pytest.approx(F.cross_entropy(logits, LABELS).item(), rel=1e-5)
     assert loss_in_validation(viewed) != pytest.approx(loss_in_validation(plain), rel=1e-4)
     assert torch.equal(viewed.training_step((IMAGES, LABELS), 0), plain.training_step((IMAGES, LABELS), 0))
@@ -261,10 +262,12 @@ def test_smoothed_labels_spread_their_share_over_all_classes_in_training_only(sh
 
 
 def test_every_view_is_whitened_after_it_was_shifted() -> None:
-    whiten = fitted(classifier().normalise(IMAGES), 2)
+    whiten = fitted(classifier().predictor.normalise(IMAGES), 2)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(24 * 8 * 10, 4))
-    model = Classifier(network, [0.5] * 3, [0.25] * 3, whiten=whiten, views=TestTimeAugmentation(True, 1))
+    spec = ModelSpec({}, (3, 9, 11), [*"abcd"], [0.5] * 3, [0.25] * 3, 2, {"flip": True, "shift": 1})
+    model = Classifier(Predictor(spec, network))
+    model.predictor.whiten.load_state_dict(whiten.state_dict())
     normalised = Normalise([0.5] * 3, [0.25] * 3)(IMAGES)
     logits = TestTimeAugmentation(True, 1)(normalised, nn.Sequential(whiten, network))
     assert loss_in_validation(model) == pytest.approx(F.cross_entropy(logits, LABELS).item(), rel=1e-5)
@@ -272,7 +275,9 @@ def test_every_view_is_whitened_after_it_was_shifted() -> None:
 
 
 def test_a_checkpoint_of_a_model_carries_its_whitening() -> None:
-    whiten = fitted(classifier().normalise(IMAGES), 2)
-    state = Classifier(nn.Identity(), [0.5], [0.25], whiten=whiten).state_dict()
-    assert torch.equal(state["whiten.kernel"], whiten.kernel)
-    assert [name for name in classifier().state_dict() if not name.startswith("network.")] == []
+    whiten = fitted(classifier().predictor.normalise(IMAGES), 2)
+    spec = ModelSpec({}, (3, 9, 11), [], [0.5], [0.25], whiten=2)
+    predictor = Predictor(spec, nn.Identity())
+    predictor.whiten.load_state_dict(whiten.state_dict())
+    assert torch.equal(Classifier(predictor).state_dict()["predictor.whiten.kernel"], whiten.kernel)
+    assert all(name.startswith("predictor.network.") for name in classifier().state_dict())

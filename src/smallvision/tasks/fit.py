@@ -20,7 +20,7 @@ from smallvision.training.callbacks.compile import compile_seconds
 from smallvision.training.callbacks.epoch_timer import Clock
 from smallvision.training.callbacks.progress import Display
 from smallvision.training.callbacks.terminate_on_nan import TerminateOnNaN, explain_out_of_memory
-from smallvision.training.checkpoint import newest, read
+from smallvision.training.checkpoint import newest, read_checkpoint
 from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
 from smallvision.training.loggers import make_logger
 
@@ -40,10 +40,10 @@ def run(
     experiment = make_experiment(config, make_data(config))
     save_to = bare.target(config.get("save_model"), run.directory)
     last, damaged = newest(run.directory / "checkpoints")
+    last_path = None if last is None else last.path
     if last is not None:
-        saved = read(last)["smallvision"]
-        refuse_other_data(saved["data"], experiment, run)
-        refuse_to_go_back(saved["position"], config["trainer"]["max_epochs"])
+        refuse_other_data(last.dataset, experiment, run)
+        refuse_to_go_back(last.position, config["trainer"]["max_epochs"])
     display = Display(console, config["trainer"]["max_epochs"], config.get("log_every_n_batches"))
     watch = TerminateOnNaN(config)
 
@@ -56,6 +56,7 @@ def run(
         config,
         experiment.device,
         run.directory,
+        checkpoint=last,
         logger=make_logger(config["logger"], run.directory) or False,
         callbacks=[watch, display, *early_stopping(config), clock, keeper, *callbacks],
     )
@@ -63,12 +64,12 @@ def run(
     verb = "training" if last is None else "continuing"
     common.summary(console, config, experiment, run, f"{verb} {config['model']['name']}")
     for words in damaged:
-        console.print(f"  damaged    {words}; going on from {last}", style="bold yellow")
+        console.print(f"  damaged    {words}; going on from {last_path}", style="bold yellow")
     status, reason, test_seconds, saved_model = "failed", None, None, None
     tested: dict[str, float] = {}
     try:
         with explain_out_of_memory(config):
-            trainer.fit(experiment.model, datamodule=experiment.data, ckpt_path=last, weights_only=True)
+            trainer.fit(experiment.model, datamodule=experiment.data, ckpt_path=last_path, weights_only=True)
         tested_from = time.perf_counter()
         tested = test_best(trainer, experiment, keeper) if test else {}
         test_seconds = time.perf_counter() - tested_from
@@ -142,10 +143,7 @@ def test_best(trainer: pl.Trainer, experiment: Experiment, keeper: Keeper) -> di
     """The test figures of the checkpoint that validation chose; none where there are no test images."""
     if not experiment.data.sizes["test"] or keeper.best is None:  # there are none, or nothing could be saved
         return {}
-    try:
-        experiment.model.load_state_dict(read(keeper.best_path)["state_dict"])
-    except RuntimeError:
-        raise UserError(f"{keeper.best_path}: its weights do not fit this run") from None
+    experiment.model.predictor.load_weights(read_checkpoint(keeper.best_path))
     trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
     return {name: value for name, value in experiment.model.figures.items() if name.startswith("test/")}
 
@@ -158,7 +156,7 @@ def save_plain(path: Path, experiment: Experiment, keeper: Keeper) -> str | None
     if keeper.best is None:  # nothing could be saved
         return None
     try:
-        bare.write(read(keeper.best_path)["state_dict"], experiment.model.network, path)
+        bare.write(read_checkpoint(keeper.best_path).state_dict, experiment.model.predictor.network, path)
     except OSError as error:
         said = error.strerror or str(error)
         keeper.unsaved.append(f"{path.name}: {said}")

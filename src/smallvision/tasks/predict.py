@@ -148,12 +148,11 @@ def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number:
     over noisy copies (SmoothGrad, D. Smilkov et al., arXiv:1706.03825), in float32 on any device. ``seed`` and
     ``number`` name the noise, so that the same image gives the same map.
     """
-    model = predictor.model
-    floats = image.float()
+    floats, device = image.float(), predictor.normalise.scale.device
     noise = torch.randn((COPIES, *image.shape), generator=stream(seed, "saliency", number))
-    copies = (floats + noise * (NOISE * (floats.max() - floats.min()))).to(model.device).requires_grad_()
+    copies = (floats + noise * (NOISE * (floats.max() - floats.min()))).to(device).requires_grad_()
     with torch.enable_grad():
-        logits = model.views(model.normalise(copies), model.logits)
+        logits = predictor.mean_logits(copies)
         (gradients,) = torch.autograd.grad(logits[:, label].sum(), copies)
     heat = gradients.abs().amax(1).mean(0).float().cpu().numpy()
     brightest = float(np.percentile(heat, BRIGHT)) or float(heat.max()) or 1.0
@@ -168,7 +167,7 @@ def print_summary(console: Console, config: Config, predictor: Predictor, found:
         console.print(f"  {warning}", style="bold red")
     console.fields(
         {
-            "network": f"{config['model']['name']}, {predictor.parameters:,} parameters, epoch {predictor.epoch}",
+            "network": f"{config['model']['name']}, {predictor.parameter_count:,} parameters, epoch {predictor.epoch}",
             "trained on": one_line(f"{data['name']}, {data['source']}"),
             "": f"{by(predictor.shape)}, {len(predictor.classes)} classes",
             "device": str(predictor.device),
@@ -200,7 +199,7 @@ def make_results(config: Config, predictor: Predictor, telling: Telling, run: Ru
         "device": predictor.device.kind,
         "precision": predictor.device.precision,
         "data": {"stand_in_for": None, **predictor.plain["data"]},
-        "model": {"name": config["model"]["name"], "parameters": predictor.parameters},
+        "model": {"name": config["model"]["name"], "parameters": predictor.parameter_count},
         "optimizer": config["optimizer"]["name"],
         "epochs": predictor.epoch,
         "steps": 0,

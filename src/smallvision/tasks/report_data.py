@@ -95,9 +95,12 @@ def first_filters(model: Classifier, shape: tuple[int, int, int]) -> Tensor | No
     """What the first layer looks for, as pictures (N x C x H x W), where that is pictures: a convolution
     over grey or colour of 3 pixels or more, or a linear layer over all pixels.
     """
-    if isinstance(model.whiten, Whiten):  # its second half is the first, negated
-        return model.whiten.kernel[: len(model.whiten.kernel) // 2] if shape[0] in (1, 3) else None
-    layer: Any = next((one for one in model.modules() if isinstance(one, (nn.Conv2d, nn.Linear))), None)
+    whiten = model.predictor.whiten
+    if isinstance(whiten, Whiten):  # its second half is the first, negated
+        return whiten.kernel[: len(whiten.kernel) // 2] if shape[0] in (1, 3) else None
+    layer: Any = next(
+        (one for one in model.predictor.network.modules() if isinstance(one, (nn.Conv2d, nn.Linear))), None
+    )
     if isinstance(layer, nn.Conv2d) and layer.in_channels in (1, 3) and min(layer.kernel_size) >= 3:
         return layer.weight
     pixels = shape[0] * shape[1] * shape[2]

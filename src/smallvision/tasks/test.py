@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
@@ -14,8 +12,8 @@ from smallvision.core.run_dir import RunDir
 from smallvision.tasks import common
 from smallvision.tasks.report_data import draw_report
 from smallvision.training import state_dict as bare
-from smallvision.training.checkpoint import is_bare, opened, read
-from smallvision.training.factory import Experiment, describe, make_data, make_experiment, make_trainer
+from smallvision.training.checkpoint import BareWeights, read_weights
+from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
 
 
 @dataclass
@@ -72,31 +70,23 @@ def load(file: Path, config: Config) -> Loaded:
 
     Raises UserError where the weights do not fit.
     """
-    content = opened(file)
-    if is_bare(content):
-        return _load_bare(content, file, config)
-    saved = read(file)
-    weights = saved["state_dict"].values()
-    experiment = make_experiment(config, make_data(config), saved["smallvision"], weights)
-    try:
-        experiment.model.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{file}: its weights do not fit its own config ({str(error).splitlines()[0]})") from None
-    learnt, record, remark = saved["smallvision"]["data"], experiment.data.dataset, None
-    if learnt["fingerprint"] != record.fingerprint:
-        remark = f"trained on other data: {learnt['name']}, {learnt['source']}"
-    epochs = saved["epoch"] + 1
-    return Loaded(experiment, epochs, saved["global_step"], f"epoch {epochs}", remark)
+    found = read_weights(file)
+    if isinstance(found, BareWeights):
+        return _load_bare(found, config)
+    experiment = make_experiment(config, make_data(config), found)
+    dataset, remark = experiment.data.dataset, None
+    if found.dataset["fingerprint"] != dataset.fingerprint:
+        remark = f"trained on other data: {found.dataset['name']}, {found.dataset['source']}"
+    return Loaded(experiment, found.epoch, found.step, f"epoch {found.epoch}", remark)
 
 
-def _load_bare(content: dict[str, Tensor], file: Path, config: Config) -> Loaded:
+def _load_bare(found: BareWeights, config: Config) -> Loaded:
     whiten = config["data"]["normalisation"]["whiten"]
     if whiten:
         raise UserError(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
-    bare.refuse_endless(content, file)
     data = make_data(config)
-    experiment = make_experiment(config, data, describe(config, data))
-    network, name = experiment.model.network, config["model"]["name"]
-    network.load_state_dict(bare.fitted(content, network, file, name))
+    experiment = make_experiment(config, data)
+    network, name = experiment.model.predictor.network, config["model"]["name"]
+    network.load_state_dict(bare.fitted(found.state_dict, network, found.path, name))
     remark = f"{bare.SAYS_NOTHING} or its data: tested as {name}, {common.normalised_by(data)}"
     return Loaded(experiment, 0, 0, "of a bare state dict", remark)

@@ -1,4 +1,4 @@
-"""Checkpoints: plain, written whole or not at all, checked when read, and enough to rebuild the model."""
+"""Checkpoints: plain data, written completely or not at all, checked when read, and enough to rebuild the model."""
 
 import os
 import pickle
@@ -8,6 +8,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,29 +16,123 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from smallvision.config.untrusted import check_checkpoint_file, check_plain_data
+from smallvision.config.untrusted import check_checkpoint_file, check_plain_data, validate_untrusted_config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.run_dir import atomic_write
+from smallvision.training.model_spec import ModelSpec
 
 FORMAT = 1
-NEEDED = ("config", "shape", "classes", "mean", "std", "data")  # what rebuilds a model
+PREFIX = "predictor."  # of the Predictor's tensors in a LightningModule's state dict
 MOST_ENTRIES = 1_000_000
 # All that a checkpoint's pickle may name beside the kinds of storage. torch's own list for weights_only is
 # longer, and a bytearray on it, say, fills the memory.
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+VERSION = re.compile(r"\d+(\.\d+)+(rc\d+|\.?(post|dev)\d+)?$")
 
 
-def _whole(value: Any, least: int = 0) -> bool:
-    return type(value) is int and value >= least
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of a run holds, checked; on the CPU.
+
+    ``config``: the run's own, as plain data; ``state_dict``: the tensors of its Predictor; ``epoch``: the one that
+    it was saved in, from 1; ``step``: optimizer steps; ``dataset``: name, source and fingerprint of the images that
+    it learned from; ``position``: the epoch and batch that training goes on from; ``raw``: the whole content, for
+    the Trainer.
+    """
+
+    path: Path
+    spec: ModelSpec
+    config: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+    epoch: int
+    step: int
+    dataset: dict[str, Any]
+    position: dict[str, int] | None
+    raw: dict[str, Any]
 
 
-def _row(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(one, kinds) for one in value)
+@dataclass(frozen=True)
+class BareWeights:
+    """A file of names and tensors alone, as ``torch.save(model.state_dict(), path)`` writes it."""
+
+    path: Path
+    state_dict: dict[str, torch.Tensor]
 
 
-def dense(value: Any) -> bool:
-    """Whether a tensor's elements are all there: one can stand for a milliard."""
-    return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() >= value.nbytes
+# Reading ------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint of that file. Nothing in it is run. Raises UserError, naming the file, for any other file."""
+    found = read_weights(path)
+    if isinstance(found, BareWeights):
+        raise UserError(
+            f"{path}: not a checkpoint of smallvision, but a bare state dict: task=test model=NAME data=NAME tests it"
+        )
+    return found
+
+
+def read_weights(path: Path) -> Checkpoint | BareWeights:
+    """As :func:`read_checkpoint`, for whatever takes a bare state dict as well."""
+    content = opened(path)
+    if is_bare(content):
+        for name, tensor in content.items():
+            if not dense(tensor):
+                raise UserError(f"{path}: its {name} is incomplete")
+        return BareWeights(path, content)
+    try:
+        return _checked(path, content)
+    except UserError as error:
+        line = str(error)
+        raise UserError(line if line.startswith(f"{path}: ") else f"{path}: {line}") from None
+
+
+def opened(path: Path) -> Any:
+    """What torch.save wrote: plain data and tensors, on the CPU. Nothing in the file is run.
+
+    Raises UserError, naming the file, where it is damaged or holds anything else.
+    """
+    check_checkpoint_file(path)
+    try:
+        check_bytes(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is not torch's own
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds more than plain data, so it is not opened") from None
+    except Exception as error:  # damage can surface as any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged or not a checkpoint ({reason[:120]})") from None
+    check_plain_data(content, str(path), MOST_ENTRIES, torch.Tensor)
+    return content
+
+
+def check_bytes(path: Path) -> None:
+    """Raise BadZipFile where any part's checksum (CRC-32, which torch writes) is not that of its bytes, and
+    UnpicklingError where a pickle names more than tensors and dicts.
+
+    torch itself reads past flipped bits silently.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise zipfile.BadZipFile("compressed or overlapping parts")
+        wrong = archive.testzip()
+        if wrong is not None:
+            raise zipfile.BadZipFile(f"checksum of {wrong}")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                refuse_other_names(archive.read(part))
+
+
+def refuse_other_names(pickled: bytes) -> None:
+    """Raise UnpicklingError where a pickle names anything but tensors, their storages and dicts."""
+    for code, name, _ in pickletools.genops(pickled):
+        storage = str(name).startswith("torch ") and str(name).endswith("Storage")
+        if code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):  # torch's own writer has none
+            raise pickle.UnpicklingError(code.name)
+        if code.name == "GLOBAL" and name not in NAMES and not storage:
+            raise pickle.UnpicklingError(name)
 
 
 def is_bare(content: Any) -> bool:
@@ -45,31 +140,126 @@ def is_bare(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and len(content) > 0
-        and all(isinstance(name, str) and isinstance(one, torch.Tensor) for name, one in content.items())
+        and all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items())
     )
 
 
-# What is taken out of a checkpoint before a model is there to hold it against.
-FORMS: dict[str, Callable[[Any], bool]] = {
-    "state_dict": lambda v: isinstance(v, dict) and all(isinstance(key, str) and dense(one) for key, one in v.items()),
-    "epoch": _whole,
-    "global_step": _whole,
-    "pytorch-lightning_version": lambda v: (
-        isinstance(v, str) and bool(re.match(r"\d+(\.\d+)+(rc\d+|\.?(post|dev)\d+)?$", v))
-    ),
-    "shape": lambda v: _row(v, int) and len(v) == 3 and min(v) > 0,
-    "classes": lambda v: _row(v, str),
-    "mean": lambda v: _row(v, (int, float)),
-    "std": lambda v: _row(v, (int, float)),
-    "data": lambda v: (
-        isinstance(v, dict) and all(isinstance(v.get(key), str) for key in ("name", "source", "fingerprint"))
-    ),
-    "position": lambda v: v is None or (isinstance(v, dict) and all(_whole(v.get(key)) for key in ("epoch", "batch"))),
-}
+def dense(value: Any) -> bool:
+    """Whether all elements of a tensor are in memory: with strides of 0, one can stand for 10^9."""
+    return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() >= value.nbytes
+
+
+def _checked(path: Path, content: Any) -> Checkpoint:
+    """Raise UserError at the first part that is missing or cannot be what it should be."""
+    ours = content.get("smallvision") if isinstance(content, dict) else None
+    if not isinstance(ours, dict) or "state_dict" not in content:
+        raise UserError("not a checkpoint of smallvision")
+    if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
+        raise UserError(
+            f"written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"
+            " use the smallvision that wrote it"
+        )
+    parts: dict[str, Any] = {**content, **ours}
+    get: Callable[[str], Any] = parts.get
+    version, weights, shape = get("pytorch-lightning_version"), get("state_dict"), get("shape")
+    data, position = get("data"), get("position")
+    form = {
+        "state_dict": isinstance(weights, dict)
+        and all(isinstance(name, str) and dense(value) for name, value in weights.items()),
+        "epoch": _is_count(parts.get("epoch")),
+        "global_step": _is_count(parts.get("global_step")),
+        "pytorch-lightning_version": isinstance(version, str) and bool(VERSION.match(version)),
+        "shape": _is_list(shape, int) and len(shape) == 3 and min(shape) > 0,
+        "classes": _is_list(parts.get("classes"), str),
+        "mean": _is_list(parts.get("mean"), int, float),
+        "std": _is_list(parts.get("std"), int, float),
+        "data": isinstance(data, dict) and all(isinstance(data.get(k), str) for k in ("name", "source", "fingerprint")),
+        "position": "position" in parts
+        and (position is None or (isinstance(position, dict) and all(_is_count(position.get(k)) for k in POSITION))),
+    }
+    wrong = [name for name, good in form.items() if not good]
+    if not wrong and not len(ours["mean"]) == len(ours["std"]) == shape[0]:
+        wrong = ["mean"]
+    if wrong:
+        raise UserError(f"not a checkpoint of smallvision: its {wrong[0]} is missing or cannot be")
+    config = validate_untrusted_config(ours.get("config"), str(path))
+    return Checkpoint(
+        path=path,
+        spec=_spec(config, ours),
+        config=config,
+        state_dict={name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)},
+        epoch=content["epoch"] + 1,
+        step=content["global_step"],
+        dataset=data,
+        position=position,
+        raw=content,
+    )
+
+
+POSITION = ("epoch", "batch")
+
+
+def _spec(config: dict[str, Any], ours: dict[str, Any]) -> ModelSpec:
+    normalisation, tta = config["data"].get("normalisation"), config.get("tta")
+    whiten: Any = normalisation.get("whiten") if isinstance(normalisation, dict) else None
+    if not isinstance(tta, dict) or not _is_count(whiten) or not _is_count(config.get("seed")):
+        raise UserError("does not hold the config of a run")
+    channels, height, width = ours["shape"]
+    return ModelSpec(
+        model=config["model"],
+        shape=(channels, height, width),
+        classes=ours["classes"],
+        mean=ours["mean"],
+        std=ours["std"],
+        whiten=whiten,
+        tta=tta,
+        seed=config["seed"],
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_list(value: Any, *kinds: type) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, kinds) for item in value)
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint of a run to go on from, and what is wrong with those that were newer.
+
+    Damaged ones are renamed NAME.damaged, so that nothing good is ever replaced by them. None where the run had
+    not saved yet. Raises UserError where it had, and none can be read.
+    """
+    found: list[Checkpoint] = []
+    damaged: dict[Path, str] = {}
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path.name)):
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError as error:
+            damaged[path] = str(error)
+            continue
+        if path.name == "last.ckpt":
+            return checkpoint, []
+        found.append(checkpoint)
+    if damaged and not found:
+        raise UserError(f"{'; '.join(damaged.values())}; no other checkpoint is left in {folder}")
+    for path in damaged:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+    return max(found, key=lambda checkpoint: checkpoint.step, default=None), list(damaged.values())
+
+
+# Writing ------------------------------------------------------------------------------------------------
 
 
 class PlainCheckpointIO(CheckpointIO):
-    """Tensors, numbers, strings, lists and dicts, in torch's own format; read with ``weights_only=True``."""
+    """Tensors, numbers, strings, lists and dicts, in torch's own format; read with ``weights_only=True``.
+
+    ``checkpoint``: the one to continue from, which has been read already.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self.checkpoint = checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +272,10 @@ class PlainCheckpointIO(CheckpointIO):
                 raise
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return {**read(Path(path)), "file": str(path)}
+        known = self.checkpoint is not None and self.checkpoint.path == Path(path)
+        checkpoint = self.checkpoint if known else read_checkpoint(Path(path))
+        assert checkpoint is not None
+        return {**checkpoint.raw, "file": str(path)}
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -110,106 +303,6 @@ def keep_older(path: Path, count: int) -> None:
             copy(path, target)
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint of a run to go on from, and what is wrong with those that were newer.
-
-    Damaged ones are set aside as NAME.damaged, so that nothing good is ever replaced by them. None where
-    the run had not saved yet. Raises UserError where it had, and none can be read.
-    """
-    found: list[tuple[int, Path]] = []
-    damaged: dict[Path, str] = {}
-    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path.name)):
-        try:
-            step = int(read(path)["global_step"])
-        except UserError as refusal:
-            damaged[path] = str(refusal)
-            continue
-        if path.name == "last.ckpt":
-            return path, []
-        found.append((step, path))
-    if damaged and not found:
-        raise UserError(f"{'; '.join(damaged.values())}; no other checkpoint is left in {folder}")
-    for path in damaged:
-        path.replace(path.with_name(f"{path.name}.damaged"))
-    best = max(found, key=lambda one: one[0])[1] if found else None
-    return best, list(damaged.values())
-
-
-def check_bytes(path: Path) -> None:
-    """Raise BadZipFile where any part's checksum (CRC-32, which torch writes) is not that of its bytes, and
-    UnpicklingError where a pickle names more than tensors and dicts.
-
-    torch itself reads past flipped bits without a word.
-    """
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        if sum(part.file_size for part in parts) > path.stat().st_size:
-            raise zipfile.BadZipFile("parts that are packed, or lie one in the other")
-        wrong = archive.testzip()
-        if wrong is not None:
-            raise zipfile.BadZipFile(f"checksum of {wrong}")
-        for part in parts:
-            if part.filename.endswith(".pkl"):
-                refuse_other_names(archive.read(part))
-
-
-def refuse_other_names(pickled: bytes) -> None:
-    """Raise UnpicklingError where a pickle names anything but tensors, their storages and dicts."""
-    for code, name, _ in pickletools.genops(pickled):
-        storage = str(name).startswith("torch ") and str(name).endswith("Storage")
-        if code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):  # torch's own writer has none
-            raise pickle.UnpicklingError(code.name)
-        if code.name == "GLOBAL" and name not in NAMES and not storage:
-            raise pickle.UnpicklingError(name)
-
-
-def opened(path: Path) -> Any:
-    """What torch.save wrote, on the CPU: plain data and tensors. Nothing in the file is run.
-
-    Raises UserError, naming the file, where it is damaged or holds anything else.
-    """
-    check_checkpoint_file(path)
-    try:
-        check_bytes(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle that is not torch's own
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: holds more than plain data, so it is not opened") from None
-    except Exception as error:  # damage can surface as any kind
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged or not a checkpoint ({said[:120]})") from None
-    check_plain_data(content, str(path), MOST_ENTRIES, torch.Tensor)
-    return content
-
-
 def read(path: Path) -> dict[str, Any]:
-    """The whole checkpoint, on the CPU. Nothing in the file is run. Raises UserError, naming the file."""
-    checkpoint = opened(path)
-    ours = checkpoint.get("smallvision") if isinstance(checkpoint, dict) else None
-    if not isinstance(ours, dict) or "state_dict" not in checkpoint:
-        hint = ", but a bare state dict: task=test model=NAME data=NAME tests it" if is_bare(checkpoint) else ""
-        raise UserError(f"{path}: not a checkpoint of smallvision{hint}")
-    if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
-        raise UserError(
-            f"{path}: written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"
-            " use the smallvision that wrote it"
-        )
-    missing = [name for name in NEEDED if name not in ours]
-    if missing:
-        raise UserError(f"{path}: not a checkpoint of smallvision: it lacks {', '.join(missing)}")
-    if "position" not in ours:  # the first ones have it where Lightning looks for it
-        ours["position"] = _first_position(checkpoint)
-    wrong = [name for name, holds in FORMS.items() if not holds({**checkpoint, **ours}.get(name))]
-    if not wrong and not len(ours["mean"]) == len(ours["std"]) == ours["shape"][0]:
-        wrong = ["mean"]
-    if wrong:
-        raise UserError(f"{path}: not a checkpoint of smallvision: its {wrong[0]} cannot be")
-    return checkpoint
-
-
-def _first_position(checkpoint: dict[str, Any]) -> Any:
-    try:
-        return checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
-    except (KeyError, IndexError, TypeError):
-        return None
+    """Until everything takes a Checkpoint: its raw content."""
+    return read_checkpoint(path).raw

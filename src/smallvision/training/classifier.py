@@ -1,6 +1,6 @@
 """The LightningModule: one network, its normalisation, its loss and its optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from smallvision.core.rng import seed_global
 from smallvision.data.loader import Batch, BatchLoader
-from smallvision.training.layers import Normalise, TestTimeAugmentation, Whiten
 from smallvision.training.metrics import LossAndAccuracy, in_order
-from smallvision.training.resume import fits, in_groups_order, state_after_a_step, validate_resume
+from smallvision.training.predictor import Predictor
+from smallvision.training.resume import state_after_a_step, validate_resume
 from smallvision.training.schedules import LRLambda, at_step
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -22,36 +22,24 @@ MakeOptimizer = Callable[[nn.Module], Optimizer]
 class Classifier(pl.LightningModule):
     """Images uint8 N x C x H x W in, logits N x classes out.
 
-    ``network`` maps normalised and, where ``whiten`` is given, whitened floats to logits; validation and
-    test take the mean over ``views``. ``make_optimizer`` and ``factor`` (see schedules) are
-    needed for training only. ``plain`` is carried by every checkpoint under "smallvision": what rebuilds
-    the model. ``figures`` holds the latest epoch's ("val/acc" and so on), ``tested`` the latest test's
-    probabilities (float32, N x classes, in the order of the images). Dropout draws from (seed, "step", epoch,
-    batch).
+    Validation and test take the mean over the ``predictor``'s test-time views. ``make_optimizer`` and ``factor``
+    (see schedules) are needed for training only. ``plain`` is carried by every checkpoint under "smallvision".
+    ``figures`` holds the latest epoch's ("val/acc" and so on), ``tested`` the latest test's probabilities
+    (float32, N x classes, in the order of the images). Dropout draws from (seed, "step", epoch, batch).
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
+        predictor: Predictor,
         *,
-        whiten: Whiten | None = None,
-        views: TestTimeAugmentation | None = None,
         label_smoothing: float = 0.0,
-        channels_last: bool = False,
         make_optimizer: MakeOptimizer | None = None,
         factor: LRLambda | None = None,
         seed: int = 0,
         plain: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if channels_last:
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = network
-        self.normalise = Normalise(mean, std, channels_last)
-        self.whiten = whiten or nn.Identity()
-        self.views, self.label_smoothing = views or TestTimeAugmentation(), label_smoothing
+        self.predictor, self.label_smoothing = predictor, label_smoothing
         self.make_optimizer, self.factor = make_optimizer, factor
         self.seed = seed
         self.plain = plain or {}
@@ -62,17 +50,13 @@ class Classifier(pl.LightningModule):
         self._position: dict[str, int] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logits(self.normalise(images))
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Of normalised images."""
-        return self.network(self.whiten(images))
+        return self.predictor.logits(images)
 
     # Training -----------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Optimizer:
         assert self.make_optimizer is not None
-        optimizer = self.make_optimizer(self.network)
+        optimizer = self.make_optimizer(self.predictor.network)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
@@ -152,7 +136,7 @@ class Classifier(pl.LightningModule):
 
     def _judge(self, images: Tensor, labels: Tensor) -> Tensor:
         """Logits, N x classes, counted in the figures."""
-        logits = self.views(self.normalise(images), self.logits)
+        logits = self.predictor.mean_logits(images)
         self.eval_figures.update(F.cross_entropy(logits, labels), logits, labels)
         return logits
 
@@ -188,11 +172,7 @@ class Classifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError where the file does not fit this model and its optimizer."""
         assert self.make_optimizer is not None
-        states: Any = checkpoint.get("optimizer_states")
-        if "param_groups" not in checkpoint["smallvision"]["config"] and fits([{"state": {}}], states):
-            optimizer = self.make_optimizer(self.network)
-            states[0]["state"] = in_groups_order(states[0]["state"], self.network, optimizer)
-        after_a_step = state_after_a_step(self.make_optimizer, self.network)
+        after_a_step = state_after_a_step(self.make_optimizer, self.predictor.network)
         validate_resume(checkpoint, self.trainer, self, self.train_figures.sums(), after_a_step)
         self.train_figures.restore(checkpoint["smallvision"]["epoch_sums"])
         self._position = checkpoint["smallvision"]["position"]

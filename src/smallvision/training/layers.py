@@ -43,11 +43,11 @@ class Whiten(nn.Module):
         self.register_buffer("kernel", torch.zeros(2 * channels * side**2, channels, side, side))
 
     def shape(self, of: tuple[int, int, int]) -> tuple[int, int, int]:
-        """What images of that shape become: channels, height, width."""
+        """Channels, height, width of what images of that shape become."""
         return len(self.kernel), of[1] - self.side + 1, of[2] - self.side + 1
 
     @torch.no_grad()
-    def fit(self, images: Tensor) -> None:
+    def init_whiten(self, images: Tensor) -> None:
         """Learn the directions from ``images``, normalised floats."""
         channels = images.shape[1]
         columns = F.unfold(images, self.side).transpose(1, 2).reshape(-1, channels * self.side**2).double()
@@ -68,6 +68,8 @@ class TestTimeAugmentation:
     each goes to the image moved up-left and down-right by that many pixels, the border reflected. Source: K.
     Jordan, arXiv:2404.00498, section 3.5.
     """
+
+    __test__ = False  # no test of pytest's
 
     def __init__(self, flip: bool = False, shift: int = 0) -> None:
         self.flip, self.shift = flip, shift

@@ -68,7 +68,7 @@ def tell(
         images, _ = samples
         if images.shape[1] in (1, 3):
             board.add_images("train/samples", images[:32].cpu().numpy())
-        classes = model.plain["classes"]
+        classes = model.predictor.spec.classes
         if len(model.tested) and len(classes) <= MOST_CLASSES:
             matrix = MulticlassConfusionMatrix(len(classes))
             matrix.update(model.tested, tested_labels[: len(model.tested)])
@@ -79,7 +79,8 @@ def tell(
         if graph:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the tracer
-                board.add_graph(model.network, model.whiten(model.normalise(images[:1].to(model.device))))
+                predictor = model.predictor
+                board.add_graph(predictor.network, predictor.whiten(predictor.normalise(images[:1].to(model.device))))
         board.flush()
 
 

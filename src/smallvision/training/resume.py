@@ -56,13 +56,6 @@ def state_after_a_step(make_optimizer: Callable[[nn.Module], Optimizer], network
     return optimizer.state_dict()
 
 
-def in_groups_order(state: dict[int, Any], network: nn.Module, optimizer: Optimizer) -> dict[int, Any]:
-    """The state of one of the first checkpoints, which number parameters as the network has them."""
-    then = {parameter: number for number, parameter in enumerate(network.parameters())}
-    now = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {number: state[then[one]] for number, one in enumerate(now) if then[one] in state}
-
-
 def fits(own: Any, saved: Any) -> bool:
     """Whether ``saved`` has every key of ``own``, and there the same kind of thing in the same shape.
 

@@ -13,7 +13,7 @@ from smallvision.core.errors import UserError
 from smallvision.training.checkpoint import PlainCheckpointIO, dense
 
 SAYS_NOTHING = "a bare state dict, which does not say its network"
-PREFIX = "network."  # of the network's own tensors in a checkpoint
+PREFIX = "network."  # of the network's own tensors in a Predictor's state dict
 
 
 def target(save_model: str | None, run_dir: Path) -> Path | None:

@@ -112,7 +112,7 @@ class Contender(ABC):
         first, where the config has one.
         """
         model = self.experiment.model
-        whiten, network = copy.deepcopy(model.whiten), copy.deepcopy(model.network)
+        whiten, network = copy.deepcopy(model.predictor.whiten), copy.deepcopy(model.predictor.network)
         network = network.to(device)
         optimizer = make_optimizer(self.config, network, self.experiment.device.with_kernel if like_ours else dict)
         layout = memory_format(like_ours and self.experiment.device.channels_last)
@@ -127,7 +127,7 @@ class SmallVision(Contender):
         experiment = make_experiment(self.config, self.experiment.data)
         config = {**self.config, "trainer": {**self.config["trainer"], "max_epochs": 1000, "limit_val_batches": 0}}
         display = Display(Console(rich.console.Console(**UNSEEN)), epochs=1000)
-        own = {"callbacks": [display, clock], "logger": False, "enable_checkpointing": False}
+        own: dict[str, Any] = {"callbacks": [display, clock], "logger": False, "enable_checkpointing": False}
         trainer = make_trainer(config, experiment.device, self.run_dir, **own)
         trainer.fit(experiment.model, datamodule=experiment.data)
 

@@ -70,7 +70,7 @@ def summary(console: Console, trained: Predictor, own: Config, seen: Sample, che
     console.fields(
         {
             "data": " ".join(f"{data['name']}, {data['source']}".split())[:300],
-            "network": f"{own['model']['name']}, {trained.parameters:,} parameters,"
+            "network": f"{own['model']['name']}, {trained.parameter_count:,} parameters,"
             f" {trained.epoch} epoch{'s' * (trained.epoch != 1)}" + (f", {views} views" if views > 1 else ""),
             "takes": f"images, uint8, N x {' x '.join(map(str, trained.shape))}",
             "gives": f"probabilities, float32, N x {len(trained.classes)}",

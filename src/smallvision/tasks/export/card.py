@@ -36,7 +36,7 @@ def card(
         f"# {plain(own['model']['name'])}, trained on {plain(data['name'])}",
         *_stand_in(data),
         f"A network that tells small images of {len(module.classes):,} classes apart:"
-        f" {trained.parameters:,} parameters, {plain(own['model']['_target_'].rpartition('.')[2])} of"
+        f" {trained.parameter_count:,} parameters, {plain(own['model']['_target_'].rpartition('.')[2])} of"
         " smallvision. Exported out of its checkpoint after"
         f" {trained.epoch:,} epoch{'s' * (trained.epoch != 1)}.",
         "## In and out",

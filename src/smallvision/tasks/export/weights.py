@@ -18,8 +18,8 @@ from smallvision.config.untrusted import MOST_ENTRIES, check_plain_data, validat
 from smallvision.core.errors import UserError
 from smallvision.tasks.export.module import Standalone
 from smallvision.tasks.export.said import VERSION
-from smallvision.training.factory import make_network, make_whiten, no_larger_than
-from smallvision.training.layers import TestTimeAugmentation
+from smallvision.training.layers import TestTimeAugmentation, Whiten
+from smallvision.training.model_spec import ModelSpec, no_larger_than
 
 MOST_HEADER = 1_000_000  # bytes; a run writes some 10,000
 # Of tensors, in the format's own words.
@@ -117,8 +117,12 @@ def _build(file: Path, content: dict[str, Any]) -> Standalone:
     channels, height, width = content["shape"]
     shape = (channels, height, width)
     try:
-        whiten = make_whiten(config, shape)
-        network = make_network(config, whiten.shape(shape) if whiten else shape, len(content["classes"]))
+        side = config["data"]["normalisation"]["whiten"]
+        spec = ModelSpec(
+            config["model"], shape, content["classes"], content["mean"], content["std"], side, config["tta"]
+        )
+        whiten = Whiten(channels, side) if side else None
+        network = spec.make_network()
     except (RuntimeError, ArithmeticError, AssertionError) as error:  # what build itself does not expect
         raise UserError(f"{file}: its network cannot be built ({error})") from None
     return Standalone(

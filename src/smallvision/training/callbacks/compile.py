@@ -25,7 +25,7 @@ class Compiler(Callback):
         assert isinstance(pl_module, Classifier)
         assert isinstance(trainer.train_dataloader, BatchLoader)
         started = time.perf_counter()
-        network = pl_module.network
+        network = pl_module.predictor.network
         before = {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
             network.compile(dynamic=False)
