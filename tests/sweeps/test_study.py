@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from smallvision.core.errors import Pruned, UserError
 from smallvision.sweeps.collect import read_runs, read_study, read_sweep
+from smallvision.sweeps.plan import PLAN_FILE, Plan
 from smallvision.sweeps.space import grid
 from smallvision.sweeps.study import JOURNAL, Study, TrialRun, open_storage
 
@@ -271,7 +272,7 @@ def test_the_journal_grows_with_the_number_of_trials(tmp_path):
     "journal",
     [
         b"no journal\n{}\n",
-        b'{"op_code":0,"worker_id":"x","study_name":"a","directions":[2]}\n',
+        b'{"op_code":0,"worker_id":"x","study_name":"another","directions":[2]}\n',
         b'{"op_code":99}\n{"op_code":3}\n',
         b"[" * 100_000 + b"\n",
         b"\x80\x04cos\nsystem\n(X\x04\x00\x00\x00echotR.\n",
@@ -279,6 +280,30 @@ def test_the_journal_grows_with_the_number_of_trials(tmp_path):
     ],
 )
 def test_a_file_that_is_no_journal_is_refused_by_name(tmp_path, journal):
+    make_plan(tmp_path).write()
     (tmp_path / JOURNAL).write_bytes(journal)
     with pytest.raises(UserError, match=JOURNAL):
         read_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "plan", [b"", b"[]", b"\xff\xfe", b"dimensions: [1]", b"!!python/object/apply:os.getcwd []", b"[" * 9999]
+)
+def test_a_file_that_is_no_plan_is_refused_by_name(tmp_path, plan):
+    Study.create(make_plan(tmp_path))
+    (tmp_path / PLAN_FILE).write_bytes(plan)
+    with pytest.raises(UserError, match=PLAN_FILE):
+        read_sweep(tmp_path)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=tag(log,interval(1e-4,0.1))", "model=a,b", method="tpe", seeds=[1, 2])
+    plan.write()
+    assert Plan.read(tmp_path, None) == plan
+
+
+def test_the_storage_that_a_plan_names_is_not_opened(tmp_path):
+    make_plan(tmp_path, storage=f"sqlite:///{tmp_path}/elsewhere.db").write()
+    with pytest.raises(UserError, match="needs storage=ADDRESS"):
+        read_sweep(tmp_path)
+    assert not (tmp_path / "elsewhere.db").exists()

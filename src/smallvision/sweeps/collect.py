@@ -1,7 +1,6 @@
 """Reads a sweep for reports: its study and its run directories."""
 
 import csv
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
 from smallvision.reports.sweep_view import SweepView, TrialView
+from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
 from smallvision.sweeps.study import JOURNAL, Study
 
@@ -30,20 +30,20 @@ def read_sweep(directory: Path, storage: str | None = None) -> SweepView:
     journal = directory / JOURNAL
     if storage is None and not journal.is_file():
         raise UserError(f"{journal}: no such file; a sweep that keeps its trials elsewhere needs storage=ADDRESS")
+    plan = Plan.read(directory, storage)
     try:
-        study = Study.find(directory, storage)
-        if study is not None:
-            return read_runs(study)
+        return read_runs(Study(plan))
     except UserError:
         raise
+    except KeyError:
+        raise UserError(f"{storage or journal}: has no sweep {plan.name}") from None
     except Exception as error:  # whatever Optuna raises for a file that is no journal
         raise UserError(f"{storage or journal}: not the journal of a sweep ({type(error).__name__}: {error})") from None
-    raise UserError(f"{storage or journal}: has no sweep of {directory}")
 
 
 def read_study(study: Study) -> SweepView:
     """The sweep as its study stands, without opening a run directory: quick enough to be read again and again."""
-    plan, trials = study.plan, study.trials
+    plan = study.plan
     return SweepView(
         name=plan.name,
         directory=plan.directory,
@@ -55,9 +55,9 @@ def read_study(study: Study) -> SweepView:
         fixed=plan.fixed,
         planned=study.count,
         epochs=plan.epochs,
-        trials=[_trial_view(study, number, trial) for number, trial in sorted(trials.items())],
+        trials=[_trial_view(study, number, trial) for number, trial in sorted(study.trials.items())],
         pruner=plan.pruner,
-        stand_in_for=next(_stand_ins(trials), None),
+        stand_in_for=study.stand_in_for,
     )
 
 
@@ -104,11 +104,6 @@ def _trial_view(study: Study, number: int, trial: FrozenTrial) -> TrialView:
 def _by_seed(trial: FrozenTrial, name: str) -> dict[int, float]:
     found = {int(key.partition("/")[2]): value for key, value in trial.user_attrs.items() if key.startswith(f"{name}/")}
     return dict(sorted(found.items()))
-
-
-def _stand_ins(trials: dict[int, FrozenTrial]) -> Iterator[str]:
-    for trial in trials.values():
-        yield from (value for name, value in trial.user_attrs.items() if name.startswith("stand_in/"))
 
 
 def _reported_curve(study: Study, trial: FrozenTrial, seed: int) -> dict[int, float]:

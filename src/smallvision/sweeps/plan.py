@@ -3,10 +3,11 @@
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
@@ -16,8 +17,10 @@ from smallvision.config.compose import resolve_config
 from smallvision.config.schema import Config
 from smallvision.config.untrusted import check_hydra
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import write_text
 from smallvision.sweeps.space import Dimension
 
+PLAN_FILE = "sweep.yaml"
 PRUNERS = {
     "none": pruners.NopPruner,
     "median": pruners.MedianPruner,
@@ -123,24 +126,32 @@ class Plan:
         except (TypeError, ValueError) as error:
             raise UserError(f"sweep.pruner_options: {error}") from None
 
-    def to_json(self) -> str:
-        plain = asdict(replace(self, dimensions=[]))
-        plain["directory"], plain["configs"] = str(self.directory), str(self.configs)
-        plain["dimensions"] = [
-            (dimension.key, dimension.expression, distribution_to_json(dimension.distribution))
-            for dimension in self.dimensions
+    def write(self) -> None:
+        """Write sweep.yaml, from which the workers read the plan, and reports."""
+        tree = {name: value for name, value in asdict(self).items() if name not in ("directory", "storage")}
+        tree["configs"] = str(self.configs)
+        tree["dimensions"] = [
+            {"key": one.key, "expression": one.expression, "distribution": distribution_to_json(one.distribution)}
+            for one in self.dimensions
         ]
-        return json.dumps(plain)
+        write_text(self.directory / PLAN_FILE, yaml.safe_dump(tree, sort_keys=False))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        plain = json.loads(text)
-        plain["directory"], plain["configs"] = Path(plain["directory"]), Path(plain["configs"])
-        plain["dimensions"] = [
-            Dimension(key, expression, json_to_distribution(distribution))
-            for key, expression, distribution in plain["dimensions"]
-        ]
-        return cls(**plain)
+    def read(cls, directory: Path, storage: str | None) -> Self:
+        """The plan of the sweep in that directory. Where its trials are stored is not taken from the file.
+
+        Raises UserError where it holds none.
+        """
+        file = directory / PLAN_FILE
+        try:
+            tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+            tree["dimensions"] = [
+                Dimension(one["key"], one["expression"], json_to_distribution(one["distribution"]))
+                for one in tree["dimensions"]
+            ]
+            return cls(**{**tree, "configs": Path(tree["configs"]), "directory": directory, "storage": storage})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: not the plan of a sweep ({type(error).__name__}: {error})") from None
 
 
 def most_epochs(dimensions: list[Dimension], max_epochs: Any) -> int:

@@ -4,7 +4,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -127,17 +127,6 @@ class Study:
             study._prepare()
         return study
 
-    @classmethod
-    def find(cls, directory: Path, address: str | None) -> Self | None:
-        """The study of the sweep in that directory; ``address``: of its storage, if not there."""
-        storage = open_storage(address, directory)
-        for summary in optuna.get_all_study_summaries(storage, include_best_trial=False):
-            if "plan" in summary.user_attrs:
-                plan = Plan.from_json(summary.user_attrs["plan"])
-                if address is None or plan.directory.resolve() == directory.resolve():
-                    return cls(replace(plan, directory=directory, storage=address))
-        return None
-
     def _wait_until_ready(self) -> None:
         """In a shared storage another machine may just be creating the study."""
         given_up = time.monotonic() + CREATION_SECONDS
@@ -148,13 +137,13 @@ class Study:
         """Write down what is not there yet, after a kill perhaps only the rest of it."""
         if self._attribute("definition") is None:
             self.optuna.set_user_attr("definition", self.plan.definition())
-            self.optuna.set_user_attr("plan", self.plan.to_json())
         self._refuse_changes(self._attribute("definition"), self.plan.definition())
         if self.plan.method == "grid" and not self._attribute("ready"):
             for params in grid(self.plan.dimensions)[len(self._trials()) :]:
                 self.optuna.enqueue_trial(params)
         self.optuna.set_user_attr("count", max(self.plan.count, self.count))
         self.optuna.set_user_attr("ready", True)
+        self.plan.write()
 
     def _refuse_changes(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         for name in [*before, *now]:
@@ -176,6 +165,12 @@ class Study:
     def trials(self) -> dict[int, FrozenTrial]:
         """The trials by number; of one that was retried, the last attempt."""
         return {number_of(trial): trial for trial in self._trials()}
+
+    @property
+    def stand_in_for(self) -> str | None:
+        """The data set that was asked for, where a stand-in replaced it."""
+        name: str | None = self._attribute("stand_in_for")
+        return name
 
     @property
     def test_metrics(self) -> tuple[int, dict[int, float]] | None:
@@ -263,7 +258,7 @@ class Study:
             if duplicate is None:
                 return self._frozen(trial.number)
             for name, value in duplicate.user_attrs.items():
-                if name.startswith(("value/", "stand_in")):
+                if name.startswith("value/"):
                     trial.set_user_attr(name, value)
             trial.set_user_attr("same_as", number_of(duplicate))
             self.optuna.tell(trial, duplicate.value)
@@ -317,6 +312,13 @@ class Study:
 
     # What came of a run ---------------------------------------------------------------------------------
 
+    def annotate(self, run: TrialRun, seconds: float, stand_in_for: str | None) -> None:
+        """Store how long a run took, and the data set that a stand-in replaced in it."""
+        if self._is_running(run):
+            run.trial.set_user_attr(f"seconds/{run.seed}", seconds)
+        if stand_in_for is not None:
+            self.optuna.set_user_attr("stand_in_for", stand_in_for)
+
     def report(self, run: TrialRun, values: Iterable[tuple[int, float]]) -> None:
         """Store the metric by epoch, where it is not stored yet. Raises Pruned where the run should end."""
         if not self._is_running(run):
@@ -331,14 +333,11 @@ class Study:
         if self._should_prune(run):
             raise Pruned(f"{self.plan.pruner} pruner")
 
-    def complete(
-        self, run: TrialRun, value: float, seconds: float | None = None, stand_in_for: str | None = None
-    ) -> None:
+    def complete(self, run: TrialRun, value: float) -> None:
         """Store a run's value; with the last seed the trial is complete."""
         with self._lock:
             if self._is_running(run):
                 run.trial.set_user_attr(f"value/{run.seed}", value)
-                self._annotate(run, seconds, stand_in_for)
                 if self.plan.pruner == "wilcoxon":
                     run.trial.report(value, self.plan.seeds.index(run.seed))
                 trial = self._frozen(run.trial.number)
@@ -349,19 +348,18 @@ class Study:
                     self._end(trial, TrialState.PRUNED, reason)
             self._release(run)
 
-    def prune(self, run: TrialRun, reason: str, seconds: float | None = None, stand_in_for: str | None = None) -> None:
+    def prune(self, run: TrialRun, reason: str) -> None:
         """End a run's trial as pruned."""
-        with self._lock:
-            if self._is_running(run):
-                self._annotate(run, seconds, stand_in_for)
-                self._end(self._frozen(run.trial.number), TrialState.PRUNED, reason)
-            self._release(run)
+        self._end_run(run, TrialState.PRUNED, reason)
 
     def fail(self, run: TrialRun, reason: str) -> None:
         """End a run's trial as failed. ``reason``: a first line that is enough by itself, and details below."""
+        self._end_run(run, TrialState.FAIL, reason)
+
+    def _end_run(self, run: TrialRun, state: TrialState, reason: str) -> None:
         with self._lock:
             if self._is_running(run):
-                self._end(self._frozen(run.trial.number), TrialState.FAIL, reason)
+                self._end(self._frozen(run.trial.number), state, reason)
             self._release(run)
 
     def interrupt(self, run: TrialRun) -> None:
@@ -390,11 +388,6 @@ class Study:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._trials()[number]
-
-    def _annotate(self, run: TrialRun, seconds: float | None, stand_in_for: str | None) -> None:
-        for name, value in (("seconds", seconds), ("stand_in", stand_in_for)):
-            if value is not None:
-                run.trial.set_user_attr(f"{name}/{run.seed}", value)
 
     def _end(self, trial: FrozenTrial, state: TrialState, reason: str) -> None:
         self.optuna._storage.set_trial_user_attr(trial._trial_id, "reason", reason)

@@ -5,7 +5,7 @@ import sys
 import time
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError
@@ -37,7 +37,6 @@ def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -
     study = Study.create(plan)
     retried = study.retry_failed() if settings["retry_failed"] else 0
     try:
-        write_text(plan.directory / "sweep.yaml", OmegaConf.to_yaml(config.sweep))
         Sweep(study, launcher).run(retried, settings["test_best"])
     except OSError as error:
         raise UserError(

@@ -1,6 +1,6 @@
 """A process that runs one trial after another until none is left; only the first waits for the imports.
 
-``python -m smallvision.sweeps.worker`` reads a plan from standard input and stops, at its next step, when that is
+``python -m smallvision.sweeps.worker NAME DIRECTORY [STORAGE]`` stops at its next step when its standard input is
 closed: so no worker outlives the sweep that started it.
 """
 
@@ -21,7 +21,6 @@ from smallvision.sweeps.study import Study, TrialRun
 
 LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
 INTERRUPTED = 130
-NAME_VARIABLE = "SMALLVISION_WORKER"
 
 
 def start_worker(plan: Plan, name: str) -> int:
@@ -84,22 +83,14 @@ def finished_results(directory: Path) -> Results | None:
 
 def store(study: Study, run: TrialRun, results: Results) -> None:
     """Store what came of a run."""
-    seconds, stand_in_for = results.seconds.total, results.data.stand_in_for
+    study.annotate(run, results.seconds.total or 0.0, results.data.stand_in_for)
     value = results.metrics[study.plan.metric]
     if results.status == "pruned":
-        study.prune(run, f"{study.plan.pruner} pruner, after epoch {results.epochs}", seconds, stand_in_for)
+        study.prune(run, f"{study.plan.pruner} pruner, after epoch {results.epochs}")
     elif value is None:
         study.fail(run, f"{study.plan.metric}: the run has no such metric; was it validated?")
     else:
-        study.complete(run, value, seconds, stand_in_for)
-
-
-def read_line(descriptor: int) -> str:
-    """One line, and nothing of what follows it, which a buffered reader would also take."""
-    line = bytearray()
-    while not line.endswith(b"\n") and (part := os.read(descriptor, 65536)):
-        line += part
-    return line.decode()
+        study.complete(run, value)
 
 
 def watch_parent() -> None:
@@ -110,10 +101,11 @@ def watch_parent() -> None:
 
 
 def main() -> None:
-    plan = Plan.from_json(read_line(0))
+    name, directory, storage = [*sys.argv[1:], None][:3]
+    plan = Plan.read(Path(str(directory)), storage)
     sys.argv = [str(plan.configs.parent / "train.py")]  # TEMP
     threading.Thread(target=watch_parent, daemon=True).start()
-    code = start_worker(plan, os.environ[NAME_VARIABLE])
+    code = start_worker(plan, str(name))
     sys.stdout.flush()
     os._exit(code)  # without waiting for threads of libraries
 

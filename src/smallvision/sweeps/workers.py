@@ -5,40 +5,121 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smallvision.core.errors import UserError
 from smallvision.core.system import STOP, cores, gpus
 from smallvision.sweeps.command_line import Settings
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.study import Study
-from smallvision.sweeps.worker import INTERRUPTED, LAST_LINES, NAME_VARIABLE, start_worker
+from smallvision.sweeps.worker import INTERRUPTED, LAST_LINES, start_worker
 
 MAX_STARTUP_DEATHS = 3  # in a row, of workers that had not begun a trial
 
 
-class Worker(Protocol):
-    """A worker, wherever it runs. ``log``: its output."""
+class LocalLauncher:
+    """Starts processes on this machine, each with its part of the cores and one GPU. ``gpus``: by slot."""
 
-    name: str
-    log: Path
+    def __init__(self, plan: Plan, count: int, gpus: list[str]) -> None:
+        self.plan, self.count, self.gpus = plan, count, gpus
+
+    def start(self, name: str, slot: int) -> "LocalWorker":
+        environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.count)), **os.environ}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot]
+        return LocalWorker(self.plan, name, environment)
+
+
+class LocalWorker:
+    """A process of this machine. ``log``: its output."""
+
+    def __init__(self, plan: Plan, name: str, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = plan.directory / "logs" / f"{name}.log"
+        self.log.parent.mkdir(exist_ok=True)
+        storage = [] if plan.storage is None else [plan.storage]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "smallvision.sweeps.worker", name, str(plan.directory), *storage],
+                stdin=subprocess.PIPE,  # closed with this process, or by stop
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
 
     def poll(self) -> int | None:
         """Its exit code, negative the number of the signal that killed it; None while it runs."""
+        return self.process.poll()
 
     def stop(self) -> None:
-        """Have it stop at its next step."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
-class Launcher(Protocol):
-    """Starts workers. ``count``: how many at once."""
+class SlurmLauncher:
+    """Submits jobs. ``options``: submitit's own (``timeout_min``, ``slurm_partition``, ``gpus_per_node``)."""
 
-    count: int
+    def __init__(self, plan: Plan, count: int, options: dict[str, Any]) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
+            raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
+        self.plan, self.count = plan, count
+        parameters = {"cluster": "slurm", **options}
+        try:
+            self.executor = submitit.AutoExecutor(plan.directory / "jobs", cluster=parameters.pop("cluster"))
+            self.executor.update_parameters(name=plan.name, **parameters)
+        except (RuntimeError, ValueError, NameError, TypeError) as error:
+            raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
+        os.environ.setdefault("PYTHONUNBUFFERED", "1")
 
-    def start(self, name: str, slot: int) -> Worker:
-        """A worker for the ``slot``, from 0 to ``count`` - 1: what it gets of the machine."""
+    def start(self, name: str, slot: int) -> "SlurmWorker":
+        return SlurmWorker(self.executor.submit(Job(self.plan, name)), name)
+
+
+class Job:
+    """What a job runs; where the cluster preempts it, it is queued again and goes on."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan, self.name = plan, name
+
+    def __call__(self) -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; ours stops at the next step
+        return start_worker(self.plan, self.name)
+
+    def checkpoint(self) -> Any:
+        """Called by submitit on preemption; returns the submission that goes on."""
+        from submitit.helpers import DelayedSubmission
+
+        STOP.signal = STOP.signal or "preempted"
+        return DelayedSubmission(self)
+
+
+class SlurmWorker:
+    """A submitted job."""
+
+    def __init__(self, job: Any, name: str) -> None:
+        self.job, self.name = job, name
+        self.log = Path(job.paths.stdout)
+
+    def poll(self) -> int | None:
+        if not self.job.done():
+            return None
+        return 1 if self.job.exception() is not None else int(self.job.result())
+
+    def stop(self) -> None:
+        self.job.cancel(check=False)
+
+    def kill(self) -> None:
+        self.stop()
+
+
+Worker = LocalWorker | SlurmWorker
+Launcher = LocalLauncher | SlurmLauncher
 
 
 def make_launcher(plan: Plan, settings: Settings, device: str) -> Launcher:
@@ -101,6 +182,7 @@ class Workers:
         return f"{cause}; " + (f"trial {', '.join(map(str, lost))} failed" if lost else "it had begun no trial")
 
     def stop(self) -> None:
+        """Have them stop at their next step."""
         for worker in self.running.values():
             worker.stop()
 
@@ -110,6 +192,7 @@ class Workers:
 
 
 def cause_of_death(code: int) -> str:
+    """``code``: of :meth:`LocalWorker.poll`."""
     if code >= 0:
         return f"a worker ended with exit code {code}"
     name = signal.Signals(-code).name
@@ -121,109 +204,3 @@ def last_lines(log: Path) -> list[str]:
         return log.read_text(errors="replace").splitlines()[-LAST_LINES:]
     except OSError:
         return []
-
-
-class LocalLauncher:
-    """Starts processes on this machine, each with its part of the cores and one GPU. ``gpus``: by slot."""
-
-    def __init__(self, plan: Plan, count: int, gpus: list[str]) -> None:
-        self.plan, self.count, self.gpus = plan, count, gpus
-
-    def start(self, name: str, slot: int) -> "LocalWorker":
-        environment = {"OMP_NUM_THREADS": str(max(1, cores() // self.count)), **os.environ, NAME_VARIABLE: name}
-        if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot]
-        return LocalWorker(self.plan, name, environment)
-
-
-class LocalWorker:
-    """A process of this machine."""
-
-    def __init__(self, plan: Plan, name: str, environment: dict[str, str]) -> None:
-        self.name = name
-        self.log = plan.directory / "logs" / f"{name}.log"
-        self.log.parent.mkdir(exist_ok=True)
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "smallvision.sweeps.worker"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        assert self.process.stdin is not None
-        self.stdin = self.process.stdin
-        try:
-            self.stdin.write(f"{plan.to_json()}\n".encode())
-            self.stdin.flush()
-        except BrokenPipeError:  # it died; poll reports that
-            pass
-
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self) -> None:
-        if not self.stdin.closed:
-            self.stdin.close()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-class SlurmLauncher:
-    """Submits jobs. ``options``: submitit's own (``timeout_min``, ``slurm_partition``, ``gpus_per_node``)."""
-
-    def __init__(self, plan: Plan, count: int, options: dict[str, Any]) -> None:
-        try:
-            import submitit
-        except ModuleNotFoundError:
-            raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
-        self.plan, self.count = plan, count
-        parameters = {"cluster": "slurm", **options}
-        try:
-            self.executor = submitit.AutoExecutor(plan.directory / "jobs", cluster=parameters.pop("cluster"))
-            self.executor.update_parameters(name=plan.name, **parameters)
-        except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
-        os.environ.setdefault("PYTHONUNBUFFERED", "1")
-
-    def start(self, name: str, slot: int) -> "SlurmWorker":
-        return SlurmWorker(self.executor.submit(Job(self.plan.to_json(), name)), name)
-
-
-class Job:
-    """What a job runs; where the cluster preempts it, it is queued again and goes on."""
-
-    def __init__(self, plan: str, name: str) -> None:
-        self.plan, self.name = plan, name
-
-    def __call__(self) -> int:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; ours stops at the next step
-        return start_worker(Plan.from_json(self.plan), self.name)
-
-    def checkpoint(self) -> Any:
-        """Called by submitit on preemption; returns the submission that goes on."""
-        from submitit.helpers import DelayedSubmission
-
-        STOP.signal = STOP.signal or "preempted"
-        return DelayedSubmission(self)
-
-
-class SlurmWorker:
-    """A submitted job."""
-
-    def __init__(self, job: Any, name: str) -> None:
-        self.job, self.name = job, name
-        self.log = Path(job.paths.stdout)
-
-    def poll(self) -> int | None:
-        if not self.job.done():
-            return None
-        return 1 if self.job.exception() is not None else int(self.job.result())
-
-    def stop(self) -> None:
-        self.job.cancel(check=False)
-
-    def kill(self) -> None:
-        self.stop()
