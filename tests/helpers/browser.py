@@ -1,4 +1,4 @@
-"""A real browser, headless: Chromium, spoken to over its own pipes."""
+"""A real browser, headless: Chromium, controlled over its own pipes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 class Page:
-    """One tab. ``problems``: what its console and its network had to complain of; ``requests``: addresses."""
+    """One tab. ``problems``: errors of its console and its network; ``requests``: addresses."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
@@ -36,24 +36,24 @@ class Page:
             message["sessionId"] = self._session
         os.write(self._commands, json.dumps(message).encode() + b"\0")
         while True:
-            said = self._next()
-            if said.get("id") == self._number:
-                assert "error" not in said, said
-                return said["result"]
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._read:
             part = os.read(self._answers, 65536)
-            assert part, "the browser has gone"
+            assert part, "the browser ended"
             self._read += part
         line, _, self._read = self._read.partition(b"\0")
-        said: dict[str, Any] = json.loads(line)
-        params = said.get("params", {})
-        if said.get("method") == "Network.requestWillBeSent":
+        answer: dict[str, Any] = json.loads(line)
+        params = answer.get("params", {})
+        if answer.get("method") == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
-        if said.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed"):
+        if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed"):
             self.problems.append(json.dumps(params))
-        return said
+        return answer
 
     def open(self, address: str, width: int = 1000, height: int = 900, dark: bool = False) -> None:
         self.call(
@@ -70,14 +70,14 @@ class Page:
 
     def value(self, expression: str) -> Any:
         """Of JavaScript in the page."""
-        said = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in said, said
-        return said["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float = 30) -> None:
         end = time.monotonic() + seconds
         while not self.value(f"!!({expression})"):
-            assert time.monotonic() < end, f"never came: {expression}; {self.problems}"
+            assert time.monotonic() < end, f"never true: {expression}; {self.problems}"
             time.sleep(0.02)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
@@ -94,12 +94,12 @@ class Page:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """A browser with an empty ``profile``, gone afterwards."""
+    """A browser with an empty ``profile``; it ends with the block."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt install chromium")
     (to_read, commands), (answers, to_write) = os.pipe(), os.pipe()
 
-    def ends() -> None:  # the browser reads descriptor 3 and writes descriptor 4
+    def connect_pipes() -> None:  # the browser reads descriptor 3 and writes descriptor 4
         read, write = os.dup(to_read), os.dup(to_write)
         os.dup2(read, 3)
         os.dup2(write, 4)
@@ -107,7 +107,7 @@ def browser(profile: Path) -> Iterator[Page]:
     process = subprocess.Popen(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
          "--disable-dev-shm-usage", "--remote-debugging-pipe", f"--user-data-dir={profile}"],
-        preexec_fn=ends, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=connect_pipes, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(to_read)
     os.close(to_write)

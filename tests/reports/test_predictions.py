@@ -1,17 +1,17 @@
-"""What a network said of pictures, in words and as rows."""
+"""Predictions of image files as lines, counts and rows."""
 
 from pathlib import Path
 
 import pytest
 
 from smallvision.reports.predictions import (
-    LINES,
+    MAX_LINES,
+    FolderLabels,
     Prediction,
-    Telling,
-    Truths,
-    columns,
+    PredictionPrinter,
+    csv_header,
+    csv_row,
     one_line,
-    row,
     shortened,
 )
 
@@ -25,69 +25,69 @@ CLASSES = ["T-shirt/top", "Ankle boot", "7"]
         ("ankle_boot", "Ankle boot"), ("Ankle boot", "Ankle boot"), ("7", "7"), ("07", None), ("boot", None),
     ],
 )  # fmt: skip
-def test_a_folder_called_as_a_class_says_what_its_pictures_are(folder: str, actual: str | None) -> None:
-    assert Truths(CLASSES).of(Path("some", folder, "it.png")) == actual
+def test_a_folder_named_after_a_class_labels_its_images(folder: str, actual: str | None) -> None:
+    assert FolderLabels(CLASSES).of(Path("some", folder, "it.png")) == actual
 
 
-def test_only_the_picture_s_own_folder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Truths(CLASSES).of(Path("7/old/it.png")) is None
+def test_only_the_image_s_own_folder_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FolderLabels(CLASSES).of(Path("7/old/it.png")) is None
     (tmp_path / "7").mkdir()
     monkeypatch.chdir(tmp_path / "7")
-    assert Truths(CLASSES).of(Path("it.png")) == "7"
+    assert FolderLabels(CLASSES).of(Path("it.png")) == "7"
 
 
-def test_classes_that_differ_in_such_signs_alone_are_kept_apart() -> None:
-    truths = Truths(["a_b", "a b"])
-    assert truths.of(Path("a_b/it.png")) == "a_b"
-    assert truths.of(Path("A-B/it.png")) is None
+def test_classes_that_differ_in_separators_alone_stay_distinct() -> None:
+    labels = FolderLabels(["a_b", "a b"])
+    assert labels.of(Path("a_b/it.png")) == "a_b"
+    assert labels.of(Path("A-B/it.png")) is None
 
 
-def told(*said: Prediction, files: int = 1) -> list[str]:
+def printed(*predictions: Prediction, files: int = 1) -> list[str]:
     lines: list[str] = []
-    telling = Telling(lambda line="", style="": lines.append(line), [said[0].file] * files, CLASSES, 2)
-    for one in said:
-        telling.tell(one)
-    telling.end()
+    printer = PredictionPrinter(lambda line="", style="": lines.append(line), [predictions[0].file] * files, CLASSES, 2)
+    for prediction in predictions:
+        printer.print(prediction)
+    printer.print_notes()
     return lines
 
 
-def test_the_words_of_the_tutorials() -> None:
-    (line,) = told(Prediction("ankle boot/1.png", [("Ankle boot", 0.9), ("7", 0.1)], "Ankle boot"))
+def test_a_line_reads_as_in_the_tutorials() -> None:
+    (line,) = printed(Prediction("ankle boot/1.png", [("Ankle boot", 0.9), ("7", 0.1)], "Ankle boot"))
     assert 'Predicted: "Ankle boot", Actual: "Ankle boot"' in line
     assert "0.9000  then 7 0.1000" in line
 
 
-def test_no_name_can_write_lines_of_its_own_or_command_the_terminal() -> None:
+def test_no_name_can_add_lines_or_control_the_terminal() -> None:
     bad = "a\nPredicted: \x1b[2J\u202e.png"
-    lines = told(
+    lines = printed(
         Prediction(bad, [("7\n\x1b", 0.9)], "x\ny"), Prediction(bad, error="no\n\x07good"), files=2
     )  # fmt: skip
     assert all(line.isprintable() for line in lines)
-    assert all(word.isprintable() for word in row(Prediction(bad, [("7\n\x1b", 0.9)], "x\ny"), 2))
+    assert all(word.isprintable() for word in csv_row(Prediction(bad, [("7\n\x1b", 0.9)], "x\ny"), 2))
     assert one_line("\udcff\n") == "\\udcff\\n"
 
 
-def test_many_pictures_are_a_bounded_number_of_lines() -> None:
+def test_many_images_are_a_bounded_number_of_lines() -> None:
     read = [Prediction("a.png", [("7", 1.0)])] * 500
-    lines = told(*read, *[Prediction("a.png", error="damaged")] * 300, files=800)
-    assert len(lines) < 2 * LINES + 6
-    assert f"  and {800 - 2 * LINES} more: predictions.csv has them all" in lines
+    lines = printed(*read, *[Prediction("a.png", error="damaged")] * 300, files=800)
+    assert len(lines) < 2 * MAX_LINES + 6
+    assert f"  and {800 - 2 * MAX_LINES} more: predictions.csv has them all" in lines
 
 
-def test_what_was_turned_round_is_said_in_one_line() -> None:
+def test_inverted_images_are_counted_in_one_line() -> None:
     light, dark = Prediction("a", [("7", 1.0)], None, "kept"), Prediction("a", [("7", 1.0)], None, "inverted")
-    assert told(light, dark, dark, files=3)[-1] == "  note       2 of 3 pictures are dark on light: inverted"
-    assert told(dark)[-1] == "  note       1 of 1 picture is dark on light: inverted"
-    assert not any("inverted" in line for line in told(light))
+    assert printed(light, dark, dark, files=3)[-1] == "  note       2 of 3 images are dark on light: inverted"
+    assert printed(dark)[-1] == "  note       1 of 1 image is dark on light: inverted"
+    assert not any("inverted" in line for line in printed(light))
 
 
-def test_rows_have_as_many_cells_as_the_head() -> None:
+def test_rows_have_as_many_cells_as_the_header() -> None:
     one = Prediction("a.png", [("7", 0.75), ("Ankle boot", 0.25)], "7", "kept", "centered")
-    assert dict(zip(columns(2), row(one, 2), strict=True)) == {
+    assert dict(zip(csv_header(2), csv_row(one, 2), strict=True)) == {
         "file": "a.png", "predicted": "7", "probability": "0.750000", "actual": "7", "class_2": "Ankle boot",
         "probability_2": "0.250000", "polarity": "kept", "resize": "centered", "error": "",
     }  # fmt: skip
-    assert len(row(Prediction("a.png", error="damaged"), 2)) == len(columns(2))
+    assert len(csv_row(Prediction("a.png", error="damaged"), 2)) == len(csv_header(2))
 
 
 @pytest.mark.parametrize("most", [2, 3, 10, 48])

@@ -51,17 +51,17 @@ def test_a_test_set_saved_as_images_gives_the_test_accuracy_of_the_run(finished,
     process = predict(folder, tmp_path / "new", f"images={test_images}", "predict.sheet=0")
     assert (process.returncode, process.stderr) == (0, "")
     found = results(tmp_path / "new")
-    assert (found["status"], found["task"], found["pictures"], found["unreadable"]) == (
+    assert (found["status"], found["task"], found["images"], found["unreadable"]) == (
         "completed", "predict", 200, 0,
     )  # fmt: skip
-    assert found["known"] == 200
-    assert found["right"] == round(200 * results(folder / "run")["metrics"]["test/acc"])
+    assert found["labelled"] == 200
+    assert found["correct"] == round(200 * results(folder / "run")["metrics"]["test/acc"])
     assert "n = 200 in folders" in process.stdout
     assert "and 180 more: predictions.csv has them all" in process.stdout
     predictions = rows(tmp_path / "new")
     assert len(predictions) == 200
     assert {(row["polarity"], row["resize"], row["error"]) for row in predictions} == {("kept", "unchanged", "")}
-    assert sum(row["predicted"] == row["actual"] for row in predictions) == found["right"]
+    assert sum(row["predicted"] == row["actual"] for row in predictions) == found["correct"]
     assert all(float(row["probability"]) >= float(row["probability_2"]) for row in predictions)
     assert not (tmp_path / "new/predictions.png").exists()  # 0 images on the sheet: no sheet
     assert "predictions.png" not in process.stdout
@@ -95,7 +95,7 @@ def test_each_odd_file_is_read_or_named_and_the_others_are_predicted(finished, t
     assert {name for name in good if predictions[one_line(f"odd/{name}")]["error"]} == set()
     assert {name for name in bad if not predictions[one_line(f"odd/{name}")]["error"]} == set()
     found = results(tmp_path / "new")
-    assert (found["pictures"], found["unreadable"]) == (len(good) + len(bad), len(bad))
+    assert (found["images"], found["unreadable"]) == (len(good) + len(bad), len(bad))
     assert f"{len(bad)} of {len(good) + len(bad)} files could not be read" in process.stdout
 
 
@@ -164,7 +164,7 @@ def test_digits_dark_on_light_are_inverted_and_counted(tmp_path):
         Image.fromarray(pixels).resize((280, 280)).save(tmp_path / f"{name}-large.png")
     process = predict(tmp_path, tmp_path / "new", "images='*.png'")
     assert (process.returncode, process.stderr) == (0, "")
-    assert "note       2 of 4 pictures are dark on light: inverted" in process.stdout
+    assert "note       2 of 4 images are dark on light: inverted" in process.stdout
     predictions = {row["file"]: row for row in rows(tmp_path / "new")}
     assert {row["predicted"] for row in predictions.values()} == {predictions["light.png"]["predicted"]}
     assert predictions["dark.png"]["probability"] == predictions["light.png"]["probability"]
@@ -188,7 +188,7 @@ def test_a_network_trained_on_a_folder_gets_images_as_its_test_did(tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert predict(tmp_path, tmp_path / "new", "images=data/test").returncode == 0
     found = results(tmp_path / "new")
-    assert found["right"] == round(40 * results(tmp_path / "run")["metrics"]["test/acc"])
+    assert found["correct"] == round(40 * results(tmp_path / "run")["metrics"]["test/acc"])
     assert {row["resize"] for row in rows(tmp_path / "new")} == {"stretched"}
 
 

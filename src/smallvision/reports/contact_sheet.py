@@ -1,4 +1,4 @@
-"""The pictures that a network was asked about on one sheet, with what it saw and what it said."""
+"""Images and their predictions as one sheet: each image, what the network sees of it, and its saliency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,145 +12,153 @@ from PIL import Image, ImageDraw, ImageFont
 
 from smallvision.reports.predictions import Prediction, one_line, shortened
 
-# Colours that the colour-blind tell apart: M. Okabe and K. Ito, Color Universal Design, 2008.
-RIGHT, WRONG = "#0072b2", "#d55e00"
-INK, QUIET, LINE, PAPER, MOUNT, ALARM = "#1a1c1f", "#6b7076", "#dfe2e5", "#ffffff", "#eef0f2", "#b00020"
-MARGIN, GAP, PAD, HEAD = 36, 20, 10, 22  # pixels
-WIDEST = 1560  # of a sheet of few pictures
-# How large a square is to be, by the pictures on the sheet: a sheet of a thousand is still to open.
+# Colours that the colour-blind can distinguish: M. Okabe and K. Ito, Color Universal Design, 2008.
+CORRECT, WRONG = "#0072b2", "#d55e00"
+INK, QUIET, LINE, PAPER, MOUNT, WARNING = "#1a1c1f", "#6b7076", "#dfe2e5", "#ffffff", "#eef0f2", "#b00020"
+MARGIN, GAP, PAD, SQUARE_GAP = 36, 20, 10, 4  # pixels
+TITLE_SIZE, HEADER_SIZE = 22, 16
+MAX_WIDTH = 1560  # of a sheet of few images
+# The side of a square by the number of images, so that a sheet of a thousand can still be opened.
 SIDES = ((60, 140), (200, 112), (1000, 84))
-LARGEST = 200  # pixels; of a square
+MAX_SIDE = 200  # pixels; of a square whose side is a multiple of the network's input
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Resampling = Image.Resampling
 
 
 @dataclass(frozen=True)
 class Tile:
-    """``picture``: as it was, small; ``seen``: what the network saw, uint8,
-    C x H x W; ``saliency``: floats from 0 to 1, H x W.
-    """
+    """``thumbnail``: the image; ``seen``: the network's input, uint8, C x H x W; ``saliency``: 0 to 1, H x W."""
 
-    said: Prediction
-    picture: Image.Image
+    prediction: Prediction
+    thumbnail: Image.Image
     seen: Pixels
     saliency: np.ndarray[Any, Any] | None = None
 
 
-def draw(tiles: Sequence[Tile], file: Path, title: str, alarm: str | None = None) -> None:
-    """Write ``tiles`` to ``file`` as PNG. ``alarm``: a line that nobody is to miss."""
-    target = next(side for most, side in SIDES if len(tiles) <= most or most == SIDES[-1][0])
-    high, wide = tiles[0].seen.shape[1:]
-    side = max(target // max(high, wide), 1) * max(high, wide)
-    side = side if side <= LARGEST else target
-    squares = 2 + any(tile.saliency is not None for tile in tiles)
-    known = any(tile.said.actual is not None for tile in tiles)
-    text = max(11, round(side / 8.5))
-    tile_wide = 2 * PAD + squares * side + (squares - 1) * 4
-    tile_high = 2 * PAD + side + 8 + (3 if known else 2) * round(text * 1.4)
-    columns = _columns(len(tiles), tile_wide, tile_high)
-    rows = -(-len(tiles) // columns)
-    legend = ["the picture", "what the network sees", "what the answer hangs on"][:squares]
-    words = [(title, HEAD, INK, True), ("   |   ".join(legend), 16, QUIET, False)]
-    words += [(alarm, 16, ALARM, True)] if alarm else []
-    top = MARGIN + sum(round(size * 1.6) for _, size, _, _ in words) + 12
-    longest = max(round(_font(size, bold).getlength(line)) for line, size, _, bold in words)
-    width = 2 * MARGIN + max(columns * (tile_wide + GAP) - GAP, min(longest, WIDEST))
-    sheet = Image.new("RGB", (width, top + rows * (tile_high + GAP) - GAP + MARGIN), PAPER)
+@dataclass(frozen=True)
+class Layout:
+    """Sizes in pixels. A tile has ``squares`` squares of ``side`` side by side, and ``lines`` lines of text below."""
+
+    side: int
+    squares: int
+    lines: int
+
+    @classmethod
+    def of(cls, tiles: Sequence[Tile]) -> "Layout":
+        side = next(side for most, side in SIDES if len(tiles) <= most or most == SIDES[-1][0])
+        longest = max(tiles[0].seen.shape[1:])
+        multiple = max(side // longest, 1) * longest
+        squares = 2 + any(tile.saliency is not None for tile in tiles)
+        lines = 2 + any(tile.prediction.actual is not None for tile in tiles)
+        return cls(multiple if multiple <= MAX_SIDE else side, squares, lines)
+
+    @property
+    def font_size(self) -> int:
+        return max(11, round(self.side / 8.5))
+
+    @property
+    def line_height(self) -> int:
+        return round(self.font_size * 1.4)
+
+    @property
+    def width(self) -> int:
+        """Of a tile."""
+        return 2 * PAD + self.squares * self.side + (self.squares - 1) * SQUARE_GAP
+
+    @property
+    def height(self) -> int:
+        return 2 * PAD + self.side + 8 + self.lines * self.line_height
+
+    def columns(self, count: int) -> int:
+        """As many as fit on a screen; of many tiles as many as make the sheet about square."""
+        fitting = max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (self.width + GAP))
+        return min(count, max(fitting, round((count * (self.height + GAP) / (self.width + GAP)) ** 0.5)))
+
+
+def draw(tiles: Sequence[Tile], file: Path, title: str, warning: str | None = None) -> None:
+    """Write ``tiles`` to ``file`` as PNG, below the title, a legend and the warning."""
+    layout = Layout.of(tiles)
+    columns = layout.columns(len(tiles))
+    legend = "   |   ".join(["image", "what the network sees", "saliency"][: layout.squares])
+    header = [(title, font(TITLE_SIZE, bold=True), INK), (legend, font(HEADER_SIZE), QUIET)]
+    header += [(warning, font(HEADER_SIZE, bold=True), WARNING)] if warning else []
+    top = MARGIN + sum(round(style.size * 1.6) for _, style, _ in header) + 12
+    longest = max(round(style.getlength(text)) for text, style, _ in header)
+    width = 2 * MARGIN + max(columns * (layout.width + GAP) - GAP, min(longest, MAX_WIDTH))
+    height = top + -(-len(tiles) // columns) * (layout.height + GAP) - GAP + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
     pen, y = ImageDraw.Draw(sheet), MARGIN
-    for line, size, colour, bold in words:
-        pen.text((MARGIN, y), _fitted(line, _font(size, bold), width - 2 * MARGIN), colour, _font(size, bold))
-        y += round(size * 1.6)
+    for text, style, colour in header:
+        pen.text((MARGIN, y), fitted(text, style, width - 2 * MARGIN), colour, style)
+        y += round(style.size * 1.6)
     for place, tile in enumerate(tiles):
-        left = MARGIN + place % columns * (tile_wide + GAP)
-        above = top + place // columns * (tile_high + GAP)
-        _draw_tile(sheet, pen, tile, (left, above, left + tile_wide, above + tile_high), side, text)
+        row, column = divmod(place, columns)
+        draw_tile(sheet, tile, layout, MARGIN + column * (layout.width + GAP), top + row * (layout.height + GAP))
     sheet.save(file, format="PNG", optimize=True)
 
 
-def _columns(count: int, wide: int, high: int) -> int:
-    """As many as a screen is wide; of many tiles as many as make the sheet about square."""
-    by_width = max(1, (WIDEST - 2 * MARGIN + GAP) // (wide + GAP))
-    return min(count, max(by_width, round((count * (high + GAP) / (wide + GAP)) ** 0.5)))
+def draw_tile(sheet: Image.Image, tile: Tile, layout: Layout, left: int, top: int) -> None:
+    prediction, pen = tile.prediction, ImageDraw.Draw(sheet)
+    correct = prediction.correct
+    colour, frame, mark = {True: (CORRECT, CORRECT, "✓ "), False: (WRONG, WRONG, "✗ "), None: (INK, LINE, "")}[correct]
+    box = (left, top, left + layout.width, top + layout.height)
+    pen.rounded_rectangle(box, radius=6, outline=frame, width=1 if correct is None else 2)
+    images = [tile.thumbnail, rgb_image(tile.seen)]
+    images += [heat_map(tile.saliency)] if tile.saliency is not None else []
+    for number, image in enumerate(images):
+        square = on_square(image, layout.side, smooth=number == 0)
+        sheet.paste(square, (left + PAD + number * (layout.side + SQUARE_GAP), top + PAD))
+    bold, plain = font(layout.font_size, bold=True), font(layout.font_size)
+    small = font(max(10, layout.font_size - 2))
+    (name, value), room = prediction.top[0], layout.width - 2 * PAD
+    x, y = left + PAD, top + PAD + layout.side + 6
+    probability = f"  {value:.3f}"
+    label = fitted(mark + one_line(name), bold, room - plain.getlength(probability))
+    pen.text((x, y), label, colour, bold)
+    pen.text((x + bold.getlength(label), y), probability, QUIET, plain)
+    if prediction.actual is not None:
+        y += layout.line_height
+        actual = fitted(f"actual: {one_line(prediction.actual)}", plain, room)
+        pen.text((x, y), actual, INK if correct is False else QUIET, plain)
+    inverted = "  (inverted)" if prediction.polarity == "inverted" else ""
+    file = fitted(one_line(prediction.file.rpartition("/")[2]), small, room - small.getlength(inverted))
+    pen.text((x, y + layout.line_height), file + inverted, QUIET, small)
 
 
-def _draw_tile(
-    sheet: Image.Image,
-    pen: ImageDraw.ImageDraw,
-    tile: Tile,
-    box: tuple[int, int, int, int],
-    side: int,
-    text: int,
-) -> None:
-    left, top, right, _ = box
-    outcome = tile.said.right
-    colour = {True: RIGHT, False: WRONG, None: INK}[outcome]
-    frame = colour if outcome is not None else LINE
-    pen.rounded_rectangle(box, radius=6, outline=frame, width=1 if outcome is None else 2)
-    squares = [_mounted(tile.picture, side), _enlarged(_coloured(tile.seen), side)]
-    if tile.saliency is not None:
-        squares.append(_enlarged(_heat(tile.saliency), side))
-    for number, square in enumerate(squares):
-        sheet.paste(square, (left + PAD + number * (side + 4), top + PAD))
-    (name, probability), room = tile.said.top[0], right - left - 2 * PAD
-    mark = {True: "✓ ", False: "✗ ", None: ""}[outcome]
-    share = f"  {probability:.3f}" if probability < 0.9995 else "  1.000"
-    bold, plain, small = _font(text, True), _font(text, False), _font(max(10, text - 2), False)
-    y, step = top + PAD + side + 6, round(text * 1.4)
-    said = _fitted(mark + one_line(name), bold, room - plain.getlength(share))
-    pen.text((left + PAD, y), said, colour, bold)
-    pen.text((left + PAD + bold.getlength(said), y), share, QUIET, plain)
-    if tile.said.actual is not None:
-        y += step
-        actual = f"actual: {one_line(tile.said.actual)}"
-        pen.text((left + PAD, y), _fitted(actual, plain, room), INK if outcome is False else QUIET, plain)
-    inverted = "  (inverted)" if tile.said.polarity == "inverted" else ""
-    file = one_line(tile.said.file.rpartition("/")[2])
-    file = _fitted(file, small, room - small.getlength(inverted)) + inverted
-    pen.text((left + PAD, y + step), file, QUIET, small)
-
-
-def _fitted(words: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+def fitted(text: str, style: ImageFont.FreeTypeFont, room: float) -> str:
     """Shortened in the middle until it is at most ``room`` pixels long."""
-    words = words[:300]
-    for most in range(len(words), 0, -1):
-        cut = shortened(words, most)
-        if font.getlength(cut) <= room:
-            return cut
-    return ""
+    text = text[:300]
+    cuts = (shortened(text, length) for length in range(len(text), 0, -1))
+    return next((cut for cut in cuts if style.getlength(cut) <= room), "")
 
 
 @cache
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib and has the letters of most languages."""
     file = Path(matplotlib.get_data_path(), "fonts/ttf", f"DejaVuSans{'-Bold' * bold}.ttf")
     return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _mounted(picture: Image.Image, side: int) -> Image.Image:
-    """The whole picture in the middle of a square; a small one with its pixels enlarged."""
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    fitted = picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS)
-    mount = Image.new("RGB", (side, side), MOUNT)
-    mount.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
-    return mount
+def on_square(image: Image.Image, side: int, smooth: bool) -> Image.Image:
+    """In the middle of a square, as large as fits. ``smooth``: a large image is interpolated; else, and where it is
+    small, its pixels stay visible.
+    """
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    if scale >= (2 if smooth else 1):
+        resampling = Resampling.NEAREST
+    else:
+        resampling = Resampling.LANCZOS if smooth else Resampling.BOX
+    square = Image.new("RGB", (side, side), MOUNT)
+    square.paste(image.resize((width, height), resampling), ((side - width) // 2, (side - height) // 2))
+    return square
 
 
-def _enlarged(picture: Image.Image, side: int) -> Image.Image:
-    """With its pixels to be seen, on a square."""
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    grows = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
-    mount = Image.new("RGB", (side, side), MOUNT)
-    mount.paste(picture.resize(size, grows), ((side - size[0]) // 2, (side - size[1]) // 2))
-    return mount
+def rgb_image(seen: Pixels) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(seen[:3], (3, *seen.shape[1:])).transpose(1, 2, 0)))
 
 
-def _coloured(seen: Pixels) -> Image.Image:
-    planes = seen if len(seen) == 3 else np.repeat(seen[:1], 3, axis=0)
-    return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
-
-
-def _heat(saliency: np.ndarray[Any, Any]) -> Image.Image:
+def heat_map(saliency: np.ndarray[Any, Any]) -> Image.Image:
     colours = matplotlib.colormaps["inferno"](saliency.clip(0, 1))[..., :3]
     return Image.fromarray((colours * 255).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What a network said of pictures, in words and as rows."""
+"""The predictions of image files: printed, counted, and as rows of predictions.csv."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from pathlib import Path
 from smallvision.core.errors import printable
 from smallvision.reports.statistics import wilson
 
-LONGEST = 48  # letters of a file's name on the screen
-LINES = 20  # pictures told of there
+MAX_NAME = 48  # characters of a file's name in the terminal
+MAX_LINES = 20  # images printed there
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one picture. ``top``: class names and probabilities, the likeliest first; ``actual``: the class
-    where it is known; ``polarity`` and ``resize``: how the picture was brought to the network (see
-    data.preprocess). ``error``: why it could not be read; then nothing else is known.
+    """Of one image. ``top``: class names and probabilities, the most probable first; ``actual``: its class where that
+    is known; ``polarity`` and ``resize``: how the image was prepared (see data.preprocess). ``error``: why it could not
+    be read; then nothing else is known.
     """
 
     file: str
@@ -28,40 +28,39 @@ class Prediction:
     error: str | None = None
 
     @property
-    def right(self) -> bool | None:
-        """None where the truth is not known."""
+    def correct(self) -> bool | None:
+        """None where the actual class is not known."""
         return None if self.actual is None or not self.top else self.top[0][0] == self.actual
 
 
 @dataclass
-class Tally:
-    """Counts over all pictures."""
+class Counts:
+    """Of images; ``labelled``: those whose actual class is known, ``blank``: those without ink."""
 
-    pictures: int = 0
+    images: int = 0
     unreadable: int = 0
-    known: int = 0
-    right: int = 0
+    labelled: int = 0
+    correct: int = 0
     inverted: int = 0
-    without_ink: int = 0
+    blank: int = 0
 
-    def add(self, one: Prediction) -> None:
-        self.pictures += 1
-        self.unreadable += one.error is not None
-        self.known += one.right is not None
-        self.right += one.right is True
-        self.inverted += one.polarity == "inverted"
-        self.without_ink += one.resize == "no ink"
+    def add(self, prediction: Prediction) -> None:
+        self.images += 1
+        self.unreadable += prediction.error is not None
+        self.labelled += prediction.correct is not None
+        self.correct += prediction.correct is True
+        self.inverted += prediction.polarity == "inverted"
+        self.blank += prediction.resize == "no ink"
 
     @property
-    def read(self) -> int:
-        return self.pictures - self.unreadable
+    def readable(self) -> int:
+        return self.images - self.unreadable
 
 
-class Truths:
-    """Which class a file is of, where the folder that it lies in is called as a class is.
+class FolderLabels:
+    """The actual class of a file whose folder is named after a class.
 
-    Capital letters do not count, nor which of "/", "_", "-" and blanks stands between words, as long as
-    that leaves the classes apart.
+    Case does not count, nor which of "/", "_", "-" and blanks separates words, as long as the classes stay distinct.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -82,99 +81,98 @@ class Truths:
         return names[0] if len(names) == 1 else None
 
 
-def one_line(words: str) -> str:
-    """A name of a file or a class, with what a terminal would obey, and the line's end, shown."""
-    return printable(words).replace("\n", "\\n")
+def one_line(text: str) -> str:
+    """The name of a file or a class with control characters and line ends made visible."""
+    return printable(text).replace("\n", "\\n")
 
 
-def shortened(words: str, most: int = LONGEST) -> str:
-    """At most ``most`` letters; the middle goes first, as names differ at their ends."""
-    if len(words) <= most:
-        return words
-    head = (most - 1) // 3
-    return f"{words[:head]}…{words[len(words) - (most - 1 - head) :]}"
-
-
-class Telling:
-    """Says on the screen what each picture shows, a bounded number of lines, and keeps count.
-
-    ``files``: the names of all of them, known beforehand. ``top``: classes told of each.
-    """
-
-    def __init__(self, say: Callable[..., None], files: Sequence[str], classes: Sequence[str], top: int) -> None:
-        self.print, self.count = say, len(files)
-        self.tally, self.truths, self.top = Tally(), Truths(classes), min(top, len(classes))
-        self.first_error = ("", "")  # a name and a reason
-        first = files[:LINES]
-        self._name = max(len(shortened(one_line(file))) for file in first)
-        known = any(self.truths.of(Path(file)) is not None for file in first)
-        longest = max(len(quoted(name)) for name in classes)
-        self._said = len("Predicted: ") + longest + (len(", Actual: ") + longest) * known
-
-    def tell(self, one: Prediction) -> None:
-        """The first ones are said; of those that cannot be read, LINES in any case."""
-        self.tally.add(one)
-        if one.error is not None:
-            self.first_error = self.first_error if self.first_error[1] else (one.file, one.error)
-        told = self.tally.unreadable if one.error is not None else self.tally.read
-        if told <= LINES:
-            self.print(self.line(one), "yellow" if one.error is not None or one.right is False else "")
-
-    def line(self, one: Prediction) -> str:
-        name = shortened(one_line(one.file))
-        if one.error is not None:
-            return f"  {name:<{self._name}}  not read: {shortened(one_line(one.error), 160)}"
-        (first, probability), *others = one.top
-        said = f"Predicted: {quoted(first)}" + (f", Actual: {quoted(one.actual)}" if one.actual else "")
-        rest = ", ".join(f"{quoted(other)[1:-1]} {share:.4f}" for other, share in others)
-        return f"  {name:<{self._name}}  {said:<{self._said}}  {probability:.4f}" + f"  then {rest}" * bool(rest)
-
-    def end(self) -> None:
-        """What holds for all of them."""
-        tally, notes = self.tally, []
-        untold = max(tally.read - LINES, 0) + max(tally.unreadable - LINES, 0)
-        if untold:
-            self.print(f"  and {untold:,} more: predictions.csv has them all")
-        if tally.inverted:
-            notes.append(f"{tally.inverted:,} of {_pictures(tally.read)} dark on light: inverted")
-        if tally.without_ink:
-            notes.append(f"{tally.without_ink:,} of {_pictures(tally.read)} empty: no ink to be seen")
-        if tally.unreadable:
-            notes.append(f"{tally.unreadable:,} of {tally.pictures:,} files could not be read")
-        if notes:
-            self.print()
-        for note in notes:
-            self.print(f"  note       {note}", "yellow")
-
-
-def _pictures(count: int) -> str:
-    return "1 picture is" if count == 1 else f"{count:,} pictures are"
+def shortened(text: str, limit: int = MAX_NAME) -> str:
+    """At most ``limit`` characters; cut in the middle, as names differ at their ends."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
 def quoted(name: str) -> str:
     return f'"{shortened(one_line(name), 32)}"'
 
 
-def accuracy_line(tally: Tally) -> str:
-    """How many are right of those whose truth is known, with its interval."""
-    low, high = wilson(tally.right, tally.known)
+class PredictionPrinter:
+    """Prints the first predictions and counts all of them.
+
+    ``files``: the names of all images, for the width of the columns; ``top``: how many classes are printed of each.
+    """
+
+    def __init__(self, write: Callable[..., None], files: Sequence[str], classes: Sequence[str], top: int) -> None:
+        self.write = write
+        self.counts, self.labels, self.top = Counts(), FolderLabels(classes), min(top, len(classes))
+        self.first_error = ("", "")  # a name and a reason
+        first = files[:MAX_LINES]
+        self._name_width = max(len(shortened(one_line(file))) for file in first)
+        labelled = any(self.labels.of(Path(file)) is not None for file in first)
+        longest = max(len(quoted(name)) for name in classes)
+        self._class_width = len("Predicted: ") + longest + (len(", Actual: ") + longest) * labelled
+
+    def print(self, prediction: Prediction) -> None:
+        """Of readable and of unreadable images, the first MAX_LINES each are printed."""
+        counts, error = self.counts, prediction.error
+        counts.add(prediction)
+        if error is not None and not self.first_error[1]:
+            self.first_error = (prediction.file, error)
+        if (counts.readable if error is None else counts.unreadable) <= MAX_LINES:
+            self.write(self.line(prediction), "" if error is None and prediction.correct is not False else "yellow")
+
+    def line(self, prediction: Prediction) -> str:
+        name = shortened(one_line(prediction.file))
+        if prediction.error is not None:
+            return f"  {name:<{self._name_width}}  not read: {shortened(one_line(prediction.error), 160)}"
+        (first, probability), *others = prediction.top
+        classes = f"Predicted: {quoted(first)}"
+        classes += f", Actual: {quoted(prediction.actual)}" if prediction.actual else ""
+        rest = ", ".join(f"{quoted(other)[1:-1]} {value:.4f}" for other, value in others)
+        line = f"  {name:<{self._name_width}}  {classes:<{self._class_width}}  {probability:.4f}"
+        return line + f"  then {rest}" * bool(rest)
+
+    def print_notes(self) -> None:
+        """How many predictions were not printed, and how many images were inverted, blank or unreadable."""
+        counts, notes = self.counts, []
+        left_out = max(counts.readable - MAX_LINES, 0) + max(counts.unreadable - MAX_LINES, 0)
+        if left_out:
+            self.write(f"  and {left_out:,} more: predictions.csv has them all")
+        images = "1 image is" if counts.readable == 1 else f"{counts.readable:,} images are"
+        if counts.inverted:
+            notes.append(f"{counts.inverted:,} of {images} dark on light: inverted")
+        if counts.blank:
+            notes.append(f"{counts.blank:,} of {images} blank: no ink was found")
+        if counts.unreadable:
+            notes.append(f"{counts.unreadable:,} of {counts.images:,} files could not be read")
+        if notes:
+            self.write()
+        for note in notes:
+            self.write(f"  note       {note}", "yellow")
+
+
+def accuracy_line(counts: Counts) -> str:
+    """The accuracy on the images whose class is known, with its interval."""
+    low, high = wilson(counts.correct, counts.labelled)
     return (
-        f"acc {tally.right / tally.known:.4f}  ({tally.right:,} right; 95 % interval {low:.4f} to {high:.4f},"
-        f" n = {tally.known:,} in folders called as a class)"
+        f"acc {counts.correct / counts.labelled:.4f}  ({counts.correct:,} correct; 95 % interval {low:.4f} to"
+        f" {high:.4f}, n = {counts.labelled:,} in folders named after a class)"
     )
 
 
-def columns(top: int) -> list[str]:
-    """Of predictions.csv; the likeliest class is ``predicted``, the next is class_2."""
-    others = [f"{word}_{place}" for place in range(2, top + 1) for word in ("class", "probability")]
+def csv_header(top: int) -> list[str]:
+    """Of predictions.csv; the most probable class is ``predicted``, the next is class_2."""
+    others = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
     return ["file", "predicted", "probability", "actual", *others, "polarity", "resize", "error"]
 
 
-def row(one: Prediction, top: int) -> list[str]:
-    """In the order of :func:`columns`; empty where there is nothing to say."""
-    pairs = [(one_line(name), f"{share:.6f}") for name, share in one.top]
+def csv_row(prediction: Prediction, top: int) -> list[str]:
+    """In the order of :func:`csv_header`; empty where nothing is known."""
+    pairs = [(one_line(name), f"{probability:.6f}") for name, probability in prediction.top]
     pairs += [("", "")] * (top - len(pairs))
-    actual = "" if one.actual is None else one_line(one.actual)
-    others = [word for pair in pairs[1:] for word in pair]
-    error = "" if one.error is None else one_line(one.error)
-    return [one_line(one.file), *pairs[0], actual, *others, one.polarity, one.resize, error]
+    others = [cell for pair in pairs[1:] for cell in pair]
+    actual, error = one_line(prediction.actual or ""), one_line(prediction.error or "")
+    row = [one_line(prediction.file), *pairs[0], actual, *others]
+    return [*row, prediction.polarity, prediction.resize, error]

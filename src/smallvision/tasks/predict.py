@@ -20,7 +20,7 @@ from smallvision.core.run_dir import RunDir, atomic_write
 from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
 from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
 from smallvision.reports import contact_sheet
-from smallvision.reports.predictions import Prediction, Telling, accuracy_line, columns, one_line, row
+from smallvision.reports.predictions import Prediction, PredictionPrinter, accuracy_line, csv_header, csv_row, one_line
 from smallvision.tasks.common import METRICS
 from smallvision.training.factory import by
 from smallvision.training.predictor import Predictor, load
@@ -40,11 +40,11 @@ def run(config: Config, run: RunDir) -> dict[str, Any]:
     resize = {"squeeze": "stretch", "crop": "center_crop"}.get(chosen["frame"], chosen["frame"])
     spec = input_spec(predictor, config["checkpoint"], chosen["polarity"], resize)
     print_summary(console, config, predictor, found, run)
-    telling = Telling(console.print, [file.name for file in found.files], predictor.classes, chosen["top"])
+    printer = PredictionPrinter(console.print, [file.name for file in found.files], predictor.classes, chosen["top"])
     warning = stand_in_warning(predictor)
     started = time.perf_counter()
     try:
-        tiles = predict_all(config, predictor, found.files, spec, telling, run.directory)
+        tiles = predict_all(config, predictor, found.files, spec, printer, run.directory)
         seconds = time.perf_counter() - started
         run.describe(config, predictor.device.hardware)
         if tiles:
@@ -55,12 +55,12 @@ def run(config: Config, run: RunDir) -> dict[str, Any]:
         raise
     except OSError as error:  # of the run directory; what is wrong with an image is in its prediction
         raise UserError(f"{run.directory}: cannot be written: {error.strerror}; choose another") from None
-    results = make_results(config, predictor, telling, run, seconds)
+    results = make_results(config, predictor, printer, run, seconds)
     run.results(results)
-    telling.end()
-    if telling.tally.known:
+    printer.print_notes()
+    if printer.counts.labelled:
         console.print()
-        console.print(accuracy_line(telling.tally), style="bold green")
+        console.print(accuracy_line(printer.counts), style="bold green")
     if warning:
         console.print(warning, style="bold red")
     console.print()
@@ -84,7 +84,7 @@ def predict_all(
     predictor: Predictor,
     files: Sequence[ImageFile],
     spec: InputSpec,
-    telling: Telling,
+    printer: PredictionPrinter,
     directory: Path,
 ) -> list[contact_sheet.Tile]:
     """Print and write the prediction of each image, in bounded memory; returns the tiles of the contact sheet.
@@ -96,24 +96,24 @@ def predict_all(
     with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
-            table.writerow(columns(telling.top))
+            table.writerow(csv_header(printer.top))
             for images in load_in_chunks(files, spec, chunk, config["predict"]["sheet"]):
-                for image, prediction in zip(images, predict_chunk(predictor, images, telling), strict=True):
-                    telling.tell(prediction)
-                    table.writerow(row(prediction, telling.top))
+                for image, prediction in zip(images, predict_chunk(predictor, images, printer), strict=True):
+                    printer.print(prediction)
+                    table.writerow(csv_row(prediction, printer.top))
                     if image.thumbnail is not None and len(tiles) < config["predict"]["sheet"]:
                         tiles.append(make_tile(config, predictor, image, prediction, len(tiles)))
-        if not telling.tally.read:
-            raise UserError(one_line(none_readable(config["images"], *telling.first_error, len(files))))
+        if not printer.counts.readable:
+            raise UserError(one_line(none_readable(config["images"], *printer.first_error, len(files))))
     return tiles
 
 
-def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], telling: Telling) -> list[Prediction]:
+def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], printer: PredictionPrinter) -> list[Prediction]:
     """The network's answer for each image that could be read, the error for the others."""
     inputs = [image.input for image in images if image.input is not None]
     if inputs:
         pixels = torch.from_numpy(np.stack([one.pixels for one in inputs]))
-        probabilities, labels = predictor.probabilities(pixels).topk(telling.top)
+        probabilities, labels = predictor.probabilities(pixels).topk(printer.top)
         answers = iter(zip(labels.tolist(), probabilities.tolist(), strict=True))
     predictions = []
     for image in images:
@@ -122,7 +122,7 @@ def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], telling: 
             continue
         top = [(predictor.classes[label], probability) for label, probability in zip(*next(answers), strict=True)]
         content = image.file.content
-        actual = telling.truths.of(content) if isinstance(content, Path) else None
+        actual = printer.labels.of(content) if isinstance(content, Path) else None
         predictions.append(Prediction(image.file.name, top, actual, image.input.polarity, image.input.resize))
     return predictions
 
@@ -189,9 +189,11 @@ def stand_in_warning(predictor: Predictor) -> str | None:
     return one_line(f"STAND-IN: trained on {data['name']}, not on {named}: the predictions mean nothing for {named}")
 
 
-def make_results(config: Config, predictor: Predictor, telling: Telling, run: RunDir, seconds: float) -> dict[str, Any]:
+def make_results(
+    config: Config, predictor: Predictor, printer: PredictionPrinter, run: RunDir, seconds: float
+) -> dict[str, Any]:
     """The content of results.json. The metrics of a run stay empty: these images are no test set."""
-    tally = telling.tally
+    counts = printer.counts
     return {
         "status": "completed",
         "task": config["task"],
@@ -206,10 +208,10 @@ def make_results(config: Config, predictor: Predictor, telling: Telling, run: Ru
         "metrics": dict.fromkeys(METRICS),
         "best_checkpoint": config["checkpoint"],
         "seconds": {"total": run.seconds, "fit": None, "test": None},
-        "images_per_second": tally.read / seconds,
-        "pictures": tally.pictures,
-        "unreadable": tally.unreadable,
-        "inverted": tally.inverted,
-        "known": tally.known,
-        "right": tally.right,
+        "images_per_second": counts.readable / seconds,
+        "images": counts.images,
+        "unreadable": counts.unreadable,
+        "inverted": counts.inverted,
+        "labelled": counts.labelled,
+        "correct": counts.correct,
     }
