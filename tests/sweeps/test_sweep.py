@@ -162,7 +162,7 @@ def test_a_killed_worker_costs_only_its_trial_and_ctrl_c_ends_all_in_order(tmp_p
     os.kill(int(children[0]), signal.SIGKILL)
     assert wait_until((sweep / "2/checkpoints/last.ckpt").is_file, process), process.communicate()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     view = read_sweep(sweep)
     (lost,) = view.of("failed")

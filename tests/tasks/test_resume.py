@@ -52,7 +52,7 @@ def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tm
     process = start(tmp_path, *typed, "hydra.run.dir=cut")
     wait_for((tmp_path / "cut/metrics.csv").exists, process)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert results(tmp_path / "cut")["status"] == "interrupted"
@@ -71,7 +71,7 @@ def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):
     wait_for((tmp_path / "cut").exists, process)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert results(tmp_path / "cut")["status"] == "interrupted"
     assert (tmp_path / "cut/checkpoints/last.ckpt").is_file()

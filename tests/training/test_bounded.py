@@ -27,10 +27,10 @@ def test_what_the_weights_can_fill_is_built():
     ids=["wide", "endless"],
 )
 def test_what_they_cannot_is_refused_at_once(make):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match="larger than the weights"), no_larger_than(SHAPES), torch.device("meta"):
         make()
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_afterwards_anything_may_be_built_again():

@@ -120,11 +120,11 @@ def test_metadata_that_we_would_not_write_are_refused_in_one_line(honest, tmp_pa
     node[path[-1]] = content
     file = put_together(tmp_path / "file.safetensors", tensors, words)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(UserError) as refused:
         weights.load(file)
     assert str(refused.value).startswith(f"{file}: ")
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 50_000_000
     tracemalloc.stop()
 
