@@ -11,7 +11,9 @@ import pytest
 from helpers.forks import train
 
 from smallvision import cli
+from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.run_dir import RunDir
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "train.py"
@@ -44,7 +46,7 @@ def run(work: Path, *arguments: str, torch: bool = False) -> subprocess.Complete
         site = work.parent / "site"
         site.mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text(NO_TORCH)
-        environment["PYTHONPATH"] = str(site)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, str(TRAIN), *arguments], cwd=work, env=environment, capture_output=True, text=True
     )
@@ -114,7 +116,7 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("task=test", f"checkpoint={'a' * 300}"), ("checkpoint=aaa", "no such file")),
     (("task=test", "checkpoint=."), ("checkpoint=.", "best.ckpt")),
     (("task=test", f"checkpoint={TRAIN}"), ("train.py", "not a checkpoint")),
-    (("task=test", f"checkpoint={TRAIN}", "optimizer=sgd"), ("optimizer", "the checkpoint says it")),
+    (("task=test", f"checkpoint={TRAIN}", "optimizer=sgd"), ("optimizer", "the checkpoint fixes it")),
     (("checkpoint=x.ckpt",), ("checkpoint=x.ckpt", "task=test")),
     (("resume=nope",), ("resume=nope", "no such run directory")),
     (("resume=.",), ("resume=.", "no config.yaml")),
@@ -263,31 +265,41 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
 
+def directory_of(*typed: str) -> Path:
+    """The run directory of that command line, made."""
+    composed = compose(list(typed))
+    return cli.run_directory(composed, resolve_config(composed, list(typed)), list(typed))
+
+
 def test_two_runs_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    composed = cli.compose_config(ROOT / "configs", "train", [])
-    config = {group: {"name": composed[group].name} for group in ("data", "model", "optimizer")}
-    first = cli.make_run_dir(composed, config, [])
+    composed = compose([])
+    config = resolve_config(composed, [])
+    first = cli.run_directory(composed, config, [])
     assert first.is_dir()
     assert first.parent == Path("outputs/runs/mnist-mnist-adam")
     with pytest.raises(UserError, match=r"hydra\.run\.dir=.*choose another"):
-        cli.make_run_dir(composed, config, [])
+        cli.run_directory(composed, config, [])
 
 
-def test_the_run_directory_is_named_by_what_the_checkpoint_chose(
+def test_the_run_directory_is_named_after_what_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert directory_of("data=digits", "model=linear", "optimizer=sgd").parent.name == "digits-linear-sgd"
+
+
+def test_the_other_processes_of_a_run_find_the_directory_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    composed = cli.compose_config(ROOT / "configs", "train", [])
-    config = {"data": {"name": "digits"}, "model": {"name": "linear"}, "optimizer": {"name": "sgd"}}
-    assert cli.make_run_dir(composed, config, []).parent.name == "digits-linear-sgd"
+    monkeypatch.setenv(cli.RUN_DIR_VARIABLE, "")
+    first = directory_of()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert directory_of().resolve() == first.resolve()
 
 
 def test_a_continued_run_keeps_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    composed = cli.compose_config(ROOT / "configs", "train", [])
-    config = {group: {"name": "x"} for group in ("data", "model", "optimizer")} | {"resume": "old"}
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old/config.yaml").touch()
-    assert cli.make_run_dir(composed, config, ["resume=old"]) == Path("old")
+    old = directory_of("hydra.run.dir=old")
+    RunDir(old, []).describe(resolve_config(compose([]), []), "a processor")
+    assert directory_of("resume=old") == Path("old")
     assert list(tmp_path.iterdir()) == [tmp_path / "old"]

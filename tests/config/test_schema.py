@@ -1,14 +1,18 @@
 """Every key has a rule, and what is shipped obeys it."""
 
+import dataclasses
 import inspect
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_origin
 
 import pytest
 import yaml
 
-from smallvision.config import schema as rules
+from smallvision.config import fields, schema
+from smallvision.config.fields import Length, Range, accepts, describe
+from smallvision.config.schema import Config
 from smallvision.config.targets import COMMON, build, resolve
 from smallvision.core.errors import UserError
 from smallvision.training.factory import DATA_CHOICES
@@ -45,15 +49,30 @@ def name_of(file: Path) -> str:
     return str(file.relative_to(CONFIGS))
 
 
+def type_of(key: str) -> Any:
+    """The annotation of a full key such as ``optimizer.lr``, None where it has none."""
+    section: Any = Config if not key.startswith("sweep.") else schema.Sweep
+    names = key.removeprefix("sweep.").split(".")
+    for at, name in enumerate(names):
+        known = {**fields.key_types(section), **fields.extra_types(section)}
+        if name not in known:
+            return None
+        inner = fields._section_of(known[name])
+        if inner is None or at == len(names) - 1:
+            return dict if get_origin(known[name]) is dict and at < len(names) - 1 else known[name]
+        section = inner
+    return None
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_every_shipped_key_has_a_rule_that_its_value_obeys(file: Path) -> None:
+def test_every_shipped_key_has_a_type_that_its_value_is_of(file: Path) -> None:
     keys = own_keys(file)
     assert keys
     for key, value in keys.items():
-        rule = rules.rule_for(key)
-        assert rule is not None, f"{key} has no rule"
-        if value != "???":
-            assert rule.holds(value), f"{key}={value}: must be {rule.words}"
+        annotation = type_of(key)
+        assert annotation is not None, f"{key} has no type"
+        if value != "???" and annotation is not dict:
+            assert accepts(value, annotation), f"{key}={value}: must be {describe(annotation)}"
 
 
 @pytest.mark.parametrize("file", SECTIONS, ids=name_of)
@@ -89,49 +108,55 @@ def test_every_shipped_schedule_can_be_built(file: Path) -> None:
 
 INF, NAN = math.inf, math.nan
 HUGE = 10**400
+Number = Annotated[float, Range()]
 
 
 @pytest.mark.parametrize(
-    ("rule", "good", "bad"),
+    ("annotation", "good", "bad"),
     [
-        (rules.whole(1), [1, 2**31 - 1], [0, -1, 2**31, 1.0, True, "1", None, [], {}]),
-        (rules.whole(0, 5), [0, 5], [-1, 6, False]),
-        (rules.number(), [0, -1.5, 1e300], [NAN, INF, -INF, HUGE, -HUGE, "1", True, None]),
-        (rules.number(0, 1), [0, 1, 0.5], [-0.1, 1.1, NAN]),
-        (rules.number(above=0), [1e-300, 3], [0, -1, INF]),
-        (rules.number(0, below=1), [0, 0.999], [1, 1.0, -0.5]),
-        (rules.one_of("auto", 32, None), ["auto", 32, None], ["32", 32.0, "x", True, []]),
-        (rules.one_of(1), [1], [True, 1.0]),
-        (rules.many(rules.whole(1), length=2), [[1, 2]], [[1], [1, 2, 3], [0, 1], (1, 2), "12", None, 1]),
-        (rules.many(rules.whole(1), least=1), [[1], [1, 2]], [[], {}, [None]]),
-        (rules.many(rules.whole(1)), [[], [1]], [[[]]]),
-        (rules.truth, [True, False], [0, 1, "true", None]),
-        (rules.text, ["a", " a b "], ["", "  ", 1, None, []]),
-        (rules.null, [None], ["null", 0, False]),
-        (rules.duration, ["00:01:30:00"], ["1:30", "00:00:00", 90, None, "00:00:00:00:00"]),
-        (rules.batches, [1, 100, 0.5, 1.0], [0, 0.0, 1.5, -1, True, "all"]),
-        (rules.plain_name, ["mnist", "my_net-2", "größe"], ["", "../x", "a/b", "${x}", "a b", ".", None, 3]),
-        (rules.null | rules.whole(1), [None, 1], [0, "x"]),
+        (schema.Count, [1, 2**31 - 1], [0, -1, 2**33, 1.0, True, "1", None, [], {}]),
+        (Annotated[int, Range(0, 5)], [0, 5], [-1, 6, False]),
+        (float, [0, -1.5, 1e300], [NAN, INF, -INF, HUGE, -HUGE, "1", True, None]),
+        (schema.Fraction, [0, 1, 0.5], [-0.1, 1.1, NAN]),
+        (schema.Positive, [1e-300, 3], [0, -1, INF]),
+        (schema.FractionBelowOne, [0, 0.999], [1, 1.0, -0.5]),
+        (Literal["auto", 32] | None, ["auto", 32, None], ["32", 32.0, "x", True, []]),
+        (Literal[1], [1], [True, 1.0]),
+        (Annotated[list[schema.Count], Length(exact=2)], [[1, 2]], [[1], [1, 2, 3], [0, 1], (1, 2), "12", None, 1]),
+        (Annotated[list[schema.Count], Length(1)], [[1], [1, 2]], [[], {}, [None]]),
+        (list[schema.Count], [[], [1]], [[[]]]),
+        (bool, [True, False], [0, 1, "true", None]),
+        (str, ["a", " a b "], ["", "  ", 1, None, []]),
+        (type(None), [None], ["null", 0, False]),
+        (schema.Duration, ["00:01:30:00"], ["1:30", "00:00:00", 90, None, "00:00:00:00:00"]),
+        (schema.Batches, [1, 100, 0.5, 1.0], [0, 0.0, 1.5, -1, True, "all"]),
+        (schema.Name, ["mnist", "my_net-2", "größe"], ["", "../x", "a/b", "${x}", "a b", ".", None, 3]),
+        (schema.Count | None, [None, 1], [0, "x"]),
+        (dict[str, str], [{}, {"a": "b"}], [{"a": 1}, [], None]),
     ],
 )
-def test_a_rule_takes_what_it_says_and_nothing_else(rule: rules.Rule, good: list[Any], bad: list[Any]) -> None:
-    assert [value for value in good if not rule.holds(value)] == []
-    assert [value for value in bad if rule.holds(value)] == []
+def test_a_type_takes_what_it_describes_and_nothing_else(annotation: Any, good: list[Any], bad: list[Any]) -> None:
+    assert [value for value in good if not accepts(value, annotation)] == []
+    assert [value for value in bad if accepts(value, annotation)] == []
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("annotation", "text"),
     [
-        (rules.whole(1), "a whole number, at least 1"),
-        (rules.whole(0, 9), "a whole number from 0 to 9"),
-        (rules.number(), "a number"),
-        (rules.number(0, below=1), "a number at least 0 and below 1"),
-        (rules.one_of(None, "norm"), "one of null, norm"),
-        (rules.null | rules.whole(1), "null or a whole number, at least 1"),
+        (schema.Count, "a whole number, at least 1"),
+        (Annotated[int, Range(0, 9)], "a whole number from 0 to 9"),
+        (float, "a number"),
+        (schema.FractionBelowOne, "a number at least 0 and below 1"),
+        (Literal["value", "norm"], "one of value, norm"),
+        (schema.Count | None, "null or a whole number, at least 1"),
+        (Annotated[list[schema.Count], Length(exact=2)], "a list of 2 entries, each a whole number, at least 1"),
     ],
 )
-def test_a_rule_says_what_it_takes(rule: rules.Rule, words: str) -> None:
-    assert rule.words == words
+def test_a_type_describes_what_it_takes(annotation: Any, text: str) -> None:
+    assert describe(annotation) == text
+
+
+CHECKPOINT = {"every_n_steps": None, "every_n_minutes": 0.1, "keep": 2}
 
 
 def shipped() -> dict[str, Any]:
@@ -142,19 +167,27 @@ def shipped() -> dict[str, Any]:
         return {key: value for key, value in content.items() if key != "defaults"}
 
     config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
-    config = {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
+    config = {key: value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
     chosen = {"data": "mnist", "model": "mnist", "optimizer": "adam", "scheduler": "cosine", "device": "auto"}
     groups = {group: section(group, name) for group, name in {**chosen, "logger": "csv"}.items()}
-    return {**config, **groups, "task": "fit", "checkpoint": {"every_n_steps": None}}
+    return {**config, **groups, "task": "fit", "checkpoint": dict(CHECKPOINT)}
 
 
-def test_the_shipped_config_is_taken() -> None:
-    config = shipped()
-    rules.check(config)
-    assert config == shipped()
+def test_a_config_becomes_the_same_tree_again() -> None:
+    assert Config.from_dict(shipped()).to_dict() == {**shipped(), "resume": None}
 
 
-@pytest.mark.parametrize("key", rules.NEEDED)
+def keys_of(section: Any, prefix: str = "") -> Iterator[str]:
+    """The keys that a section must have, at any depth."""
+    for key, annotation in fields.key_types(section).items():
+        inner = fields._section_of(annotation)
+        if section is not Config or fields._fields(Config)[key].default is dataclasses.MISSING:
+            yield f"{prefix}{key}"
+            if inner is not None and f"{prefix}{key}" != "optimizer.rest":
+                yield from keys_of(inner, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("key", [key for key in keys_of(Config) if key != "optimizer.rest"])
 def test_a_key_that_a_run_needs_cannot_be_missing(key: str) -> None:
     config = shipped()
     *path, name = key.split(".")
@@ -163,7 +196,7 @@ def test_a_key_that_a_run_needs_cannot_be_missing(key: str) -> None:
         node = node[step]
     del node[name]
     with pytest.raises(UserError, match=key.replace(".", r"\.")):
-        rules.check(config)
+        Config.from_dict(config)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +243,20 @@ def test_a_refusal_names_the_key_the_value_and_the_mend(key: str, value: Any, sa
         node = node[step]
     node[name] = value
     with pytest.raises(UserError) as refused:
-        rules.check(config)
+        Config.from_dict(config)
     assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("section", ["trainer", "data", "model", "optimizer", "scheduler", "logger"])
-def test_sections_with_a_target_may_have_keys_of_their_own(section: str) -> None:
+def test_sections_that_build_something_may_have_keys_of_their_own(section: str) -> None:
     config = shipped()
     config[section]["my_own"] = {"deep": [1]}
-    rules.check(config)
-    assert rules.rule_for(f"{section}.my_own") is None
+    assert getattr(Config.from_dict(config), section).extra["my_own"] == {"deep": [1]}
+
+
+def test_a_changed_config_is_checked_too() -> None:
+    config = Config.from_dict(shipped())
+    assert config.updated({"trainer": {"max_epochs": 3}, "seed": 7}).trainer.max_epochs == 3
+    assert config.trainer.max_epochs == 10
+    with pytest.raises(UserError, match=r"trainer.max_epochs=0: must be"):
+        config.updated({"trainer": {"max_epochs": 0}})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from smallvision.config import targets as builder
-from smallvision.config.targets import build, check_target, resolve
+from smallvision.config.targets import check_target, instantiate, resolve
 from smallvision.core.errors import UserError
 
 HOSTILE = [
@@ -31,7 +31,7 @@ def test_what_is_not_on_the_list_is_refused_and_not_imported(
     (tmp_path / "marker.py").write_text(f"open({str(mark)!r}, 'w')\ndef touch(): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=f"{section}._target_"):
-        build(section, {"name": "x", "_target_": target})
+        instantiate(section, {"name": "x", "_target_": target})
     assert not mark.exists()
     assert "marker" not in sys.modules
 
@@ -77,21 +77,21 @@ def test_what_is_on_the_list_is_found(section: str, target: str) -> None:
 
 def test_a_model_gets_its_own_arguments_and_what_the_program_knows() -> None:
     config = {"name": "mlp", "_target_": "smallvision.models.MLP", "hidden": [7], "dropout": 0.0}
-    network = build("model", config, channels=1, size=(4, 4), classes=3)
+    network = instantiate("model", config, channels=1, size=(4, 4), classes=3)
     assert isinstance(network, nn.Module)
     assert network(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
 
 
 def test_an_optimizer_gets_its_parameters() -> None:
     parameter = nn.Parameter(torch.zeros(3))
-    made = build("optimizer", {"name": "sgd", "_target_": "torch.optim.SGD", "lr": 0.5}, [parameter])
+    made = instantiate("optimizer", {"name": "sgd", "_target_": "torch.optim.SGD", "lr": 0.5}, [parameter])
     assert made.param_groups[0]["lr"] == 0.5
     assert made.param_groups[0]["params"] == [parameter]
 
 
 def test_what_the_target_does_not_take_from_the_program_is_left_out() -> None:
     config = {"name": "shapes", "_target_": "smallvision.data.shapes.shapes", "images": 4, "test_images": 2}
-    assert build("data", config, data_dir="nowhere") is not None
+    assert instantiate("data", config, data_dir="nowhere") is not None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_argument_that_the_target_does_not_have_is_refused(section: str, conf
     runtime = {"channels": 1, "size": (4, 4), "classes": 3} if section == "model" else {}
     arguments = [[nn.Parameter(torch.zeros(1))]] if section == "optimizer" else []
     with pytest.raises(UserError, match="no such key") as refused:
-        build(section, {"name": "x", **config}, *arguments, **runtime)
+        instantiate(section, {"name": "x", **config}, *arguments, **runtime)
     assert said in str(refused.value)
 
 
@@ -129,7 +129,7 @@ def test_what_the_target_itself_finds_impossible_is_refused(section: str, config
     runtime = {"channels": 1, "size": (28, 28), "classes": 3} if section == "model" else {}
     arguments = [[nn.Parameter(torch.zeros(1))]] if section == "optimizer" else []
     with pytest.raises(UserError, match=f"{section}=mine: "):
-        build(section, {"name": "mine", **config}, *arguments, **runtime)
+        instantiate(section, {"name": "mine", **config}, *arguments, **runtime)
 
 
 def test_a_target_whose_package_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,4 +139,4 @@ def test_a_target_whose_package_is_missing_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.__init__", absent)
     config = {"name": "mine", "_target_": "lightning.pytorch.loggers.WandbLogger"}
     with pytest.raises(UserError, match="logger=mine: No module named 'wandb'"):
-        build("logger", config)
+        instantiate("logger", config)

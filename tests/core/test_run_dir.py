@@ -56,7 +56,7 @@ def test_the_environment_says_what_the_figures_depend_on(tmp_path: Path) -> None
 
 def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "PACKAGES", ("numpy", "a-package-that-nobody-wrote"))
-    assert list(runs.environment("")["packages"]) == ["smallvision", "numpy"]
+    assert list(runs.environment("", [])["packages"]) == ["smallvision", "numpy"]
 
 
 def test_the_results_are_kept_as_json(tmp_path: Path) -> None:

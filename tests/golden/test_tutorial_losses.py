@@ -20,11 +20,9 @@ import pytest
 import torch
 import yaml
 from helpers import plain_loop
-from helpers.command import TRAIN
 from lightning.pytorch.callbacks import Callback
 
-from smallvision.cli import compose_config
-from smallvision.config.compose import resolve_config
+from smallvision.config.compose import compose, resolve_config
 from smallvision.training import state_dict as bare
 from smallvision.training.device import hardware
 from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
@@ -71,7 +69,7 @@ def ours(name: str, steps: int, folder: Path, *typed: str) -> tuple[Experiment, 
     ``folder``/model.pt gets the weights that it begins with.
     """
     typed = (f"experiment={name}", *typed, f"trainer.max_steps={steps}", "trainer.limit_val_batches=1")
-    config = resolve_config(compose_config(TRAIN.parent / "configs", "train", list(typed)), list(typed))
+    config = resolve_config(compose(list(typed)), list(typed))
     setup = make_experiment(config, make_data(config))
     weights = {f"network.{key}": one for key, one in setup.model.predictor.network.state_dict().items()}
     bare.write(weights, setup.model.predictor.network, folder / "model.pt")

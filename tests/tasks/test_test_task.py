@@ -44,7 +44,7 @@ def test_the_checkpoint_says_the_model_and_nobody_else(finished, tmp_path):
     checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
     process = train(tmp_path, "task=test", checkpoint, "model=lenet5")
     assert process.returncode == 2
-    assert process.stderr == "error: model: cannot be changed here: the checkpoint says it\n"
+    assert process.stderr == "error: model: cannot be changed here: the checkpoint fixes it\n"
 
 
 def test_a_checkpoint_brings_its_whitening_and_its_views(tmp_path):

@@ -1,161 +1,328 @@
-"""From what was typed to the one config that a run goes by."""
+"""From the command line to the one ``Config`` of a start: composed by Hydra once, merged with what a run or a
+checkpoint already fixes, typed and checked. Needs no torch.
+"""
 
 import os
+import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smallvision.config import schema as rules
-from smallvision.config.schema import GROUPS, Config
-from smallvision.config.targets import ALLOWED, check_target
-from smallvision.config.untrusted import check_checkpoint_file, saved_config, validate_untrusted_config
+from smallvision.config.schema import GROUPS, Config, Data
+from smallvision.config.targets import check_targets
+from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
 
-# Known before the data are read.
-TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_437}
-# Logger: the module that it needs and the package that brings it.
-LOGGERS = {
-    "tensorboard": ("tensorboard", "tensorboard"),
-    "mlflow": ("mlflow", "mlflow-skinny"),
-    "wandb": ("wandb", "wandb"),
-}
-# Format of task=export: the modules that it needs, which have the names of their packages.
-EXPORTS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
-# Modules that task=serve needs, and their packages.
-SERVING = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
-# Tasks whose data are the checkpoint's own past: they need not be here.
-WITHOUT_DATA = ("predict", "export", "serve")
+CONFIG_DIR = Path(__file__).parents[3] / "configs"
+CHOICES = (*GROUPS, "task", "experiment")
 TASKS = ("fit", "test", "predict", "export", "serve", "report", "bench", "descent")
+# Keys and sections that may be typed with resume=: those that leave what was learned, and the images that it was
+# learned from and selected by, as they are.
+WITH_RESUME = (
+    "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
+    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "report",
+    "save_model", "log_every_n_batches", "callbacks", "hydra",
+)  # fmt: skip
+# Tasks that start from a checkpoint, which fixes everything else, and what may be typed with each.
+WITH_CHECKPOINT = {
+    "test": ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
+    "predict": ("task", "checkpoint", "images", "predict", "tta", "device", "hydra"),
+    "export": ("task", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
+    "serve": ("task", "checkpoint", "serve", "tta", "device", "hydra"),
+}
+WITH_STATE_DICT = ("model", "experiment")  # with task=test of a plain state dict, which does not hold its network
+TASKS_WITHOUT_DATA = ("predict", "export", "serve")
+# Training images of data sets whose size is known before they are read.
+TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_437}
+# Optional packages: the modules that a choice needs, by the names to install them by.
+LOGGER_PACKAGES = {
+    "tensorboard": {"tensorboard": "tensorboard"},
+    "mlflow": {"mlflow": "mlflow-skinny"},
+    "wandb": {"wandb": "wandb"},
+}
+FORMAT_PACKAGES = {
+    "onnx": {name: name for name in ("onnx", "onnxscript", "onnxruntime")},
+    "safetensors": {"safetensors": "safetensors"},
+}
+SERVE_PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 _SUFFIX = secrets.token_hex(3)
 
 OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)
 
 
-def resolve_config(composed: DictConfig, typed: list[str]) -> Config:
-    """The resolved, checked config as plain dicts, lists, strings and numbers.
+# Hydra's composition -----------------------------------------------------------------------------------------
 
-    ``composed``: what Hydra made of the ``typed`` overrides. With ``resume=`` or a task that takes a
-    checkpoint, the run's own config is the ground and only what was typed is laid over it.
 
-    Raises UserError for whatever no run could go by.
+def compose(
+    overrides: list[str],
+    directory: Path = CONFIG_DIR,
+    name: str = "train",
+    config_dir: Path | None = None,
+    sweep: bool = False,
+) -> DictConfig:
+    """What Hydra makes of these overrides, with its own node, which is checked too.
+
+    ``config_dir``: a further folder of configs. ``sweep``: overrides may list several values, which the result
+    leaves out. Raises UserError, in one line, for whatever Hydra refuses.
     """
-    overrides = parse(typed)
-    for override in overrides:
+    refuse_search_path(directory, name)
+    if config_dir is not None:
+        overrides = [*overrides, f"hydra.searchpath=[{quote(f'file://{config_dir.resolve()}')}]"]
+    for override in parse(overrides):
+        group = override.key_or_group
+        if not group:
+            raise UserError(f"{override.input_line}: not of the form key=value")
+        if override.value() is None and not override.is_delete() and (directory / group).is_dir():
+            choices = did_you_mean("", [file.stem for file in (directory / group).glob("[!_]*.yaml")])
+            raise UserError(f"{group}=null: needs a choice, or leave it out.{choices}")
+    GlobalHydra.instance().clear()
+    with one_line_errors(overrides, directory, name), initialize_config_dir(str(directory), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+        try:
+            composed = hydra.compose_config(name, overrides, run_mode=mode, with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # Hydra has no exception of its own for some input
+            text = _shortened(" ".join(overrides))
+            raise UserError(f"{text}: not understood ({_shortened(_first_line(error))})") from None
+    check_hydra(composed)
+    return composed
+
+
+def compose_section(group: str, choice: str) -> dict[str, Any]:
+    """One choice of a group of configs/ as plain data, such as ``optimizer`` and ``adam``."""
+    section = OmegaConf.to_container(compose([f"{group}={choice}"])[group], resolve=True)
+    assert isinstance(section, dict)
+    return {str(key): value for key, value in section.items()}
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Hydra's overrides. Raises UserError where one is not of its grammar."""
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except OverrideParseException as error:
+        raise UserError(_not_an_override(error)) from None
+    except (ValueError, AssertionError, RecursionError) as error:  # faults of Hydra's parser
+        raise UserError(f"{_shortened(' '.join(overrides))}: not understood ({error})") from None
+
+
+def quote(value: object) -> str:
+    """A value as an override takes it, whatever characters it has."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+@contextmanager
+def one_line_errors(overrides: list[str], directory: Path = CONFIG_DIR, name: str = "train") -> Iterator[None]:
+    """What Hydra and OmegaConf report in several lines becomes a UserError of one that names the key."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise UserError(_unknown_choice(error)) from None
+    except OverrideParseException as error:
+        raise UserError(_not_an_override(error)) from None
+    except ConfigCompositionException as error:
+        key = _unknown_key(error)
+        if key is None:
+            raise UserError(_first_lines(error)) from None
+        nearest = _nearest_key(key, overrides, directory, name)
+        raise UserError(f"{key}: no such key.{nearest}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_first_lines(error)) from None
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
+    if not group or error.options is None:
+        return _first_line(error)
+    options = [option for option in error.options if not option.startswith("_")]
+    return f"{group}={choice}: no such choice.{did_you_mean(choice, options)}"
+
+
+def _not_an_override(error: OverrideParseException) -> str:
+    return (
+        f"{_shortened(str(error.override))}: not of the form key=value ({_shortened(_first_line(error))});"
+        " a value with unusual characters goes in quotes within quotes: \"key='value'\""
+    )
+
+
+def _unknown_key(error: ConfigCompositionException) -> str | None:
+    """The key that an override names and that no section has."""
+    found = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", str(error))
+    if found is None:
+        return None
+    full = str(getattr(error.__cause__, "full_key", None) or found[1])
+    return full if full.startswith(f"{found[1]}.") else found[1]
+
+
+def _first_lines(error: Exception) -> str:
+    key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
+    return f"{key}{_shortened(_first_line(error))} {_shortened(_first_line(error.__cause__))}"
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error or "").splitlines() or [""])[0]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> str:
+    """The nearest key of the same section, in a config of the same choices where these can be composed."""
+    chosen = [override for override in overrides if override.split("=")[0] in CHOICES]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(directory), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        try:
+            composed = hydra.compose_config(name, chosen, run_mode=RunMode.RUN, with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException):
+            composed = hydra.compose_config(name, [], run_mode=RunMode.RUN, with_log_configuration=False)
+    node: Any = OmegaConf.to_container(composed)
+    prefix, path = "", key.replace("/", ".").split(".")
+    while len(path) > 1 and isinstance(node.get(path[0]), dict):
+        node, prefix, path = node[path[0]], f"{prefix}{path[0]}.", path[1:]
+    return did_you_mean(path[0], [str(known) for known in node if known != "hydra"], prefix)
+
+
+# One config ----------------------------------------------------------------------------------------------------
+
+
+def force(overrides: list[str]) -> list[str]:
+    """The same overrides as Hydra is to compose them: forced in where a run or a checkpoint has the keys.
+
+    What Hydra composes then is not the run's own config and may lack a key that the run has. Whether it has it is
+    checked by :func:`merge_overrides`.
+    """
+    parsed = parse(overrides)
+    given = {override.key_or_group: override.value() for override in parsed if not override.is_delete()}
+    if given.get("resume") is None and str(given.get("task")) not in WITH_CHECKPOINT:
+        return overrides
+    return [
+        line if line[:1] in "+~" or override.key_or_group in CHOICES else f"++{line}"
+        for override, line in zip(parsed, overrides, strict=True)
+    ]
+
+
+def checkpoint_to_read(composed: DictConfig, overrides: list[str]) -> Path | None:
+    """The file that a task starts from, None for tasks that start from none.
+
+    Raises UserError for everything that can be known to be wrong before the file is opened.
+    """
+    tree = _plain(composed)
+    task = str(tree.get("task"))
+    if task not in WITH_CHECKPOINT:
+        return None
+    allowed = (*WITH_CHECKPOINT[task], *(WITH_STATE_DICT if task == "test" else ()))
+    refuse_other_keys(parse(overrides), allowed, "the checkpoint fixes it")
+    if not isinstance(tree["checkpoint"], str):
+        raise UserError(f"checkpoint={tree['checkpoint']}: must be a file")
+    if task == "export":
+        _check_packages(f"format={tree['format']}", FORMAT_PACKAGES.get(str(tree["format"]), {}))
+    if task == "serve":
+        _check_packages("task=serve", SERVE_PACKAGES)
+    file = Path(tree["checkpoint"])
+    check_checkpoint_file(file)
+    return file
+
+
+def resolve_config(
+    composed: DictConfig, overrides: list[str], checkpoint_config: dict[str, Any] | None = None
+) -> Config:
+    """The typed, checked config of a start.
+
+    ``composed``: what Hydra made of the (forced) ``overrides``. With ``resume=``, or with the config of the
+    checkpoint that the task starts from, that config counts, and only what was typed is merged into it.
+
+    Raises UserError for whatever no run could use.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
         if override.is_delete() and override.key_or_group != "experiment":
             raise UserError(f"~{override.key_or_group}: a key cannot be left out; set it, to null where it may be")
-    config = _plain(composed)
-    _check_present(config)
-    if config["task"] == "fit" and config.get("resume") is not None:
-        if not isinstance(config["resume"], str):
-            raise UserError(f"resume={config['resume']}: must be a run directory")
-        refuse_others(overrides, ON_RESUME, "resume continues the run as it was")
-        config = merge_overrides(saved_config(Path(config["resume"])), config, overrides)
-    if str(config["task"]) in WITH_CHECKPOINT:
-        config = _with_checkpoint(config, overrides)
+    tree = _plain(composed)
+    _check_present(tree)
+    if tree["task"] == "fit" and tree.get("resume") is not None:
+        if not isinstance(tree["resume"], str):
+            raise UserError(f"resume={tree['resume']}: must be a run directory")
+        refuse_other_keys(parsed, WITH_RESUME, "resume continues the run as it was")
+        tree = merge_overrides(load_run_config(Path(tree["resume"])), tree, parsed)
+    elif checkpoint_config is not None:
+        refuse_other_keys(parsed, WITH_CHECKPOINT[tree["task"]], "the checkpoint fixes it")
+        tree = merge_overrides(checkpoint_config, tree, parsed)
+    config = Config.from_dict(tree)
     check(config)
-    if not any(override.key_or_group == "save_model" for override in overrides):
-        _check_stays_inside(config.get("save_model"))
+    if not any(override.key_or_group == "save_model" for override in parsed):
+        _check_stays_inside(config.save_model)
     return config
 
 
-def _with_checkpoint(config: Config, overrides: list[Override]) -> Config:
-    """The config of what the checkpoint holds; of a bare state dict, the one that was typed."""
-    task = str(config["task"])
-    allowed, reason = WITH_CHECKPOINT[task], "the checkpoint says it"
-    refuse_others(overrides, (*allowed, *WITH_BARE_WEIGHTS) if task == "test" else allowed, reason)
-    if not isinstance(config["checkpoint"], str):
-        raise UserError(f"checkpoint={config['checkpoint']}: must be a file")
-    _check_packages(config)
-    file = Path(config["checkpoint"])
-    check_checkpoint_file(file)
-    from smallvision.training import checkpoint
-    from smallvision.training import state_dict as bare  # torch comes only now
-
-    if task == "test" and checkpoint.is_bare(content := checkpoint.opened(file)):
-        bare.refuse_endless(content, file)
-        if not any(override.key_or_group in WITH_BARE_WEIGHTS for override in overrides):
-            raise UserError(f"{file}: {bare.SAYS_NOTHING}; type model=NAME and data=NAME as well")
-        return config
-    saved = checkpoint.read(file)["smallvision"]["config"]
-    refuse_others(overrides, allowed, reason)
-    return merge_overrides(validate_untrusted_config(saved, str(file)), config, overrides)
+def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:
+    """Raise UserError where anything else than the ``allowed`` keys and sections was typed."""
+    for override in overrides:
+        key = override.key_or_group.split("@")[0].replace("/", ".")
+        if not any(key == one or key.startswith(f"{one}.") for one in allowed):
+            raise UserError(f"{key}: cannot be changed here: {reason}")
 
 
-def _check_stays_inside(save_model: str | None) -> None:
-    """A config out of a file does not choose what is overwritten elsewhere."""
-    if save_model is None:
-        return
-    path = Path(os.path.expanduser(save_model))  # noqa: PTH111 - Path's own raises for an unknown user
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(
-            f"save_model={save_model}: lies outside of the run directory; if you want that, type it"
-            f" on the command line: save_model={save_model}"
-        )
+def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: list[Override]) -> dict[str, Any]:
+    """``saved`` with the task of ``composed`` and with every typed group and key taken from it.
+
+    Raises UserError where a typed key is in no run of that kind.
+    """
+    task_keys = {"task", "resume", *(composed.keys() - saved.keys())}
+    if isinstance(composed.get("checkpoint"), str):
+        task_keys.add("checkpoint")
+    config = {**saved, **{key: composed[key] for key in composed if key in task_keys}}
+    kind = _optimizer_kind(saved["optimizer"])
+    for override in overrides:
+        *path, name = override.key_or_group.split(".")
+        if [*path, name][0] == "hydra":
+            continue
+        source: Any = composed
+        target: Any = config
+        for part in path:
+            source = source.get(part) if isinstance(source, dict) else None
+            target = target.get(part) if isinstance(target, dict) else None
+        known = target if isinstance(target, dict) else {}
+        if not isinstance(source, dict) or name not in source or not (name in known or override.is_add()):
+            nearest = did_you_mean(name, known, prefix=".".join([*path, ""]))
+            raise UserError(f"{override.key_or_group}: no such key.{nearest}")
+        target[name] = source[name]
+    if _optimizer_kind(config["optimizer"]) != kind:
+        raise UserError(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
+    return config
 
 
-def check(config: Config) -> None:
-    """Everything that can be known to be wrong without torch."""
-    rules.check(config)
-    task, checkpoint = config["task"], config.get("checkpoint")
-    if task not in TASKS:
-        raise UserError(f"task={task}: no such task.{did_you_mean(task, TASKS)}")
-    if task == "fit" and not isinstance(checkpoint, dict):
-        tasks = ", ".join(WITH_CHECKPOINT)
-        raise UserError(f"checkpoint={checkpoint}: goes with task={tasks}; a run is continued with resume=RUN_DIR")
-    for section in ALLOWED:
-        target = config[section].get("_target_")
-        if target is not None or section != "logger":
-            check_target(section, target)
-    if "rest" in config["optimizer"]:
-        rest = config["optimizer"]["rest"]
-        check_target("optimizer", rest.get("_target_") if isinstance(rest, dict) else rest, "optimizer.rest")
-    if task not in WITHOUT_DATA:
-        _check_data(config["data"])
-    needs, package = LOGGERS.get(config["logger"]["name"], (None, None))
-    if needs is not None and find_spec(needs) is None:
-        raise UserError(f"logger={config['logger']['name']}: needs a package: pip install {package}")
-    if config.get("save_model") is not None and config["data"]["normalisation"]["whiten"]:
-        raise UserError(
-            f"save_model={config['save_model']}: a plain state dict has no place for"
-            " data.normalisation.whiten; use task=export"
-        )
-    early, trainer = config["early_stopping"], config["trainer"]
-    if early["patience"] is not None and config["data"]["val_size"] == 0:
-        raise UserError("early_stopping.patience: needs validation images; set data.val_size above 0")
-    if trainer["min_epochs"] is not None and trainer["min_epochs"] > trainer["max_epochs"]:
-        raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
+def _optimizer_kind(optimizer: Any) -> str:
+    """What updates the weights: the target, and that of its partner."""
+    rest = optimizer.get("rest") if isinstance(optimizer, dict) else None
+    parts = [part["_target_"] for part in (optimizer, rest) if isinstance(part, dict) and "_target_" in part]
+    return " and ".join(map(str, parts))
 
 
-def _check_packages(config: Config) -> None:
-    needs = EXPORTS.get(str(config.get("format")), ())
-    if any(find_spec(package) is None for package in needs):
-        raise UserError(f"format={config['format']}: needs packages: pip install {' '.join(needs)}")
-    if config["task"] == "serve" and any(find_spec(module) is None for module in SERVING):
-        raise UserError(f"task=serve: needs packages: pip install {' '.join(SERVING.values())}")
-
-
-def _check_data(data: Config) -> None:
-    path, name = data.get("path"), data["name"]
-    if isinstance(path, str):
-        place = os.path.expanduser(path)  # noqa: PTH111 - Path's own raises for an unknown user
-        if not (os.path.isdir(place) if name == "folder" else os.path.isfile(place)):  # noqa: PTH112, PTH113
-            raise UserError(f"data.path={path}: no such {'folder' if name == 'folder' else 'file'}")
-    count = data.get("images") if name == "shapes" else TRAINING_IMAGES.get(name)
-    if count is not None and data["val_size"] >= count:
-        raise UserError(
-            f"data.val_size={data['val_size']}: larger than the data, which has {count} training images;"
-            f" use a value below {count}"
-        )
-
-
-def _plain(composed: DictConfig) -> Config:
-    """Resolved, without the nodes of Hydra and of sweeps; a mandatory value that is missing is refused."""
+def _plain(composed: DictConfig) -> dict[str, Any]:
+    """Resolved, without the nodes of Hydra and of sweeps. Raises UserError where a mandatory value is missing."""
     try:
         visible = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", "sweep")])
         missing = sorted(OmegaConf.missing_keys(visible))
@@ -171,126 +338,70 @@ def _plain(composed: DictConfig) -> Config:
     return {str(key): value for key, value in plain.items()}
 
 
-def _check_present(config: Config) -> None:
+def _check_present(tree: dict[str, Any]) -> None:
     for key in ("task", "seed", "data_dir", *GROUPS, "trainer", "early_stopping"):
-        if config.get(key) is None:
+        if tree.get(key) is None:
             raise UserError(f"{key}: cannot be left out")
 
 
-CHOICES = (*GROUPS, "task", "experiment")
-# Keys and sections that may be typed with resume=: those that leave what was learnt, and the images that
-# it was learnt from and chosen by, as they are.
-ON_RESUME = (
-    "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
-    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "report",
-    "save_model", "log_every_n_batches", "hydra",
-)  # fmt: skip
-# Keys of groups that the first checkpoints do not have; their defaults change nothing.
-YOUNGER = {
-    "device": ("compile",),
-    "data": ("shuffle",),
-    "data.augmentation": ("rotate", "scale"),
-    "data.normalisation": ("whiten",),
-}
-# Tasks that take a checkpoint, which says the rest, and the keys and sections that may be typed with each.
-WITH_CHECKPOINT = {
-    "test": ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
-    "predict": ("task", "checkpoint", "images", "predict", "tta", "device", "hydra"),
-    "export": ("task", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
-    "serve": ("task", "checkpoint", "serve", "tta", "device", "hydra"),
-}
+# What no type can say ------------------------------------------------------------------------------------------
 
 
-# May be typed with task=test where the file is a bare state dict, which says nothing of its network.
-WITH_BARE_WEIGHTS = ("model", "experiment")
+def check(config: Config) -> None:
+    """Raise UserError for what can be known to be wrong without torch and without reading data."""
+    if config.task not in TASKS:
+        raise UserError(f"task={config.task}: no such task.{did_you_mean(config.task, TASKS)}")
+    if config.task == "fit" and isinstance(config.checkpoint, str):
+        tasks = ", ".join(WITH_CHECKPOINT)
+        raise UserError(
+            f"checkpoint={config.checkpoint}: goes with task={tasks}; a run is continued with resume=RUN_DIR"
+        )
+    if config.task == "fit" and config.checkpoint is None:
+        raise UserError("checkpoint=null: must be a section of keys, as in configs/task/fit.yaml")
+    check_targets(config)
+    if config.task not in TASKS_WITHOUT_DATA:
+        _check_data(config.data)
+    _check_packages(f"logger={config.logger.name}", LOGGER_PACKAGES.get(config.logger.name, {}))
+    if config.save_model is not None and config.data.normalisation.whiten:
+        raise UserError(
+            f"save_model={config.save_model}: a plain state dict has no place for data.normalisation.whiten;"
+            " use task=export"
+        )
+    if config.early_stopping.patience is not None and config.data.val_size == 0:
+        raise UserError("early_stopping.patience: needs validation images; set data.val_size above 0")
+    if (config.trainer.min_epochs or 0) > config.trainer.max_epochs:
+        raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
 
 
-def parse(typed: list[str]) -> list[Override]:
-    try:
-        return OverridesParser.create().parse_overrides(typed)
-    except (ValueError, AssertionError, RecursionError) as error:  # Hydra's parser gives way
-        raise UserError(f"{' '.join(typed)[:200]}: not understood ({error})") from None
+def _check_packages(choice: str, packages: dict[str, str]) -> None:
+    """Raise UserError where a module that the choice needs is not installed."""
+    if any(find_spec(module) is None for module in packages):
+        plural = "packages" if len(packages) > 1 else "a package"
+        raise UserError(f"{choice}: needs {plural}: pip install {' '.join(packages.values())}")
 
 
-def refuse_others(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:
-    """Raise UserError where something else than the ``allowed`` keys and sections was typed."""
-    for override in overrides:
-        key = override.key_or_group.split("@")[0].replace("/", ".")
-        if not any(key == one or key.startswith(f"{one}.") for one in allowed):
-            raise UserError(f"{key}: cannot be changed here: {reason}")
+def _check_data(data: Data) -> None:
+    path = data.extra.get("path")
+    if isinstance(path, str):
+        expanded = os.path.expanduser(path)  # noqa: PTH111 - Path's own raises for an unknown user
+        is_folder = data.name == "folder"
+        if not (os.path.isdir(expanded) if is_folder else os.path.isfile(expanded)):  # noqa: PTH112, PTH113
+            raise UserError(f"data.path={path}: no such {'folder' if is_folder else 'file'}")
+    count = data.extra.get("images") if data.name == "shapes" else TRAINING_IMAGES.get(data.name)
+    if count is not None and data.val_size >= count:
+        raise UserError(
+            f"data.val_size={data.val_size}: larger than the data, which has {count} training images;"
+            f" use a value below {count}"
+        )
 
 
-def loosened(typed: list[str]) -> list[str]:
-    """The same overrides, for Hydra, of a run that continues or of a checkpoint.
-
-    What Hydra composes then is not the run's own config and may lack a key that this has. So values are
-    forced in; :func:`lay_over` holds them against the run's own keys.
-    """
-    overrides = parse(typed)
-    given = {override.key_or_group: override.value() for override in overrides if not override.is_delete()}
-    if given.get("resume") is None and str(given.get("task")) not in WITH_CHECKPOINT:
-        return typed
-    plain = [line[:1] not in "+~" and o.key_or_group not in CHOICES for o, line in zip(overrides, typed, strict=True)]
-    return [f"++{o.input_line}" if forced else line for o, forced, line in zip(overrides, plain, typed, strict=True)]
-
-
-def merge_overrides(saved: Config, composed: Config, overrides: list[Override]) -> Config:
-    """``saved`` with every typed group and key taken from ``composed``, and with keys that it lacks.
-
-    Raises UserError where a typed key is in no run of that kind.
-    """
-    config = {**composed, **{key: value for key, value in saved.items() if key in composed}}
-    config = _with_younger_keys(config, composed)
-    for key in ("task", "resume"):
-        config[key] = composed[key]
-    if isinstance(composed.get("checkpoint"), str):
-        config["checkpoint"] = composed["checkpoint"]
-    kind = _kind(saved["optimizer"])
-    for override in overrides:
-        path = override.key_or_group.split(".")
-        if path[0] == "hydra":
-            continue
-        source: Any = composed
-        target: Any = config
-        for name in path[:-1]:
-            source = source.get(name) if isinstance(source, dict) else None
-            target = target.get(name) if isinstance(target, dict) else None
-        known = target if isinstance(target, dict) else {}
-        if not isinstance(source, dict) or path[-1] not in source or not (path[-1] in known or override.is_add()):
-            near = did_you_mean(path[-1], known, prefix=".".join([*path[:-1], ""]))
-            raise UserError(f"{override.key_or_group}: no such key.{near}")
-        target[path[-1]] = source[path[-1]]
-    if _kind(config["optimizer"]) != kind:
-        raise UserError(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
-    return config
-
-
-def _kind(optimizer: Any) -> str:
-    """What moves the weights, and what the rest of them."""
-    rest = optimizer.get("rest") if isinstance(optimizer, dict) else None
-    parts = [part["_target_"] for part in (optimizer, rest) if isinstance(part, dict) and "_target_" in part]
-    return " and ".join(map(str, parts))
-
-
-def _with_younger_keys(config: Config, composed: Config) -> Config:
-    """``config`` with the keys that it lacks because a younger smallvision brought them."""
-    config = {
-        key: {**composed[key], **saved} if key not in GROUPS and _both(saved, composed.get(key)) else saved
-        for key, saved in config.items()
-    }
-    for section, names in YOUNGER.items():
-        *above, last = section.split(".")
-        saved, young = config, composed
-        for part in above:
-            saved[part] = dict(saved[part]) if isinstance(saved.get(part), dict) else {}
-            saved, young = saved[part], young[part]
-        if isinstance(saved.get(last), dict):
-            saved[last] = {
-                **{name: young[last][name] for name in names if name in young[last]},
-                **saved[last],
-            }
-    return config
-
-
-def _both(one: Any, other: Any) -> bool:
-    return isinstance(one, dict) and isinstance(other, dict)
+def _check_stays_inside(save_model: str | None) -> None:
+    """A config out of a file does not choose what is overwritten outside of the run directory."""
+    if save_model is None:
+        return
+    path = Path(os.path.expanduser(save_model))  # noqa: PTH111 - Path's own raises for an unknown user
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(
+            f"save_model={save_model}: lies outside of the run directory; if you want that, type it on the"
+            f" command line: save_model={save_model}"
+        )

@@ -6,15 +6,16 @@ Hydra's ``instantiate`` is never used: it would call whatever a file names.
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from smallvision.config.schema import Config
 from smallvision.core.errors import UserError, did_you_mean
 
-# Section of the config: modules whose own public names it may name in `_target_`. For what is not ours,
-# the class that it must derive from.
+# Section of the config: modules whose own public names it may name in `_target_`, and for modules that are not
+# ours the class that it must derive from.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "data": ("smallvision.data.standard", "smallvision.data.digits",
-             "smallvision.data.shapes", "smallvision.data.arrays", "smallvision.data.folder"),
+    "data": ("smallvision.data.standard", "smallvision.data.digits", "smallvision.data.shapes",
+             "smallvision.data.arrays", "smallvision.data.folder"),
     "model": ("smallvision.models",),
     "optimizer": ("torch.optim",),
     "scheduler": ("smallvision.training.schedules",),
@@ -25,7 +26,23 @@ BASES = {
     "optimizer": ("torch.optim", "Optimizer"),
     "logger": ("lightning.pytorch.loggers", "Logger"),
 }
-COMMON = ("name", "_target_")
+NOT_ARGUMENTS = ("name", "_target_")
+
+
+class Buildable(Protocol):
+    """A section with a target: ``Data``, ``Model``, ``Optimizer``, ``Scheduler``, ``Logger``."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def check_targets(config: Config) -> None:
+    """Raise UserError where a section names what is not on the list. Imports nothing."""
+    for section in ALLOWED:
+        target = getattr(config, section).target
+        if target is not None or section != "logger":
+            check_target(section, target)
+    if config.optimizer.rest is not None:
+        check_target("optimizer", config.optimizer.rest.target, "optimizer.rest")
 
 
 def check_target(section: str, target: Any, key: str | None = None) -> tuple[str, str]:
@@ -40,8 +57,10 @@ def check_target(section: str, target: Any, key: str | None = None) -> tuple[str
     return module, name
 
 
-def build(section: str, config: dict[str, Any], *args: Any, key: str | None = None, **runtime: Any) -> Any:
-    """Call what ``config["_target_"]`` names with the section's other keys.
+def instantiate(
+    section: str, config: Buildable | dict[str, Any], *args: Any, key: str | None = None, **runtime: Any
+) -> Any:
+    """Call what ``_target_`` names with the section's other keys.
 
     ``args`` and ``runtime`` are what only the running program knows (parameters, image size); a runtime
     argument that the target does not take is left out. ``key`` as in :func:`check_target`.
@@ -49,9 +68,10 @@ def build(section: str, config: dict[str, Any], *args: Any, key: str | None = No
     Raises UserError where the target is not on the list, an argument does not exist, or the target itself
     finds a value impossible.
     """
+    plain = config if isinstance(config, dict) else config.to_dict()
     where = key or section
-    target = resolve(section, config["_target_"], where)
-    arguments = {name: value for name, value in config.items() if name not in COMMON}
+    target = resolve(section, plain["_target_"], where)
+    arguments = {name: value for name, value in plain.items() if name not in NOT_ARGUMENTS}
     known = inspect.signature(target).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         runtime = {name: value for name, value in runtime.items() if name in known}
@@ -62,7 +82,11 @@ def build(section: str, config: dict[str, Any], *args: Any, key: str | None = No
     try:
         return target(*args, **arguments, **runtime)
     except (TypeError, ValueError, RuntimeError, ImportError) as error:
-        raise UserError(f"{where}={config.get('name', config['_target_'])}: {error}") from error
+        raise UserError(f"{where}={plain.get('name', plain['_target_'])}: {error}") from error
+
+
+build = instantiate  # until every caller has moved
+COMMON = NOT_ARGUMENTS
 
 
 def resolve(section: str, target: Any, key: str | None = None) -> Callable[..., Any]:

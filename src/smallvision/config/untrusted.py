@@ -1,4 +1,8 @@
-"""Configs and checkpoints that come out of files: looked at before anything is done with them."""
+"""Configs and checkpoints that come from elsewhere: checked before anything is done with them. Needs no torch.
+
+Hydra calls what its own node names: callbacks, launcher, sweeper, handlers of its logging; it imports the packages
+of its search path and sets environment variables. A config out of a file may ask for none of that.
+"""
 
 import os
 import zipfile
@@ -9,30 +13,65 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from smallvision.config.schema import GROUPS, Config
+from smallvision.config.schema import GROUPS
 from smallvision.core.errors import UserError
 
-# A run's own config has some 150 entries in four layers; aliases and memos can make a small file endless.
-MOST_ENTRIES, MOST_LAYERS = 10_000, 20
-MOST_BITS = 1_000  # of a whole number: it can be printed, and made a float
+# A run's own config has some 150 entries in four levels; YAML's aliases and pickle's memo can make a small file
+# endless.
+MAX_ENTRIES, MAX_DEPTH = 10_000, 20
+MAX_BITS = 1_000  # of a whole number, so that it can be printed and made a float
+MOST_ENTRIES = MAX_ENTRIES  # until every caller has moved
+
+HYDRA_TARGETS = {
+    "launcher": {"hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+    "sweeper": {"hydra._internal.core_plugins.basic_sweeper.BasicSweeper"},
+}
+HYDRA_EMPTY = {"callbacks": "callbacks", "job.env_set": "environment variables"}
+HYDRA_LOGGING = ("job_logging", "hydra_logging")
+HANDLERS = {"logging.StreamHandler", "logging.FileHandler"}  # those of Hydra's own defaults
+STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 
 
-def saved_config(run_dir: Path) -> Config:
-    """The config that a run directory keeps."""
+def load_run_config(run_dir: Path) -> dict[str, Any]:
+    """The config that a run directory keeps, as plain data. Raises UserError where there is none, or no config."""
     file = run_dir / "config.yaml"
     if not os.path.isdir(run_dir):  # noqa: PTH112 - Path's own raises for a name that is too long
         raise UserError(f"resume={run_dir}: no such run directory")
     if not os.path.isfile(file):  # noqa: PTH113
         raise UserError(f"resume={run_dir}: not a run directory: it has no config.yaml")
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except Exception as error:  # PyYAML has a dozen kinds for a file that is no YAML
-        raise UserError(f"{file}: cannot be read ({error})") from None
-    return validate_untrusted_config(config, str(file))
+    return validate_untrusted_config(_read_yaml(file), str(file))
+
+
+def validate_untrusted_config(config: Any, file: str) -> dict[str, Any]:
+    """``config``, out of ``file``, if it has the form of a run's config. Raises UserError, naming the file."""
+    sections = ("trainer", "early_stopping", *GROUPS)
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in sections):
+        raise UserError(f"{file}: does not hold the config of a run")
+    check_plain_data(config, file, MAX_ENTRIES)
+    return config
+
+
+def check_plain_data(tree: Any, file: str, max_entries: int, *others: type) -> None:
+    """Raise UserError where ``tree`` holds more than text, numbers, lists and dicts (and the ``others``), or more
+    than ``max_entries`` entries; one that is referred to twice counts twice.
+    """
+    open_ends, seen = [(tree, 0)], 0
+    while open_ends:
+        value, depth = open_ends.pop()
+        if isinstance(value, (dict, list, tuple)):
+            parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            seen += len(parts)
+            if seen > max_entries or depth == MAX_DEPTH:
+                raise UserError(f"{file}: larger or deeper than anything that a run writes")
+            open_ends += [(part, depth + 1) for part in parts]
+        elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise UserError(f"{file}: holds a number of {value.bit_length():,} bits")
+        elif not isinstance(value, (str, int, float, NoneType, *others)):
+            raise UserError(f"{file}: holds a {type(value).__name__}, more than plain data")
 
 
 def check_checkpoint_file(path: Path) -> None:
-    """Raise UserError where ``path`` cannot be a checkpoint; needs no torch."""
+    """Raise UserError where ``path`` cannot be a checkpoint."""
     if not os.path.exists(path):  # noqa: PTH110 - Path's own raises for a name that is too long
         raise UserError(f"checkpoint={path}: no such file")
     if not path.is_file():
@@ -45,62 +84,14 @@ def check_checkpoint_file(path: Path) -> None:
         raise UserError(f"{path}: not a checkpoint of smallvision, or truncated")
 
 
-def validate_untrusted_config(config: Any, file: str) -> Config:
-    """A config out of a file, if it has the form of one."""
-    sections = ("trainer", "early_stopping", *GROUPS)
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in sections):
-        raise UserError(f"{file}: does not hold the config of a run")
-    check_plain_data(config, file, MOST_ENTRIES)
-    return config
-
-
-def check_plain_data(tree: Any, file: str, most: int, *others: type) -> None:
-    """Raise UserError where ``tree`` holds more than words, numbers, lists and dicts (and the ``others``),
-    or more than ``most`` entries, one that is there twice counted twice.
-    """
-    open_ends, seen = [(tree, 0)], 0
-    while open_ends:
-        value, layer = open_ends.pop()
-        if isinstance(value, (dict, list, tuple)):
-            parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-            seen += len(parts)
-            if seen > most or layer == MOST_LAYERS:
-                raise UserError(f"{file}: larger or deeper than anything that a run writes")
-            open_ends += [(part, layer + 1) for part in parts]
-        elif isinstance(value, int) and value.bit_length() > MOST_BITS:
-            raise UserError(f"{file}: holds a number of {value.bit_length():,} bits")
-        elif not isinstance(value, (str, int, float, NoneType, *others)):
-            raise UserError(f"{file}: holds a {type(value).__name__}, more than plain data")
-
-
-TARGETS = {
-    "launcher": {"hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
-    "sweeper": {
-        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-        "hydra_plugins.smallvision_sweeper.SmallvisionSweeper",
-    },
-}
-EMPTY = {
-    "callbacks": "callbacks",
-    "job.env_set": "environment variables",
-}
-LOGGING = ("job_logging", "hydra_logging")
-HANDLERS = {"logging.StreamHandler", "logging.FileHandler"}  # those of Hydra's own defaults
-STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
-
-
 def refuse_search_path(directory: Path, name: str) -> None:
-    """Before Hydra composes: a config out of a run directory has values and nothing else.
-
-    Raises UserError where it would have Hydra import packages (``hydra.searchpath``).
+    """Raise UserError where the main config would have Hydra import packages (``hydra.searchpath``): to be called
+    before Hydra composes.
     """
     file = directory / f"{name.removesuffix('.yaml')}.yaml"
     if not file.is_file():
-        return  # Hydra says so
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except Exception as error:  # PyYAML has a dozen kinds for a file that is no YAML
-        raise UserError(f"{file}: cannot be read ({error})") from None
+        return  # Hydra reports it
+    content = _read_yaml(file)
     node = content.get("hydra") if isinstance(content, dict) else None
     if isinstance(node, dict) and node.get("searchpath"):
         raise UserError(f"{file}: hydra.searchpath: not allowed in a file")
@@ -109,15 +100,15 @@ def refuse_search_path(directory: Path, name: str) -> None:
 def check_hydra(composed: DictConfig) -> None:
     """Raise UserError where Hydra's own node would run or import anything."""
     node: Any = OmegaConf.to_container(composed.hydra, resolve=False)
-    for key, words in EMPTY.items():
+    for key, content in HYDRA_EMPTY.items():
         found = node
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         if found:
-            raise UserError(f"hydra.{key}: {words} of Hydra's are not allowed here")
-    for section in LOGGING:
+            raise UserError(f"hydra.{key}: {content} of Hydra's are not allowed here")
+    for section in HYDRA_LOGGING:
         _check_logging(f"hydra.{section}", node.get(section) or {})
-    for section, allowed in TARGETS.items():
+    for section, allowed in HYDRA_TARGETS.items():
         target = (node.get(section) or {}).get("_target_")
         if target is not None and target not in allowed:
             raise UserError(f"hydra.{section}._target_={target}: not allowed here")
@@ -132,3 +123,10 @@ def _check_logging(key: str, node: Any) -> None:
             raise UserError(f"{here}={value}: not allowed here")
         if isinstance(value, (dict, list)):
             _check_logging(here, value)
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except Exception as error:  # PyYAML has a dozen exceptions for a file that is no YAML
+        raise UserError(f"{file}: cannot be read ({error})") from None

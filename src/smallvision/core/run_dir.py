@@ -1,4 +1,4 @@
-"""The run directory: its files, its log and the commands that go on from it."""
+"""The run directory: the files of a run, and the only channel between it and whoever watches it."""
 
 import json
 import logging
@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,59 +21,97 @@ from smallvision import __version__
 from smallvision.core.errors import UserError
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-    "numpy",
-)
-
-
-class Log(logging.FileHandler):
-    """A full disk leaves gaps in train.log, and no tracebacks on the screen."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
-        pass
-
-    def close(self) -> None:
-        with suppress(OSError):
-            super().close()
+    "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
+)  # fmt: skip
+SCRATCH = ".part"  # ends the name of a file that is being written
 
 
 class RunDir:
-    """One run directory, which Hydra has made.
+    """One run's directory, at ``path``. ``overrides``: what was typed for this start.
 
-    ``typed``: the overrides of the command line. ``first``: whether this process writes the files (of
-    several processes of one run, one does).
+    Of several processes of one run only rank 0 writes (``is_writer``).
     """
 
-    def __init__(self, directory: Path, typed: list[str]) -> None:
-        self.directory, self.typed = directory, typed
-        self.first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    def __init__(self, path: Path, overrides: list[str] | None = None) -> None:
+        self.path, self.overrides = path, overrides or []
+        self.is_writer = int(os.environ.get("LOCAL_RANK", 0)) == 0
         self.started = time.perf_counter()
-        self.was_there = (directory / "config.yaml").is_file()
-        self.began = False
+        self.existed = self.config_file.is_file()
+        self._described = False
         self._handler: logging.Handler | None = None
-        self._lock = FileLock(directory / ".lock", timeout=0)
+        self._lock = FileLock(path / ".lock", timeout=0)
+
+    # Its files -----------------------------------------------------------------------------------------
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config, enough to run it again."""
+        return self.path / "config.yaml"
+
+    @property
+    def overrides_file(self) -> Path:
+        return self.path / "overrides.yaml"
+
+    @property
+    def environment_json(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def results_json(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """One row per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def report_npz(self) -> Path:
+        """The arrays that report.html shows."""
+        return self.path / "report.npz"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def stop_file(self) -> Path:
+        """A file that asks the run to stop at its next step."""
+        return self.path / "stop"
+
+    def stop_requested(self) -> bool:
+        return self.stop_file.exists()
+
+    # Its life ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Start train.log; what libraries warn of goes there, not to the screen.
 
         Raises UserError where another process is at work on this run.
         """
-        if self.first:
+        if self.is_writer:
             try:
                 self._lock.acquire()
             except Timeout:
-                raise UserError(f"{self.directory}: another process is at work on this run; wait for its end") from None
-            clear_scratch(self.directory)
+                raise UserError(f"{self.path}: another process is at work on this run; wait for its end") from None
+            clear_scratch(self.path)
         root = logging.getLogger()
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
-        if self.first:
-            self._handler = Log(self.directory / "train.log", encoding="utf-8")
+        if self.is_writer:
+            self._handler = _LogFile(self.path / "train.log", encoding="utf-8")
             self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             root.addHandler(self._handler)
 
@@ -87,63 +124,78 @@ class RunDir:
 
     def discard(self) -> None:
         """Leave no trace of a run that was refused before it began."""
-        ours = self._lock.is_locked
+        locked = self._lock.is_locked
         self.close()
-        if self.first and ours and not self.was_there and not self.began:
+        if self.is_writer and locked and not self.existed and not self._described:
             for name in ("train.log", ".lock"):
-                (self.directory / name).unlink(missing_ok=True)
-            for folder in (self.directory, *self.directory.parents[:3]):
+                (self.path / name).unlink(missing_ok=True)
+            for folder in (self.path, *self.path.parents[:3]):
                 try:
                     folder.rmdir()  # only where empty
                 except OSError:
                     return
 
-    def describe(self, config: dict[str, Any], hardware: str) -> None:
-        """Write config.yaml, overrides.yaml and environment.json."""
-        self.began = True
-        if not self.first:
+    def describe(self, config: Any, hardware: str) -> None:
+        """Write config.yaml, overrides.yaml and environment.json. ``config``: a ``Config``."""
+        self._described = True
+        if not self.is_writer:
             return
-        kept = {key: value for key, value in config.items() if key != "resume"}
-        _write(self.directory / "config.yaml", yaml.safe_dump(kept, sort_keys=False))
-        overrides = self.directory / "overrides.yaml"
-        typed = yaml.safe_load(overrides.read_text()) if overrides.is_file() else []
-        new = [one.removeprefix("++") for one in self.typed]
-        typed += [one for one in new if one not in typed and not one.startswith(("resume=", "hydra."))]
-        _write(overrides, yaml.safe_dump(typed))
-        _write(self.directory / "environment.json", json.dumps(environment(hardware), indent=2) + "\n")
+        plain = {key: value for key, value in config.items() if key != "resume"}
+        self._write(self.config_file, yaml.safe_dump(plain, sort_keys=False))
+        before = yaml.safe_load(self.overrides_file.read_text()) if self.overrides_file.is_file() else []
+        new = [one.removeprefix("++") for one in self.overrides]
+        before += [one for one in new if one not in before and not one.startswith(("resume=", "hydra."))]
+        self._write(self.overrides_file, yaml.safe_dump(before))
+        self._write(self.environment_json, json.dumps(environment(hardware, self.overrides), indent=2) + "\n")
 
-    def results(self, figures: dict[str, Any]) -> None:
+    def results(self, results: dict[str, Any]) -> None:
         """Write results.json."""
-        if self.first:
-            _write(self.directory / "results.json", json.dumps(figures, indent=2) + "\n")
+        if self.is_writer:
+            self._write(self.results_json, json.dumps(results, indent=2) + "\n")
 
     @property
     def seconds(self) -> float:
         """Since this process opened the run."""
         return time.perf_counter() - self.started
 
+    def _write(self, file: Path, text: str) -> None:
+        try:
+            write_text(file, text)
+        except OSError as error:
+            raise UserError(
+                f"{file}: cannot be written: {error.strerror}; with free space resume={self.path} goes on"
+            ) from None
+
+    # Older names of the same, as long as anybody uses them.
+    directory = property(lambda self: self.path)
+    typed = property(lambda self: self.overrides)
+    first = property(lambda self: self.is_writer)
+    began = property(lambda self: self._described)
+
 
 @contextmanager
-def opened(directory: Path, typed: list[str]) -> Iterator[RunDir]:
-    """The run of that directory while it is worked on; without a trace where it is refused at once."""
-    run = RunDir(directory, typed)
+def opened(path: Path, overrides: list[str]) -> Iterator[RunDir]:
+    """The run directory while it is worked on; without a trace where the run is refused at once."""
+    run_dir = RunDir(path, overrides)
     try:
-        run.open()
-        yield run
+        run_dir.open()
+        yield run_dir
     except UserError:
-        run.discard()
+        run_dir.discard()
         raise
     finally:
-        run.close()
+        run_dir.close()
 
 
-def _write(file: Path, text: str) -> None:
-    try:
-        write_text(file, text)
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be written: {error.strerror}; with free space resume={file.parent} goes on"
-        ) from None
+class _LogFile(logging.FileHandler):
+    """A full disk leaves gaps in train.log, and no tracebacks on the screen."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def command(*arguments: str) -> str:
@@ -151,8 +203,8 @@ def command(*arguments: str) -> str:
     return shlex.join(["python", "train.py", *arguments])
 
 
-def environment(hardware: str) -> dict[str, Any]:
-    """What the figures depend on beside the config."""
+def environment(hardware: str, overrides: list[str]) -> dict[str, Any]:
+    """What results depend on beside the config."""
     versions = {"smallvision": __version__}
     for package in PACKAGES:
         try:
@@ -165,13 +217,13 @@ def environment(hardware: str) -> dict[str, Any]:
         "hardware": hardware,
         "packages": versions,
         "git": git_revision(),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": command(*overrides),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
 def git_revision() -> str | None:
-    """The commit that this code is at, with a + where files differ from it; None outside a checkout."""
+    """The commit of this code, with a + where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -185,14 +237,14 @@ def git_revision() -> str | None:
         return None
 
 
-SCRATCH = ".part"
+# Files that are there completely or not at all ------------------------------------------------------------------
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a scratch file beside ``path`` to write; afterwards it is synced and renamed to ``path``.
 
-    Where the block raises, ``path`` stays as it was and the scratch file is gone.
+    Where the block raises, ``path`` stays as it was and the scratch file is removed.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent)
     os.close(descriptor)
@@ -208,12 +260,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
 def clear_scratch(folder: Path) -> None:
     """Remove what a killed process left half written in ``folder`` and below."""
     for scratch in folder.rglob(f".*{SCRATCH}"):
         scratch.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")

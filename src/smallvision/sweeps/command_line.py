@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from smallvision.config import schema as rules
 from smallvision.config.compose import CHOICES
-from smallvision.core.errors import UserError, did_you_mean
+from smallvision.config.schema import Sweep
+from smallvision.core.errors import UserError
 from smallvision.sweeps.plan import Plan, most_epochs
 from smallvision.sweeps.space import Dimension, grid, parse_space
 
@@ -84,13 +84,7 @@ def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoa
 def read_settings(config: DictConfig) -> Settings:
     """The ``sweep`` section. Raises UserError at the first key that is unknown or has an impossible value."""
     settings: Settings = OmegaConf.to_container(config.sweep, resolve=True)  # type: ignore[assignment]
-    for name, value in settings.items():
-        rule = rules.rule_for(f"sweep.{name}")
-        if rule is None:
-            known = [key.removeprefix("sweep.") for key in rules.SWEEP if "*" not in key]
-            raise UserError(f"sweep.{name}: no such key.{did_you_mean(name, known, 'sweep.')}")
-        if not rule.holds(value):
-            raise UserError(f"sweep.{name}={value}: must be {rule.words}")
+    Sweep.from_dict(settings, "sweep")
     if settings["metric"] not in METRICS:
         raise UserError(
             f"sweep.metric={settings['metric']}: a sweep ranks its trials by validation images, never by others;"

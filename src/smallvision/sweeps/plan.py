@@ -12,10 +12,8 @@ from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 
-from smallvision.cli import compose_config, in_one_line
-from smallvision.config.compose import resolve_config
+from smallvision.config.compose import compose, force, resolve_config
 from smallvision.config.schema import Config
-from smallvision.config.untrusted import check_hydra
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import write_text
 from smallvision.sweeps.space import Dimension
@@ -100,10 +98,8 @@ class Plan:
 
     def compose(self, overrides: list[str]) -> Config:
         """The config of one run. Raises UserError where it could not be run, or not in a sweep."""
-        with in_one_line():
-            composed = compose_config(self.configs, self.config_name, overrides)
-            check_hydra(composed)
-            config = resolve_config(composed, overrides)
+        forced = force(overrides)
+        config = resolve_config(compose(forced, self.configs, self.config_name), forced)
         if config["task"] != "fit":
             raise UserError(f"task={config['task']}: a sweep consists of fits")
         if config["trainer"]["devices"] not in (1, [0], "auto") or config["trainer"]["num_nodes"] != 1:

@@ -103,7 +103,6 @@ def watch_parent() -> None:
 def main() -> None:
     name, directory, storage = [*sys.argv[1:], None][:3]
     plan = Plan.read(Path(str(directory)), storage)
-    sys.argv = [str(plan.configs.parent / "train.py")]  # TEMP
     threading.Thread(target=watch_parent, daemon=True).start()
     code = start_worker(plan, str(name))
     sys.stdout.flush()

@@ -30,7 +30,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run: RunDi
     if config["task"] == "fit":
         console.fields(
             {
-                "optimizer": f"{optimizer_words(config['optimizer'], experiment)},"
+                "optimizer": f"{optimizer_words(dict(config['optimizer']), experiment)},"
                 f" lr {config['optimizer']['lr']:g}, {config['scheduler']['name']} schedule,"
                 f" batches of {config['data']['batch_size']}",
                 "seed": f"{config['seed']}",
@@ -41,7 +41,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run: RunDi
         console.print(f"  note       {record.remark}", style="yellow")
 
 
-def optimizer_words(section: Config, experiment: Experiment) -> str:
+def optimizer_words(section: dict[str, Any], experiment: Experiment) -> str:
     """Its name, which of torch's kernels the device gets where there is a choice, and who moves the rest."""
     chosen = experiment.device.with_kernel(section)
     kernel = " (fused)" if chosen.get("fused") else " (foreach)" if chosen.get("foreach") else ""

@@ -28,6 +28,7 @@ from smallvision.training.loggers import make_logger
 def run(
     config: Config,
     run: RunDir,
+    checkpoint: None = None,
     callbacks: Sequence[Callback] = (),
     test: bool = True,
 ) -> dict[str, Any]:

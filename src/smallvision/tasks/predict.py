@@ -31,7 +31,7 @@ CHUNK, CHUNK_PIXELS = 256, 4_000_000  # images, and pixels of all of them, in me
 COPIES, NOISE, BRIGHT = 25, 0.15, 99.0
 
 
-def run(config: Config, run: RunDir) -> dict[str, Any]:
+def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
     """Write predictions.csv and the contact sheet predictions.png to the run directory."""
     console = Console()
     found = find_images(config["images"], sys.stdin.buffer if sys.stdin else io.BytesIO())

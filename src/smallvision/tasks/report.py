@@ -3,29 +3,24 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError, printable
 from smallvision.core.run_dir import write_text
 from smallvision.reports.comparison import Comparison, Configuration, as_csv, compare
 from smallvision.reports.formatting import metric, shorten, two_digits
-from smallvision.reports.run_view import RunView, find_runs, is_sweep_dir, task_of
+from smallvision.reports.run_view import RunView, find_runs, task_of
 
 MAX_COLUMNS = 3  # of keys that differ in the terminal; comparison.csv has them all
 
 
-def run(config: dict[str, Any]) -> None:
+def run(config: Config, run: None = None, checkpoint: None = None) -> None:
     """Print the runs of ``runs=``, the best by validation first, and write their page and comparison.csv."""
     pattern = config["runs"]
-    if is_sweep_dir(Path(pattern)):
-        from smallvision.sweeps import summary
-
-        summary.report(Path(pattern), config["storage"])
-        return
     found = find_runs(pattern)
     single = found == [Path(pattern)]
     tasks = ("fit", "test", None) if single else ("fit", None)  # None: reading the file says what is wrong with it

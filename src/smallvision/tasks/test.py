@@ -27,7 +27,7 @@ class Loaded:
     remark: str | None = None
 
 
-def run(config: Config, run: RunDir) -> dict[str, Any]:
+def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
     """Rebuild the model, test it once on the test images of its data (or of ``data=``)."""
     console = Console()
     file = Path(config["checkpoint"])

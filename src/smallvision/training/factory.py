@@ -132,12 +132,12 @@ def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:
     predictor.whiten.init_whiten(Normalise(data.mean, data.std)(first))
 
 
-def describe(config: Config, data: ImageDataModule) -> Config:
+def describe(config: Config, data: ImageDataModule) -> dict[str, Any]:
     """What a checkpoint carries to rebuild its model and to say what it learned from."""
     dataset = data.dataset
     return {
         "format": FORMAT,
-        "config": {key: value for key, value in config.items() if key != "resume"},
+        "config": {key: value for key, value in config.to_dict().items() if key != "resume"},
         "shape": list(dataset.shape),
         "classes": list(dataset.classes),
         "mean": list(data.mean),

@@ -1,10 +1,9 @@
 """A benchmark measures everything in turn and reports how it compares."""
 
-from helpers.command import TINY, TRAIN, results
+from helpers.command import TINY, results
 from PIL import Image
 
-from smallvision.cli import compose_config
-from smallvision.config.compose import resolve_config
+from smallvision.config.compose import compose, resolve_config
 from smallvision.core.run_dir import opened
 from smallvision.tasks import bench
 from smallvision.tasks.bench import products
@@ -14,7 +13,7 @@ def test_a_benchmark_times_our_run_its_choices_and_the_others(tmp_path, monkeypa
     monkeypatch.setattr(products, "SIZES", (50, 500))
     monkeypatch.setattr(products, "SECONDS", 0.01)
     typed = ["task=bench", *TINY, "bench.rounds=2", "bench.seconds=0.05", "device=cpu"]
-    config = resolve_config(compose_config(TRAIN.parent / "configs", "train", typed), typed)
+    config = resolve_config(compose(typed), typed)
     with opened(tmp_path, typed) as run:
         bench.run(config, run)
     out, err = capfd.readouterr()

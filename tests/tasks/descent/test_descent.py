@@ -128,7 +128,7 @@ def test_a_report_takes_it_for_a_run_that_trained_nothing(tmp_path):
         (["descent.against=[../optimizer/adam]"], "no such optimizer."),
         (["descent.against=adam@fast"], "descent.against=adam@fast: a learning rate above 0 goes after the @"),
         (["descent.against=adam@-1"], "descent.against=adam@-1: a learning rate above 0 goes after the @"),
-        (["descent.against=1"], "descent.against=1: must be a word"),
+        (["descent.against=1"], "descent.against=1: must be text"),
         (["descent.animation=1"], "descent.animation=1: must be true or false"),
         (["descent.speed=1"], "descent.speed: no such key."),
         (["optimizer.nesterov=true"], "optimizer=gd: Nesterov"),

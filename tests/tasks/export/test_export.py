@@ -12,16 +12,16 @@ import torch
 import yaml
 from helpers.command import TINY
 from helpers.forks import train
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from smallvision.cli import export_dir
 from smallvision.config import compose as configs
 from smallvision.core import run_dir as files
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.tasks import export
 from smallvision.tasks.export import weights
+from smallvision.training.checkpoint import read
 
 CHECKPOINT = "checkpoint=run/checkpoints/best.ckpt"
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
@@ -155,17 +155,17 @@ def test_a_directory_that_cannot_be_had_is_refused(run):
 def settled(run, *typed):
     """The config of an export in this process."""
     typed = ["task=export", f"checkpoint={run / 'checkpoints/best.ckpt'}", *typed]
-    folder = str(export.__file__).replace("src/smallvision/tasks/export/__init__.py", "configs")
-    with initialize_config_dir(folder, version_base="1.3"):
-        return configs.resolve_config(compose("train", typed), typed)
+    forced = configs.force(typed)
+    composed = configs.compose(forced)
+    saved = read(configs.checkpoint_to_read(composed, forced))["smallvision"]["config"]
+    return configs.resolve_config(composed, forced, saved)
 
 
 def test_a_directory_that_may_not_be_written_is_refused_with_the_way_out(run, monkeypatch):
     config = settled(run, "format=safetensors")
-    assert export_dir(config, []) == run
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match=r"run: cannot be written; hydra\.run\.dir=DIRECTORY chooses another"):
-        export.run(config, run)
+        export.run(config, RunDir(run))
     monkeypatch.undo()
 
     def full(*_, **__):
@@ -173,7 +173,7 @@ def test_a_directory_that_may_not_be_written_is_refused_with_the_way_out(run, mo
 
     monkeypatch.setattr(files.tempfile, "mkstemp", full)
     with pytest.raises(UserError, match=r"safetensors: cannot be written: No space left .*hydra\.run\.dir=DIR"):
-        export.run(config, run)
+        export.run(config, RunDir(run))
 
 
 def test_a_package_that_is_missing_is_named_before_the_checkpoint_is_opened(run, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_package_that_is_missing_is_named_before_the_checkpoint_is_opened(run,
     (run / "checkpoints/best.ckpt").write_text("not even opened")
     with pytest.raises(UserError, match=r"^format=onnx: needs packages: pip install onnx onnxscript onnxruntime$"):
         settled(run)
-    with pytest.raises(UserError, match=r"^format=safetensors: needs packages: pip install safetensors$"):
+    with pytest.raises(UserError, match=r"^format=safetensors: needs a package: pip install safetensors$"):
         settled(run, "format=safetensors")
     with pytest.raises(UserError, match="not a checkpoint"):  # torch itself is all that it needs
         settled(run, "format=torch_export")
@@ -245,7 +245,7 @@ def test_hostile_words_in_a_checkpoint_stay_words_on_the_card(run):
 def test_what_is_not_the_exporters_to_choose_is_refused(run):
     for typed, line in (
         (["format=exe"], "error: format=exe: must be one of onnx, torch_export, safetensors\n"),
-        (["model=linear"], "error: model: cannot be changed here: the checkpoint says it\n"),
+        (["model=linear"], "error: model: cannot be changed here: the checkpoint fixes it\n"),
         (
             ["data.size=20"],
             "error: data=shapes: images of 3x20x20 in 10 classes; the checkpoint is for 3x12x12 in 10\n",

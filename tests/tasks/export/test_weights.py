@@ -6,33 +6,26 @@ import time
 import tracemalloc
 from contextlib import suppress
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from safetensors.torch import save
 
-from smallvision.config.schema import SECTIONS
+from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import UserError
 from smallvision.models import MLP
 from smallvision.tasks.export import weights
 from smallvision.tasks.export.module import Standalone
 
-CONFIGS = Path(__file__).parents[3] / "configs"
-KEPT = ("task", "seed", "data_dir", *SECTIONS)
 TYPED = ["data=shapes", "data.size=12", "model=fashion_mnist", "model.hidden=[4]", "tta.flip=true"]
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
     """A file of a tiny network."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("train", TYPED)
-    config = {key: one for key, one in OmegaConf.to_container(composed, resolve=True).items() if key in KEPT}
+    config = resolve_config(compose(TYPED), TYPED).to_dict()
     words = {"shape": [1, 12, 12], "classes": list("abcdefghij"), "mean": [0.4], "std": [0.3], "data": {}}
     network = MLP(1, (12, 12), 10, hidden=[4])
     module = Standalone(network, [0.4], [0.3], shape=(1, 12, 12), classes=words["classes"])

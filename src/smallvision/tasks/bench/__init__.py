@@ -22,7 +22,7 @@ from smallvision.tasks.bench.products import Products, devices, time_products
 from smallvision.training.factory import Experiment, make_data, make_experiment
 
 
-def run(config: Config, run: RunDir) -> dict[str, Any]:
+def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
     """Time every contender ``bench.rounds`` times, in turn; medians and ratios go to results.json and bench.png."""
     console, options = Console(), config["bench"]
     experiment = make_experiment(config, make_data(config))
@@ -67,7 +67,7 @@ def contenders(config: Config, experiment: Experiment, run_dir: Path) -> Iterato
     yield SmallVision("smallvision", config, experiment, run_dir)
     for name, (section, change, on) in off.items():
         if on:
-            yield SmallVision(f"  {name}", {**config, section: {**config[section], **change}}, experiment, run_dir)
+            yield SmallVision(f"  {name}", config.updated({section: change}), experiment, run_dir)
     if device.channels_last or device.precision != "32":
         yield RawLoopLikeOurs("raw loop, our format and precision", config, experiment, run_dir)
     yield RawLoop("raw loop, float32, default format", config, experiment, run_dir)

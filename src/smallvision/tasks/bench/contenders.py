@@ -125,7 +125,7 @@ class SmallVision(Contender):
 
     def train(self, clock: Clock) -> None:
         experiment = make_experiment(self.config, self.experiment.data)
-        config = {**self.config, "trainer": {**self.config["trainer"], "max_epochs": 1000, "limit_val_batches": 0}}
+        config = self.config.updated({"trainer": {"max_epochs": 1000, "check_val_every_n_epoch": 1000}})
         display = Display(Console(rich.console.Console(**UNSEEN)), epochs=1000)
         own: dict[str, Any] = {"callbacks": [display, clock], "logger": False, "enable_checkpointing": False}
         trainer = make_trainer(config, experiment.device, self.run_dir, **own)

@@ -22,7 +22,7 @@ COLUMNS = ("function", "optimizer", "step", "x", "y", "value", "lr")
 Rows = list[list[Trajectory]]  # a row for each function, a trajectory for each optimizer
 
 
-def run(config: Config, run: RunDir) -> dict[str, Any]:
+def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
     """Compute the trajectories, print them, and write descent.csv, descent.png and results.json."""
     options = config["descent"]
     if config["device"]["name"] not in ("auto", "cpu"):

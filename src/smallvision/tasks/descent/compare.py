@@ -4,10 +4,6 @@ import math
 from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from smallvision.cli import compose_config
-from smallvision.cli import configs as folder
 from smallvision.config import compose
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError, did_you_mean
@@ -20,15 +16,19 @@ def configs_to_compare(config: Config) -> dict[str, Config]:
 
     Raises UserError where one of ``descent.against`` is unknown or invalid, and where there are too many.
     """
-    chosen, options = config["optimizer"], config["descent"]
+    chosen, options = config.optimizer.to_dict(), config["descent"]
     sections = [chosen, *({**chosen, "lr": lr} for lr in listed(options["rates"]))]
     sections += [named_optimizer(config, name) for name in listed(options["against"])]
     found: dict[str, Config] = {}
     for section in sections:
-        found.setdefault(label(config, section), {**config, "optimizer": section})
+        found.setdefault(label(config, section), with_optimizer(config, section))
     if len(found) > MAX_COMPARED:
         raise UserError(f"descent.against, descent.rates: {len(found)} optimizers; use at most {MAX_COMPARED}")
     return found
+
+
+def with_optimizer(config: Config, section: dict[str, Any]) -> Config:
+    return Config.from_dict({**config.to_dict(), "optimizer": section})
 
 
 def listed(value: Any) -> list[Any]:
@@ -50,12 +50,12 @@ def named_optimizer(config: Config, typed: str) -> dict[str, Any]:
             section["lr"] = math.nan
         if not 0 < section["lr"] < math.inf:
             raise UserError(f"descent.against={typed}: a learning rate above 0 goes after the @, as in {name}@0.1")
-    compose.check({**config, "optimizer": section})
+    compose.check(with_optimizer(config, section))
     return section
 
 
 def choices() -> list[str]:
-    return [file.stem for file in (folder() / "optimizer").glob("*.yaml")]
+    return [file.stem for file in (compose.CONFIG_DIR / "optimizer").glob("*.yaml")]
 
 
 @cache
@@ -63,10 +63,7 @@ def default_section(name: str) -> dict[str, Any] | None:
     """What ``optimizer=name`` composes, which callers must not change; None where there is no such choice."""
     if name not in choices():
         return None
-    composed = compose_config(folder(), "train", [f"optimizer={name}"])
-    section = OmegaConf.to_container(composed["optimizer"], resolve=True)
-    assert isinstance(section, dict)
-    return {str(key): value for key, value in section.items()}
+    return compose.compose_section("optimizer", name)
 
 
 def label(config: Config, section: dict[str, Any]) -> str:

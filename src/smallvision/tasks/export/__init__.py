@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import command, write_text
+from smallvision.core.run_dir import RunDir, command, write_text
 from smallvision.reports.formatting import duration
 from smallvision.tasks.export import card, record
 from smallvision.tasks.export.compared import LIMIT
@@ -19,12 +20,13 @@ from smallvision.tasks.export.sample import Sample, sample
 from smallvision.training.predictor import Predictor, load
 
 
-def run(config: Config, directory: Path) -> Export:
-    """Write the network of ``checkpoint`` to ``directory`` in the format that was asked for.
+def run(config: Config, run: RunDir, checkpoint: Any = None) -> Export:
+    """Write the network of ``checkpoint`` to the run directory in the format that was asked for.
 
     Beside it: exports.json (what was checked, of every format there) and model_card.md. Raises UserError where
     the directory cannot be written, or the file does not compute what the network does.
     """
+    directory = run.path
     refuse_unwritable(directory)
     console = Console()
     checkpoint, name = Path(config["checkpoint"]), config["format"]
@@ -60,7 +62,9 @@ def refuse_unwritable(directory: Path) -> None:
         raise UserError(f"{directory}: cannot be written; hydra.run.dir=DIRECTORY chooses another place for the export")
 
 
-def summary(console: Console, trained: Predictor, own: Config, seen: Sample, checkpoint: Path, name: str) -> None:
+def summary(
+    console: Console, trained: Predictor, own: dict[str, Any], seen: Sample, checkpoint: Path, name: str
+) -> None:
     """What is exported, before anything long happens."""
     data = trained.plain["data"]
     console.print(f"smallvision: exporting {checkpoint} as {name}", style="bold")

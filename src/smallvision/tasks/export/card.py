@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from smallvision.config.schema import Config
 from smallvision.core.run_dir import command
 from smallvision.reports.statistics import wilson
 from smallvision.tasks.export import usage
@@ -22,7 +21,7 @@ MOST_CLASSES = 100  # of which the card gives the names
 def card(
     trained: Predictor,
     module: Standalone,
-    own: Config,
+    own: dict[str, Any],
     accuracies: list[Accuracy],
     exports: list[Export],
     others: list[str],
@@ -102,7 +101,7 @@ def _learnt_from(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _figures(accuracies: list[Accuracy], trained: Predictor, own: Config) -> str:
+def _figures(accuracies: list[Accuracy], trained: Predictor, own: dict[str, Any]) -> str:
     if not accuracies:
         return (
             "Nobody has written that down beside this checkpoint: it is not the best.ckpt of a run directory"
@@ -122,7 +121,7 @@ def _figures(accuracies: list[Accuracy], trained: Predictor, own: Config) -> str
     return "\n\n".join([table(["images", "accuracy", "95 % interval (Wilson)", "n"], rows), " ".join(notes)])
 
 
-def _training(own: Config, trained: Predictor) -> str:
+def _training(own: dict[str, Any], trained: Predictor) -> str:
     optimizer, scheduler, data = own["optimizer"], own["scheduler"], own["data"]
     rest = optimizer.get("rest")
     words = f"{plain(optimizer['name'])}, lr {plain(optimizer['lr'])}"

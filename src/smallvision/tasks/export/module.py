@@ -48,7 +48,7 @@ class Standalone(nn.Module):
 def in_float32(config: Config) -> Config:
     """The same config for float32 on the CPU, whatever the network was trained on and in."""
     device = {"name": "cpu", "precision": "32", "memory_format": "contiguous", "compile": False}
-    return {**config, "device": {**config["device"], **device}}
+    return config.updated({"device": device})
 
 
 def standalone(trained: Predictor) -> Standalone:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 from smallvision.config.compose import merge_overrides
 from smallvision.config.schema import Config
@@ -11,12 +12,12 @@ from smallvision.training.predictor import Predictor
 VERSION = "1"  # of these words
 
 
-def own_config(trained: Predictor, config: Config) -> Config:
+def own_config(trained: Predictor, config: Config) -> dict[str, Any]:
     """The config that the network was trained by, with what younger versions brought, and with the views
     that it is exported with.
     """
     saved = trained.plain["config"]
-    whole = {**merge_overrides(saved, config, []), "task": "fit", "tta": config["tta"]}
+    whole = {**merge_overrides(saved, config.to_dict(), []), "task": "fit", "tta": config["tta"]}
     if isinstance(saved.get("checkpoint"), dict):
         whole["checkpoint"] = saved["checkpoint"]
     else:  # the exported file, where the first configs have no such section
@@ -24,7 +25,7 @@ def own_config(trained: Predictor, config: Config) -> Config:
     return {key: value for key, value in whole.items() if key not in ("resume", "format")}
 
 
-def said(trained: Predictor, own: Config) -> dict[str, str]:
+def said(trained: Predictor, own: dict[str, Any]) -> dict[str, str]:
     """Values are JSON, but for the first three. ``own``: see :func:`own_config`."""
     plain = trained.plain
     return {
@@ -36,7 +37,7 @@ def said(trained: Predictor, own: Config) -> dict[str, str]:
     }
 
 
-def identity(module: Standalone, words: dict[str, str], own: Config) -> str:
+def identity(module: Standalone, words: dict[str, str], own: dict[str, Any]) -> str:
     """Sixteen hex digits that change when a weight, a view or any of the words but the config does, which
     grows with smallvision.
     """

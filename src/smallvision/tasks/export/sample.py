@@ -1,6 +1,7 @@
 """The images that an exported file is compared on."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Sample:
     caution: str | None = None
 
 
-def sample(config: Config, own: Config, shape: tuple[int, int, int], classes: int) -> Sample:
+def sample(config: Config, own: dict[str, Any], shape: tuple[int, int, int], classes: int) -> Sample:
     """Test images of the data of ``config``, or, where none can be had, the next best thing.
 
     ``own``: the network's own config. Raises UserError where data were typed that cannot be had or do not fit.

@@ -7,13 +7,13 @@ same rules as a checkpoint.
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from smallvision.config import schema as rules
-from smallvision.config.schema import Config
+from smallvision.config.fields import Length, accepts
+from smallvision.config.schema import Config, Count, Positive
 from smallvision.config.untrusted import MOST_ENTRIES, check_plain_data, validate_untrusted_config
 from smallvision.core.errors import UserError
 from smallvision.tasks.export.module import Standalone
@@ -93,18 +93,18 @@ def _read(file: Path, words: dict[str, str]) -> dict[str, Any]:
         except (KeyError, ValueError, RecursionError):
             raise UserError(f"{file}: its {key} is missing or cannot be read") from None
     config = validate_untrusted_config(content["config"], str(file))
-    rules.check(config)
+    typed = Config.from_dict(config)
     check_plain_data(content, str(file), 2 * MOST_ENTRIES)
     shape, classes = content["shape"], content["classes"]
     holds = {
-        "shape": rules.many(rules.whole(1), length=3).holds(shape),
+        "shape": accepts(shape, Annotated[list[Count], Length(exact=3)]),
         "classes": isinstance(classes, list) and len(classes) > 0 and all(isinstance(one, str) for one in classes),
     }
     if all(holds.values()):
         channels = shape[0]
-        holds["mean"] = rules.many(rules.number(), length=channels).holds(content["mean"])
-        holds["std"] = rules.many(rules.number(above=0), length=channels).holds(content["std"])
-        holds["tta.shift"] = config["tta"]["shift"] < min(shape[1:])
+        holds["mean"] = accepts(content["mean"], Annotated[list[float], Length(exact=channels)])
+        holds["std"] = accepts(content["std"], Annotated[list[Positive], Length(exact=channels)])
+        holds["tta.shift"] = typed.tta.shift < min(shape[1:])
     for name, good in holds.items():
         if not good:
             raise UserError(f"{file}: its {name} cannot be")
@@ -113,7 +113,7 @@ def _read(file: Path, words: dict[str, str]) -> dict[str, Any]:
 
 def _build(file: Path, content: dict[str, Any]) -> Standalone:
     """The network of that config, its weights still those of a beginning."""
-    config: Config = content["config"]
+    config = Config.from_dict(content["config"])
     channels, height, width = content["shape"]
     shape = (channels, height, width)
     try:

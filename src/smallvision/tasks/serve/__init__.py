@@ -6,7 +6,7 @@ import socket
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BACKLOG = 128  # connections that wait to be accepted
 
 
-def run(config: Config) -> None:
+def run(config: Config, run: None = None, checkpoint: Any = None) -> None:
     """Serve the network of ``checkpoint`` until Ctrl-C or SIGTERM."""
     import uvicorn  # optional packages, which no other task needs
 
