@@ -110,7 +110,7 @@ def main() -> None:
               "predict.saliency=true", "predict.sheet=12", "hydra.run.dir=predicted")  # fmt: skip
         shutil.copy(folder / "predicted/predictions.png", HERE / "predictions.png")
         shrink(HERE / "predictions.png")
-        train(folder, "task=descent", "descent.function=ravine", "descent.against=[sgd,adam@0.5]",
+        train(folder, "task=descent", "descent.function=ravine", "descent.compare_with=[sgd,adam@0.5]",
               "hydra.run.dir=walked")  # fmt: skip
         shutil.copy(folder / "walked/descent.png", HERE / "descent.png")
         shrink(HERE / "descent.png")

@@ -298,7 +298,7 @@ class Descent(Section):
     start: Coordinate | Annotated[list[Coordinate], Length(1)] | None
     steps: Annotated[int, Range(1, 10_000)] | None
     rates: Positive | list[Positive]
-    against: str | list[str]
+    compare_with: str | list[str]
     animation: bool
 
 

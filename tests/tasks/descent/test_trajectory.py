@@ -1,30 +1,36 @@
 """A trajectory is computed with what trains networks: the optimizers, the schedules and the clipping."""
 
 import math
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smallvision.config.schema import PARAM_KINDS
-from smallvision.config.targets import build
+from smallvision.config.compose import CONFIG_DIR, compose, compose_section, resolve_config
+from smallvision.config.schema import Config, Optimizer
+from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
 from smallvision.tasks.descent.functions import FUNCTIONS
 from smallvision.tasks.descent.trajectory import Trajectory, descend
 from smallvision.training.schedules import at_step
 
-CONFIGS = Path(__file__).parents[3] / "configs"
-OPTIMIZERS = sorted(file.stem for file in (CONFIGS / "optimizer").glob("*.yaml"))
-SCHEDULERS = sorted(file.stem for file in (CONFIGS / "scheduler").glob("*.yaml"))
+OPTIMIZERS = sorted(file.stem for file in (CONFIG_DIR / "optimizer").glob("[!_]*.yaml"))
+SCHEDULERS = sorted(file.stem for file in (CONFIG_DIR / "scheduler").glob("[!_]*.yaml"))
 PARABOLA = FUNCTIONS["parabola"]
 
 
-def section(group: str, name: str, **other: Any) -> dict[str, Any]:
-    return {**yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text()), **other}
+@cache
+def section(group: str, choice: str) -> dict[str, Any]:
+    return compose_section(group, choice)
+
+
+@cache
+def task_config() -> Config:
+    return resolve_config(compose(["task=descent"]), ["task=descent"])
 
 
 def descended(
@@ -37,15 +43,12 @@ def descended(
     trainer: dict[str, Any] | None = None,
     **own: Any,
 ) -> Trajectory:
-    none = {"lr": None, "weight_decay": None}
-    config = {
-        "param_groups": {**dict.fromkeys(PARAM_KINDS, none), "weight": {**none, **(weight or {})}},
-        "scheduler": section("scheduler", scheduler),
-        "trainer": trainer or {},
-    }
-    chosen = FUNCTIONS[function]
-    config["optimizer"] = section("optimizer", optimizer, **own) if isinstance(optimizer, str) else optimizer
-    return descend(config, chosen, start or chosen.start, steps, config["optimizer"]["name"])
+    chosen = section("optimizer", optimizer) if isinstance(optimizer, str) else optimizer
+    config = task_config().updated({"scheduler": section("scheduler", scheduler), "trainer": trainer or {}})
+    config = replace(config, optimizer=Optimizer.from_dict({**chosen, **own}))
+    weight_group = replace(config.param_groups.weight, **(weight or {}))
+    config = replace(config, param_groups=replace(config.param_groups, weight=weight_group))
+    return descend(config, FUNCTIONS[function], start or FUNCTIONS[function].start, steps, config.optimizer.name)
 
 
 def made(gaps: list[float], cut: bool = False) -> Trajectory:
@@ -86,7 +89,7 @@ def test_every_optimizer_of_the_project_works_on_every_function(optimizer: str, 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_schedule_of_the_project_sets_the_rates(scheduler: str) -> None:
-    factor = at_step(build("scheduler", section("scheduler", scheduler)), 20)
+    factor = at_step(instantiate("scheduler", section("scheduler", scheduler)), 20)
     found = descended(scheduler=scheduler)
     assert found.lrs == pytest.approx([0.1 * factor(step) for step in range(20)])
     assert (len(set(found.lrs)) == 1) is (scheduler == "none")

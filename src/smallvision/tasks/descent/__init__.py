@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smallvision.config.schema import Config
+from smallvision.config.schema import Config, Descent
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
@@ -22,57 +22,58 @@ COLUMNS = ("function", "optimizer", "step", "x", "y", "value", "lr")
 Rows = list[list[Trajectory]]  # a row for each function, a trajectory for each optimizer
 
 
-def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
+def run(config: Config, run_dir: RunDir, checkpoint: object = None) -> Results:
     """Compute the trajectories, print them, and write descent.csv, descent.png and results.json."""
-    options = config["descent"]
-    if config["device"]["name"] not in ("auto", "cpu"):
-        raise UserError(f"device={config['device']['name']}: task=descent runs on the CPU; leave device= out")
+    options = config.descent
+    assert options is not None
+    if config.device.name not in ("auto", "cpu"):
+        raise UserError(f"device={config.device.name}: task=descent runs on the CPU; leave device= out")
     compared = configs_to_compare(config)
-    functions = list(FUNCTIONS.values()) if options["function"] == "all" else [FUNCTIONS[options["function"]]]
+    functions = list(FUNCTIONS.values()) if options.function == "all" else [FUNCTIONS[options.function]]
     rows: Rows = []
     for function in functions:
-        start, steps = starting_point(options, function), options["steps"] or function.steps
+        start, steps = starting_point(options, function), options.steps or function.steps
         rows.append([descend(one, function, start, steps, label) for label, one in compared.items()])
-    run.describe(config, hardware("cpu"))
+    run_dir.describe(config, hardware("cpu"))
     console = Console()
     console.print(f"smallvision: descent on {', '.join(function.name for function in functions)}", style="bold")
     console.fields(
         {
             "optimizer": "; ".join(compared),
-            "schedule": config["scheduler"]["name"],
+            "schedule": config.scheduler.name,
             "device": f"cpu ({hardware('cpu')}), float64",
-            "run": str(run.directory),
+            "run": str(run_dir.path),
         }
     )
-    if any(one["optimizer"]["_target_"] == "torch.optim.Muon" for one in compared.values()):
+    if any(one.optimizer.target == "torch.optim.Muon" for one in compared.values()):
         note = "muon treats the point as a matrix of one row: all its steps have one length, whatever the slope"
         console.print(f"  note       {note}", style="yellow")
     for row in rows:
         print_row(console, row)
-    files = {"plot": run.directory / "descent.png", "steps": run.directory / "descent.csv"}
+    files = {"plot": run_dir.path / "descent.png", "steps": run_dir.path / "descent.csv"}
     write_steps(files["steps"], rows)
-    plot = DescentPlot(rows, config["scheduler"]["name"])
+    plot = DescentPlot(rows, config.scheduler.name)
     plot.save(files["plot"])
-    if options["animation"]:
-        files["animation"] = run.directory / "descent.gif"
+    if options.animation:
+        files["animation"] = run_dir.path / "descent.gif"
         plot.animate(files["animation"])
-    results = make_results(config, rows, run)
-    results.write(run)
+    results = make_results(config, rows, run_dir)
+    results.write(run_dir)
     console.print()
     console.fields({name: str(file) for name, file in files.items()})
-    return results.to_dict()
+    return results
 
 
-def starting_point(options: dict[str, Any], function: Function) -> Point:
+def starting_point(options: Descent, function: Function) -> Point:
     """``descent.start`` or the function's own. Raises UserError where it is not a point of this function."""
-    if options["start"] is None:
+    if options.start is None:
         return function.start
-    point = tuple(float(coordinate) for coordinate in listed(options["start"]))
-    if options["function"] == "all":
+    point = tuple(float(coordinate) for coordinate in listed(options.start))
+    if options.function == "all":
         raise UserError("descent.start: goes with one function; choose it: descent.function=parabola")
     if len(point) != len(function.start):
         form = "one number" if len(function.start) == 1 else "two numbers, [x,y]"
-        raise UserError(f"descent.start={options['start']}: a point of {function.name} is {form}")
+        raise UserError(f"descent.start={options.start}: a point of {function.name} is {form}")
     return point
 
 
@@ -116,21 +117,22 @@ def write_steps(file: Path, rows: Rows) -> None:
                 writer.writerow([one.function.name, one.label, step, x, y, value, lr])
 
 
-def make_results(config: Config, rows: Rows, run: RunDir) -> Results:
+def make_results(config: Config, rows: Rows, run_dir: RunDir) -> Results:
     """results.json with the trajectories under "descent"; its data are formulas and its model is a point."""
+    assert config.descent is not None
     formulas = "; ".join(row[0].function.formula for row in rows)
     fingerprint = hashlib.sha256(formulas.encode()).hexdigest()[:16]
     return Results(
         status="completed",
-        task=config["task"],
-        seed=config["seed"],
+        task=config.task,
+        seed=config.seed,
         device="cpu",
         precision="64",
-        data=DataResults(config["descent"]["function"], formulas, fingerprint),
+        data=DataResults(config.descent.function, formulas, fingerprint),
         model=ModelResults("point", max(len(row[0].function.start) for row in rows)),
-        optimizer=config["optimizer"]["name"],
+        optimizer=config.optimizer.name,
         steps=sum(len(row[0].lrs) for row in rows),
-        seconds=Seconds(total=run.seconds),
+        seconds=Seconds(total=run_dir.seconds),
         extra={"descent": [trajectory_results(one) for row in rows for one in row]},
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smallvision.config.schema import Config
-from smallvision.config.targets import build
+from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
 from smallvision.tasks.descent.functions import Function, Point
 from smallvision.training.optimizers import make_optimizer
@@ -78,8 +78,8 @@ class Descent(nn.Module):
         super().__init__()
         self.function = function
         self.point = nn.Parameter(torch.tensor([start], dtype=torch.float64))
-        self.clip_value = config["trainer"].get("gradient_clip_val")
-        self.clip_algorithm = config["trainer"].get("gradient_clip_algorithm")
+        self.clip_value = config.trainer.gradient_clip_val
+        self.clip_algorithm = config.trainer.gradient_clip_algorithm
 
     def closure(self) -> Tensor:
         """One forward and backward pass with the gradient clipped as in training."""
@@ -100,7 +100,7 @@ def descend(config: Config, function: Function, start: Point, steps: int, label:
     """
     model = Descent(config, function, start)
     optimizer = make_optimizer(config, model, dict)
-    schedule = at_step(build("scheduler", config["scheduler"]), steps)
+    schedule = at_step(instantiate("scheduler", config.scheduler), steps)
     initial = [group["lr"] for group in optimizer.param_groups]
     found = Trajectory(function, label, steps, [start], [function.at(start)], [])
     for step in range(steps):
@@ -109,7 +109,7 @@ def descend(config: Config, function: Function, start: Point, steps: int, label:
         try:
             optimizer.step(model.closure)  # type: ignore[arg-type]  # LBFGS calls it several times
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(f"optimizer={config['optimizer']['name']}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"optimizer={config.optimizer.name}: {str(error).splitlines()[0]}") from error
         point = tuple(model.point[0].tolist())
         value = function.at(point)
         if not math.isfinite(value):
