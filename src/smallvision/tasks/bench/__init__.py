@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from smallvision.config.schema import Config
+from smallvision.config.schema import Bench, Config
 from smallvision.core.console import Console
 from smallvision.core.run_dir import RunDir
 from smallvision.tasks import common
@@ -22,15 +22,16 @@ from smallvision.tasks.bench.products import Products, devices, time_products
 from smallvision.training.factory import Experiment, make_data, make_experiment
 
 
-def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
+def run(config: Config, run_dir: RunDir, checkpoint: object = None) -> dict[str, Any]:
     """Time every contender ``bench.rounds`` times, in turn; medians and ratios go to results.json and bench.png."""
-    console, options = Console(), config["bench"]
+    console = Console()
+    assert config.bench is not None
     experiment = make_experiment(config, make_data(config))
-    run.describe(config, experiment.device.hardware)
-    common.summary(console, config, experiment, run, f"timing {config['model']['name']}")
-    speeds = time_in_turn(console, config, experiment, run.directory)
+    run_dir.describe(config, experiment.device.hardware)
+    common.summary(console, config, experiment, run_dir, f"timing {config.model.name}")
+    speeds = time_in_turn(console, config.bench, list(contenders(config, experiment, run_dir.path)))
     print_speeds(console, speeds)
-    products = {device.type: time_products(device, options["large"]) for device in devices()}
+    products = {device.type: time_products(device, config.bench.large) for device in devices()}
     print_products(console, products)
     ours = speeds["smallvision"].images_per_second
     utilization = peak_utilization(experiment, ours, products[experiment.device.kind])
@@ -39,17 +40,17 @@ def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
         f"  the network computes at {utilization['gflops']:,.0f} GFLOP/s, {utilization['fraction']:.0%} of the"
         f" fastest matrix product here in {utilization['dtype']}"
     )
-    results = common.results(config, experiment, run, "completed")
+    results = common.results(config, experiment, run_dir, "completed")
     results["images_per_second"] = ours
-    results["seconds"]["total"] = run.seconds
+    results["seconds"]["total"] = run_dir.seconds
     results["bench"] = {
         "speed": {name: asdict(speed) for name, speed in speeds.items()},
         "products": {device: asdict(of) for device, of in products.items()},
         "peak": utilization,
     }
-    run.results(results)
-    file = run.directory / "bench.png"
-    plot(speeds, products, f"{config['model']['name']} on {experiment.data.dataset.name}, {experiment.device}", file)
+    run_dir.results(results)
+    file = run_dir.path / "bench.png"
+    plot(speeds, products, f"{config.model.name} on {experiment.data.dataset.name}, {experiment.device}", file)
     console.print()
     console.fields({"plot": str(file)})
     return results
@@ -62,7 +63,7 @@ def contenders(config: Config, experiment: Experiment, run_dir: Path) -> Iterato
         "float32": ("device", {"precision": "32"}, device.precision != "32"),
         "contiguous": ("device", {"memory_format": "contiguous"}, device.channels_last),
         "not compiled": ("device", {"compile": False}, device.compile),
-        "optimizer not fused": ("optimizer", {"fused": False}, "fused" in config["optimizer"]),
+        "optimizer not fused": ("optimizer", {"fused": False}, "fused" in config.optimizer.extra),
     }
     yield SmallVision("smallvision", config, experiment, run_dir)
     for name, (section, change, on) in off.items():
@@ -74,16 +75,14 @@ def contenders(config: Config, experiment: Experiment, run_dir: Path) -> Iterato
     yield ClassicPipeline("classic pipeline", config, experiment, run_dir)
 
 
-def time_in_turn(console: Console, config: Config, experiment: Experiment, run_dir: Path) -> dict[str, Speed]:
+def time_in_turn(console: Console, options: Bench, everyone: list[Contender]) -> dict[str, Speed]:
     """The speed of each, measured A B C, A B C, ..., so that a slow minute of the machine slows down all alike."""
-    everyone = list(contenders(config, experiment, run_dir))
     rates: dict[str, list[float]] = {contender.name: [] for contender in everyone}
-    rounds = config["bench"]["rounds"]
     console.print()
-    for number in range(rounds):
+    for number in range(options.rounds):
         for contender in everyone:
-            rates[contender.name].append(contender.measure(config["bench"]["seconds"]))
-        console.print(f"  round {number + 1} of {rounds}")
+            rates[contender.name].append(contender.measure(options.seconds))
+        console.print(f"  round {number + 1} of {options.rounds}")
     return {name: Speed.of(own, ours=rates["smallvision"]) for name, own in rates.items()}
 
 

@@ -147,7 +147,7 @@ class RawLoop(Contender):
         images, labels = float_images(data, self.like_ours and device.channels_last)
         images, labels = images.to(self.device), labels.to(self.device)
         bf16 = self.like_ours and device.precision == "bf16-mixed"
-        smoothing = self.config["loss"]["label_smoothing"]
+        smoothing = self.config.loss.label_smoothing
         while True:
             for indices in torch.randperm(len(labels)).to(self.device).split(data.batch_size):
                 batch, targets = images[indices], labels[indices]
