@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from smallvision.config.compose import (
     CONFIG_DIR,
+    WITH_STATE_DICT,
     checkpoint_to_read,
     compose,
     force,
@@ -29,8 +30,11 @@ from smallvision.config.compose import (
 )
 from smallvision.config.schema import Config
 from smallvision.core.errors import Interrupted, UserError, printable
-from smallvision.core.run_dir import RunDir, opened
 from smallvision.core.system import STOP
+
+if TYPE_CHECKING:
+    from smallvision.core.run_dir import RunDir
+    from smallvision.training.checkpoint import BareWeights, Checkpoint
 
 WITHOUT_RUN_DIR = ("report", "serve")
 RUN_DIR_VARIABLE = "SMALLVISION_RUN_DIR"  # where the other processes of a run find the directory of the first
@@ -81,11 +85,11 @@ def source_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(composed: DictConfig, overrides: list[str]) -> Any:
     """Run the task of a composed config; gives its results."""
-    checkpoint, saved = None, None
     file = checkpoint_to_read(composed, overrides)
-    if file is not None:
-        checkpoint, saved = read_checkpoint(file, composed, overrides)
-    config = resolve_config(composed, overrides, saved)
+    checkpoint = read_checkpoint(file, composed, overrides) if file is not None else None
+    config = resolve_config(composed, overrides, getattr(checkpoint, "config", None))
+    from smallvision.core.run_dir import RunDir, opened
+
     if config.task in WITHOUT_RUN_DIR:
         return run_task(config, None, checkpoint)
     if config.task == "fit":
@@ -97,7 +101,8 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
         return run_task(config, run_dir, checkpoint)
 
 
-def run_task(config: Config, run_dir: RunDir | None, checkpoint: Any) -> Any:
+def run_task(config: Config, run_dir: "RunDir | None", checkpoint: "Checkpoint | BareWeights | None") -> Any:
+    """Run the verb: that of its module in smallvision.tasks, or of a sweep where the report is of one."""
     if config.task == "report":
         from smallvision.reports.run_view import is_sweep_dir
 
@@ -109,19 +114,18 @@ def run_task(config: Config, run_dir: RunDir | None, checkpoint: Any) -> Any:
     return task.run(config, run_dir, checkpoint)
 
 
-def read_checkpoint(file: Path, composed: DictConfig, overrides: list[str]) -> tuple[Any, dict[str, Any] | None]:
-    """The checkpoint and the config in it; a plain state dict has none, so the network and data are typed."""
-    from smallvision.config.compose import WITH_STATE_DICT
-    from smallvision.config.untrusted import validate_untrusted_config
-    from smallvision.training import checkpoint, state_dict  # torch comes only now
+def read_checkpoint(file: Path, composed: DictConfig, overrides: list[str]) -> "Checkpoint | BareWeights":
+    """What the task starts from, read once; a plain state dict, which only a test takes, needs ``model=`` typed."""
+    from smallvision.training.checkpoint import BareWeights, read_checkpoint, read_weights  # torch comes only now
 
-    if composed.task == "test" and checkpoint.is_bare(content := checkpoint.opened(file)):
-        state_dict.refuse_endless(content, file)
-        if not any(override.key_or_group in WITH_STATE_DICT for override in parse(overrides)):
-            raise UserError(f"{file}: {state_dict.SAYS_NOTHING}; type model=NAME and data=NAME as well")
-        return None, None
-    saved = checkpoint.read(file)["smallvision"]["config"]
-    return None, validate_untrusted_config(saved, str(file))
+    if composed.task != "test":
+        return read_checkpoint(file)
+    weights = read_weights(file)
+    if isinstance(weights, BareWeights) and not any(
+        override.key_or_group in WITH_STATE_DICT for override in parse(overrides)
+    ):
+        raise UserError(f"{file}: a plain state dict does not hold its network; type model=NAME and data=NAME as well")
+    return weights
 
 
 def run_directory(composed: DictConfig, config: Config, overrides: list[str]) -> Path:

@@ -151,8 +151,8 @@ def test_a_bare_state_dict_on_a_stand_in_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ([], "model.pt: a bare state dict, which does not say its network; type model=NAME and data=NAME"),
-        (["data=shapes"], "model.pt: a bare state dict, which does not say its network"),
+        ([], "model.pt: a plain state dict does not hold its network; type model=NAME and data=NAME"),
+        (["data=shapes"], "model.pt: a plain state dict does not hold its network"),
         (["model=fashion_mnist", *SHORT], "model.pt: its conv1.weight (float32, 10 x 1 x 3 x 3) does"),
         (["model=mnist", *SHORT, "model.widths=[10,21]"], "model.pt: its conv2.weight (float32, 20 x 10 x"),
         (["model=mnist", *SHORT, "model.width=[10]"], "model.width: no such key. Did you mean"),

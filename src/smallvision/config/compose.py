@@ -82,7 +82,8 @@ def compose(
     ``config_dir``: a further folder of configs. ``sweep``: overrides may list several values, which the result
     leaves out. Raises UserError, in one line, for whatever Hydra refuses.
     """
-    refuse_search_path(directory, name)
+    if directory != CONFIG_DIR:
+        refuse_search_path(directory, name)
     if config_dir is not None:
         overrides = [*overrides, f"hydra.searchpath=[{quote(f'file://{config_dir.resolve()}')}]"]
     for override in parse(overrides):
