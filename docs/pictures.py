@@ -107,7 +107,7 @@ def main() -> None:
         shoot(folder / "runs/comparison.html", "comparison", 1230)
         write_pictures(folder / "pictures", 20)
         train(folder, "task=predict", "checkpoint=runs/adam0/checkpoints/best.ckpt", "images=pictures",
-              "predict.saliency=true", "predict.sheet=12", "hydra.run.dir=predicted")  # fmt: skip
+              "predict.saliency=true", "predict.contact_sheet=12", "hydra.run.dir=predicted")  # fmt: skip
         shutil.copy(folder / "predicted/predictions.png", HERE / "predictions.png")
         shrink(HERE / "predictions.png")
         train(folder, "task=descent", "descent.function=ravine", "descent.compare_with=[sgd,adam@0.5]",

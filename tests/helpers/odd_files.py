@@ -1,4 +1,4 @@
-"""Pictures of every kind, and files that are none, as people and programs leave them."""
+"""Image files of every kind, and files that are no images, as people and programs leave them."""
 
 import io
 import os
@@ -49,14 +49,14 @@ def _interlaced(pixels: np.ndarray[Any, Any]) -> bytes:
     )  # fmt: skip
 
 
-def _saved(picture: Image.Image, kind: str, **choices: Any) -> bytes:
+def _saved(image: Image.Image, kind: str, **choices: Any) -> bytes:
     file = io.BytesIO()
-    picture.save(file, kind, **choices)
+    image.save(file, kind, **choices)
     return file.getvalue()
 
 
 def readable() -> dict[str, bytes]:
-    """By their names: what any viewer shows."""
+    """Contents by name: files that any viewer shows."""
     grey, colour = digit(), digit(40).convert("RGB")
     noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
     see_through = grey.convert("P")
@@ -113,7 +113,7 @@ def readable() -> dict[str, bytes]:
         "UPPER.PNG": _saved(grey, "PNG"),
         "wrong-suffix.jpg": _saved(grey, "PNG"),
         "mpo.jpg": _saved(colour, "MPO", save_all=True, append_images=[colour]),
-        "many-words.png": _saved(grey, "PNG", pnginfo=_words()),
+        "much-text.png": _saved(grey, "PNG", pnginfo=_much_text()),
         "white.png": _saved(Image.new("L", (60, 60), 255), "PNG"),
         "two\nlines\x1b[31m\t.png": _saved(grey, "PNG"),
         'it\'s "quoted" & 100%.png': _saved(grey, "PNG"),
@@ -124,18 +124,18 @@ def readable() -> dict[str, bytes]:
     }
     for number in range(1, 9):
         orientation[0x0112] = number
-        files[f"turned-{number}.jpg"] = _saved(colour, "JPEG", exif=orientation)
+        files[f"rotated-{number}.jpg"] = _saved(colour, "JPEG", exif=orientation)
     return files
 
 
-def _words() -> PngImagePlugin.PngInfo:
-    words = PngImagePlugin.PngInfo()
-    words.add_text("Comment", "many " * 999, zip=True)
-    return words
+def _much_text() -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "many " * 999, zip=True)
+    return info
 
 
 def unreadable() -> dict[str, bytes]:
-    """By their names: what must be named, with a reason, and hurt nothing else."""
+    """Contents by name: files that must be listed with a reason."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
     png, jpeg = _saved(noise, "PNG"), _saved(noise, "JPEG")
     broken = bytearray(png)
@@ -151,7 +151,7 @@ def unreadable() -> dict[str, bytes]:
         "cut.tif": _saved(noise, "TIFF")[:100],
         "cut.ppm": _saved(noise, "PPM")[:100],
         "flipped-bit.png": bytes(broken),
-        "words.png": b"These are words.\n",
+        "text.png": b"This is text.\n",
         "page.png": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "zeros.png": bytes(1000),
         "vector.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
@@ -169,7 +169,7 @@ def unreadable() -> dict[str, bytes]:
 
 
 def make(folder: Path) -> tuple[set[str], set[str]]:
-    """All of them in ``folder``, with what is no file at all; gives the names of the good and the bad."""
+    """Write all of them to ``folder``, with links, a pipe and a device; gives the names of the good and of the bad."""
     folder.mkdir(parents=True)
     good, bad = readable(), unreadable()
     for name, content in {**good, **bad}.items():

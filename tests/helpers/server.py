@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 
 from smallvision.tasks.serve import listen
 
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # urllib's own keeps the proxies of other tests
+
 
 @contextmanager
 def serving(app: Starlette) -> Iterator[str]:
@@ -30,7 +32,7 @@ def post(address: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
     """The status and the JSON that ``POST /predict`` answers, as urllib sees them. ``body``: bytes, or an iterator."""
     request = urllib.request.Request(f"{address}/predict", body, headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with OPENER.open(request, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

@@ -48,7 +48,7 @@ def test_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_test_set_saved_as_images_gives_the_test_accuracy_of_the_run(finished, test_images, tmp_path):
     folder, _ = finished
-    process = predict(folder, tmp_path / "new", f"images={test_images}", "predict.sheet=0")
+    process = predict(folder, tmp_path / "new", f"images={test_images}", "predict.contact_sheet=0")
     assert (process.returncode, process.stderr) == (0, "")
     found = results(tmp_path / "new")
     assert (found["status"], found["task"], found["images"], found["unreadable"]) == (
@@ -70,7 +70,7 @@ def test_a_test_set_saved_as_images_gives_the_test_accuracy_of_the_run(finished,
 def test_the_same_command_writes_the_same_table_and_sheet(finished, test_images, tmp_path):
     folder, _ = finished
     for name in ("first", "second"):
-        typed = [f"images={test_images}/*/?.png", "predict.saliency=true", "predict.top=99"]
+        typed = [f"images={test_images}/*/?.png", "predict.saliency=true", "predict.top_k=99"]
         assert predict(folder, tmp_path / name, *typed).returncode == 0
     for file in ("predictions.csv", "predictions.png"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
@@ -194,9 +194,11 @@ def test_a_network_trained_on_a_folder_gets_images_as_its_test_did(tmp_path):
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_networks_of_other_than_grey_or_colour_images_are_refused(channels):
-    predictor: Any = SimpleNamespace(shape=(channels, 8, 8))
+    predictor: Any = SimpleNamespace(
+        spec=SimpleNamespace(shape=(channels, 8, 8)), checkpoint=SimpleNamespace(path=Path("best.ckpt"))
+    )
     with pytest.raises(UserError, match=f"^best.ckpt: takes images of {channels} channels; image files have 1 "):
-        input_spec(predictor, "best.ckpt")
+        input_spec(predictor)
 
 
 @pytest.mark.real_data

@@ -1,4 +1,4 @@
-"""Which pixels an answer hangs on."""
+"""A saliency map shows which pixels a class depends on."""
 
 import torch
 from torch import nn
@@ -8,8 +8,8 @@ from smallvision.training.model_spec import ModelSpec
 from smallvision.training.predictor import Predictor
 
 
-class Looks(nn.Module):
-    """Class 1 looks at one pixel squared, class 0 at nothing."""
+class OnePixel(nn.Module):
+    """The logit of class 1 is one pixel squared, that of class 0 does not depend on the image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         seen = images[:, :, 2, 3].square().sum(1)
@@ -21,18 +21,18 @@ def predictor(network: nn.Module, channels: int = 1) -> Predictor:
     return Predictor(spec, network).eval()
 
 
-def test_it_shows_the_pixels_that_the_class_hangs_on_and_no_others() -> None:
+def test_it_shows_the_pixels_that_the_class_depends_on_and_no_others() -> None:
     for channels in (1, 3):
         image = torch.full((channels, 6, 5), 200, dtype=torch.uint8)
         image[:, 0, 0] = 0
-        heat = saliency(predictor(Looks(), channels), image, 1, seed=0, number=0)
+        heat = saliency(predictor(OnePixel(), channels), image, 1, seed=0, number=0)
         assert heat.shape == (6, 5)
         assert heat[2, 3] == 1
         assert heat.sum() == 1
-        assert saliency(predictor(Looks(), channels), image, 0, seed=0, number=0).sum() == 0
+        assert saliency(predictor(OnePixel(), channels), image, 0, seed=0, number=0).sum() == 0
 
 
-def test_the_noise_is_named_by_seed_and_place() -> None:
+def test_the_noise_depends_on_seed_and_number_alone() -> None:
     image = torch.arange(30, dtype=torch.uint8).view(1, 6, 5)
     raw = []
     for seed, number in ((0, 0), (0, 0), (0, 1), (1, 0)):
@@ -48,4 +48,4 @@ def test_the_noise_is_named_by_seed_and_place() -> None:
 
 
 def test_an_even_image_has_a_map_too() -> None:
-    assert saliency(predictor(Looks()), torch.zeros((1, 6, 5), dtype=torch.uint8), 1, 0, 0)[2, 3] == 1
+    assert saliency(predictor(OnePixel()), torch.zeros((1, 6, 5), dtype=torch.uint8), 1, 0, 0)[2, 3] == 1

@@ -2,6 +2,7 @@
 checkpoint already fixes, typed and checked. Needs no torch.
 """
 
+import copy
 import os
 import re
 import secrets
@@ -294,7 +295,7 @@ def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: 
     task_keys = {"task", "resume", *(composed.keys() - saved.keys())}
     if isinstance(composed.get("checkpoint"), str):
         task_keys.add("checkpoint")
-    config = {**saved, **{key: composed[key] for key in composed if key in task_keys}}
+    config = copy.deepcopy(saved) | {key: composed[key] for key in composed if key in task_keys}
     kind = _optimizer_kind(saved["optimizer"])
     for override in overrides:
         *path, name = override.key_or_group.split(".")

@@ -267,19 +267,19 @@ class Checkpointing(Section):
 
 @dataclass
 class Predict(Section):
-    top: Count
+    top_k: Count  # classes that are shown of each image
     polarity: Literal["auto", "keep", "invert"]
-    frame: Literal["auto", "squeeze", "crop", "pad"]
+    resize: Literal["auto", "stretch", "center_crop", "pad"]
     saliency: bool
-    sheet: Annotated[int, Range(0, 1000)]
+    contact_sheet: Annotated[int, Range(0, 1000)]  # images on it
 
 
 @dataclass
 class Serve(Section):
     host: str
     port: Annotated[int, Range(0, 65_535)]
-    most: Annotated[int, Range(1, 1024)]
-    megabytes: Annotated[float, Range(above=0, high=1024)]
+    max_images: Annotated[int, Range(1, 1024)]
+    max_megabytes: Annotated[float, Range(above=0, high=1024)]
 
 
 @dataclass

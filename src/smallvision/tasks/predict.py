@@ -12,18 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smallvision.config.schema import Config
+from smallvision.config.schema import Config, Predict
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.rng import stream
 from smallvision.core.run_dir import RunDir, atomic_write
 from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
 from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
 from smallvision.reports import contact_sheet
 from smallvision.reports.predictions import Prediction, PredictionPrinter, accuracy_line, csv_header, csv_row, one_line
-from smallvision.tasks.common import METRICS
-from smallvision.training.factory import by
-from smallvision.training.predictor import Predictor, load
+from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.model_spec import shape_str
+from smallvision.training.predictor import Predictor
 
 CHUNK, CHUNK_PIXELS = 256, 4_000_000  # images, and pixels of all of them, in memory at a time
 # Of saliency maps: noisy copies of each image; their standard deviation, as a fraction of the span of the image's
@@ -31,32 +32,34 @@ CHUNK, CHUNK_PIXELS = 256, 4_000_000  # images, and pixels of all of them, in me
 COPIES, NOISE, BRIGHT = 25, 0.15, 99.0
 
 
-def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
+def run(config: Config, run: RunDir, checkpoint: Checkpoint | None = None) -> Results:
     """Write predictions.csv and the contact sheet predictions.png to the run directory."""
     console = Console()
-    found = find_images(config["images"], sys.stdin.buffer if sys.stdin else io.BytesIO())
-    predictor = load(Path(config["checkpoint"]), config)
-    chosen = config["predict"]
-    resize = {"squeeze": "stretch", "crop": "center_crop"}.get(chosen["frame"], chosen["frame"])
-    spec = input_spec(predictor, config["checkpoint"], chosen["polarity"], resize)
+    found = find_images(config.images or [], sys.stdin.buffer if sys.stdin else io.BytesIO())
+    predictor = Predictor.from_checkpoint(checkpoint or read_checkpoint(config.checkpoint_file), config)
+    chosen = config.predict
+    assert chosen is not None
+    spec = input_spec(predictor, chosen.polarity, chosen.resize)
     print_summary(console, config, predictor, found, run)
-    printer = PredictionPrinter(console.print, [file.name for file in found.files], predictor.classes, chosen["top"])
+    printer = PredictionPrinter(
+        console.print, [file.name for file in found.files], predictor.spec.classes, chosen.top_k
+    )
     warning = stand_in_warning(predictor)
     started = time.perf_counter()
     try:
-        tiles = predict_all(config, predictor, found.files, spec, printer, run.directory)
+        tiles = predict_all(config, chosen, predictor, found.files, spec, printer, run.path)
         seconds = time.perf_counter() - started
         run.describe(config, predictor.device.hardware)
         if tiles:
-            title = one_line(f"{config['model']['name']}, trained on {predictor.plain['data']['name']}")
-            with atomic_write(run.directory / "predictions.png") as scratch:
+            title = one_line(f"{config.model.name}, trained on {predictor.checkpoint.dataset['name']}")
+            with atomic_write(run.path / "predictions.png") as scratch:
                 contact_sheet.draw(tiles, scratch, title, warning)
     except BrokenPipeError:
         raise
     except OSError as error:  # of the run directory; what is wrong with an image is in its prediction
-        raise UserError(f"{run.directory}: cannot be written: {error.strerror}; choose another") from None
+        raise UserError(f"{run.path}: cannot be written: {error.strerror}; choose another") from None
     results = make_results(config, predictor, printer, run, seconds)
-    run.results(results)
+    results.write(run)
     printer.print_notes()
     if printer.counts.labelled:
         console.print()
@@ -65,22 +68,25 @@ def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
         console.print(warning, style="bold red")
     console.print()
     written = {"table": "predictions.csv"} | ({"sheet": "predictions.png"} if tiles else {})
-    console.fields({name: str(run.directory / file) for name, file in written.items()})
+    console.fields({name: str(run.path / file) for name, file in written.items()})
     return results
 
 
-def input_spec(predictor: Predictor, checkpoint: str, polarity: str = "auto", resize: str = "auto") -> InputSpec:
+def input_spec(predictor: Predictor, polarity: str = "auto", resize: str = "auto") -> InputSpec:
     """How images are prepared for the network. Raises UserError where it takes neither grey nor colour images."""
-    channels, height, width = predictor.shape
+    channels, height, width = predictor.spec.shape
     if channels not in MODES:
-        raise UserError(f"{checkpoint}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)")
-    plain = predictor.plain
-    dataset = dataset_kind(plain["config"]["data"]["name"], plain["data"]["name"], plain["mean"])
+        raise UserError(
+            f"{predictor.checkpoint.path}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)"
+        )
+    checkpoint = predictor.checkpoint
+    dataset = dataset_kind(checkpoint.config["data"]["name"], checkpoint.dataset["name"], predictor.spec.mean)
     return InputSpec(channels, height, width, dataset, polarity, resize)
 
 
 def predict_all(
     config: Config,
+    chosen: Predict,
     predictor: Predictor,
     files: Sequence[ImageFile],
     spec: InputSpec,
@@ -92,19 +98,19 @@ def predict_all(
     Raises UserError where no image can be read.
     """
     tiles: list[contact_sheet.Tile] = []
-    chunk = min(config["data"]["eval_batch_size"], CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
+    chunk = min(config.data.eval_batch_size, CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
     with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(csv_header(printer.top))
-            for images in load_in_chunks(files, spec, chunk, config["predict"]["sheet"]):
+            for images in load_in_chunks(files, spec, chunk, chosen.contact_sheet):
                 for image, prediction in zip(images, predict_chunk(predictor, images, printer), strict=True):
                     printer.print(prediction)
                     table.writerow(csv_row(prediction, printer.top))
-                    if image.thumbnail is not None and len(tiles) < config["predict"]["sheet"]:
-                        tiles.append(make_tile(config, predictor, image, prediction, len(tiles)))
+                    if image.thumbnail is not None and len(tiles) < chosen.contact_sheet:
+                        tiles.append(make_tile(predictor, image, prediction, config.seed, len(tiles), chosen.saliency))
         if not printer.counts.readable:
-            raise UserError(one_line(none_readable(config["images"], *printer.first_error, len(files))))
+            raise UserError(one_line(none_readable(config.images or [], *printer.first_error, len(files))))
     return tiles
 
 
@@ -120,7 +126,7 @@ def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], printer: 
         if image.input is None:
             predictions.append(Prediction(image.file.name, error=image.error))
             continue
-        top = [(predictor.classes[label], probability) for label, probability in zip(*next(answers), strict=True)]
+        top = [(predictor.spec.classes[label], probability) for label, probability in zip(*next(answers), strict=True)]
         content = image.file.content
         actual = printer.labels.of(content) if isinstance(content, Path) else None
         predictions.append(Prediction(image.file.name, top, actual, image.input.polarity, image.input.resize))
@@ -128,15 +134,15 @@ def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], printer: 
 
 
 def make_tile(
-    config: Config, predictor: Predictor, image: LoadedImage, prediction: Prediction, number: int
+    predictor: Predictor, image: LoadedImage, prediction: Prediction, seed: int, number: int, with_saliency: bool
 ) -> contact_sheet.Tile:
-    """The image's tile of the contact sheet; ``number``: its place there, which names the noise of its saliency."""
+    """The image's tile of the contact sheet; ``seed`` and ``number``, its place there, name the noise of saliency."""
     assert image.input is not None
     assert image.thumbnail is not None
     seen, heat = image.input.pixels, None
-    if config["predict"]["saliency"]:
-        label = predictor.classes.index(prediction.top[0][0])
-        heat = saliency(predictor, torch.from_numpy(seen), label, config["seed"], number)
+    if with_saliency:
+        label = predictor.spec.classes.index(prediction.top[0][0])
+        heat = saliency(predictor, torch.from_numpy(seen), label, seed, number)
     return contact_sheet.Tile(prediction, image.thumbnail, seen, heat)
 
 
@@ -161,18 +167,19 @@ def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number:
 
 def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run: RunDir) -> None:
     """Which network predicts what, before it does."""
-    data = predictor.plain["data"]
-    console.print(f"smallvision: predicting with {one_line(config['checkpoint'])}", style="bold")
+    data = predictor.checkpoint.dataset
+    console.print(f"smallvision: predicting with {one_line(str(config.checkpoint_file))}", style="bold")
     if warning := stand_in_warning(predictor):
         console.print(f"  {warning}", style="bold red")
     console.fields(
         {
-            "network": f"{config['model']['name']}, {predictor.parameter_count:,} parameters, epoch {predictor.epoch}",
+            "network": f"{config.model.name}, {predictor.parameter_count:,} parameters,"
+            f" epoch {predictor.checkpoint.epoch}",
             "trained on": one_line(f"{data['name']}, {data['source']}"),
-            "": f"{by(predictor.shape)}, {len(predictor.classes)} classes",
+            "": f"{shape_str(predictor.spec.shape)}, {len(predictor.spec.classes)} classes",
             "device": str(predictor.device),
             "images": f"{len(found.files):,}",
-            "run": str(run.directory),
+            "run": str(run.path),
         }
     )
     if found.skipped:
@@ -182,7 +189,7 @@ def print_summary(console: Console, config: Config, predictor: Predictor, found:
 
 def stand_in_warning(predictor: Predictor) -> str | None:
     """For a network that was trained on a stand-in for the data set that was asked for."""
-    data = predictor.plain["data"]
+    data = predictor.checkpoint.dataset
     if data.get("stand_in_for") is None:
         return None
     named = data["stand_in_for"]
@@ -191,27 +198,27 @@ def stand_in_warning(predictor: Predictor) -> str | None:
 
 def make_results(
     config: Config, predictor: Predictor, printer: PredictionPrinter, run: RunDir, seconds: float
-) -> dict[str, Any]:
-    """The content of results.json. The metrics of a run stay empty: these images are no test set."""
-    counts = printer.counts
-    return {
-        "status": "completed",
-        "task": config["task"],
-        "seed": config["seed"],
-        "device": predictor.device.kind,
-        "precision": predictor.device.precision,
-        "data": {"stand_in_for": None, **predictor.plain["data"]},
-        "model": {"name": config["model"]["name"], "parameters": predictor.parameter_count},
-        "optimizer": config["optimizer"]["name"],
-        "epochs": predictor.epoch,
-        "steps": 0,
-        "metrics": dict.fromkeys(METRICS),
-        "best_checkpoint": config["checkpoint"],
-        "seconds": {"total": run.seconds, "fit": None, "test": None},
-        "images_per_second": counts.readable / seconds,
-        "images": counts.images,
-        "unreadable": counts.unreadable,
-        "inverted": counts.inverted,
-        "labelled": counts.labelled,
-        "correct": counts.correct,
-    }
+) -> Results:
+    """The metrics stay empty: these images are no test set of the run."""
+    counts, dataset = printer.counts, predictor.checkpoint.dataset
+    return Results(
+        status="completed",
+        task=config.task,
+        seed=config.seed,
+        device=predictor.device.kind,
+        precision=predictor.device.precision,
+        data=DataResults(dataset["name"], dataset["source"], dataset["fingerprint"], dataset.get("stand_in_for")),
+        model=ModelResults(config.model.name, predictor.parameter_count),
+        optimizer=config.optimizer.name,
+        epochs=predictor.checkpoint.epoch,
+        best_checkpoint=str(config.checkpoint),
+        seconds=Seconds(total=run.seconds),
+        images_per_second=counts.readable / seconds,
+        extra={
+            "images": counts.images,
+            "unreadable": counts.unreadable,
+            "inverted": counts.inverted,
+            "labelled": counts.labelled,
+            "correct": counts.correct,
+        },
+    )

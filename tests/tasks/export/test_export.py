@@ -1,16 +1,18 @@
-"""A checkpoint becomes a file for elsewhere, proven, with a card that says what it is."""
+"""A checkpoint becomes a file for use elsewhere, verified, with a card that describes it."""
 
 import errno
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from helpers.command import TINY
+from helpers.configs import resolved
 from helpers.forks import train
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -20,8 +22,8 @@ from smallvision.core import run_dir as files
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
 from smallvision.tasks import export
-from smallvision.tasks.export import weights
-from smallvision.training.checkpoint import read
+from smallvision.tasks.export.manifest import Export
+from smallvision.tasks.export.safetensors_file import load
 
 CHECKPOINT = "checkpoint=run/checkpoints/best.ckpt"
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
@@ -38,8 +40,8 @@ def airbench(tmp_path_factory):
     ]  # fmt: skip
     trained = train(folder, *TINY, *chosen, "hydra.run.dir=run")
     assert trained.returncode == 0, trained.stderr
-    said = {name: train(folder, "task=export", CHECKPOINT, f"format={name}") for name in FILES}
-    return folder, said
+    processes = {name: train(folder, "task=export", CHECKPOINT, f"format={name}") for name in FILES}
+    return folder, processes
 
 
 @pytest.fixture
@@ -53,33 +55,30 @@ def card(folder):
     return (folder / "model_card.md").read_text()
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_network_with_whitening_and_views_trained_in_bf16_is_exported_and_proven(airbench, name):
-    folder, said = airbench
-    process = said[name]
-    assert (process.returncode, process.stderr) == (0, "")
-    assert (folder / "run" / FILES[name]).is_file()
-    found = re.search(r"largest difference (\S+) \(1e-05 allowed\), 200 of 200 predicted", process.stdout)
-    assert found
-    assert float(found[1]) <= 1e-5
-    assert f"file       run/{FILES[name]}, " in process.stdout
-    assert "compared   on 200 test images of shapes" in process.stdout
-    assert "1, 7, 192 images at once" in process.stdout
-    assert "how to use run/model_card.md" in process.stdout
-    assert "Warning" not in process.stdout
+def exported(run: Path, *typed: str) -> Export:
+    """What an export in this process gives, of the run's best checkpoint where no other is typed."""
+    checkpoint = f"checkpoint={run / 'checkpoints/best.ckpt'}"
+    return export.run(resolved("task=export", "format=safetensors", checkpoint, *typed), RunDir(run))
 
 
-def test_the_screen_names_the_formats_that_are_not_there_yet(airbench):
-    _, said = airbench
-    also = {name: re.findall(r"also .*format=(\w+)", process.stdout) for name, process in said.items()}
-    assert also == {
-        "onnx": ["torch_export", "safetensors"],
-        "torch_export": ["safetensors"],
-        "safetensors": [],
-    }
+def test_a_network_with_whitening_and_views_trained_in_bf16_is_exported_and_verified_in_every_format(airbench):
+    folder, processes = airbench
+    for name, process in processes.items():
+        assert (process.returncode, process.stderr) == (0, "")
+        assert (folder / "run" / FILES[name]).is_file()
+        found = re.search(r"largest difference (\S+) \(1e-05 allowed\), 200 of 200 predicted", process.stdout)
+        assert found
+        assert float(found[1]) <= 1e-5
+        assert f"file       run/{FILES[name]}, " in process.stdout
+        assert "compared   on 200 test images of shapes" in process.stdout
+        assert "in batches of 1, 7, 192 images" in process.stdout
+        assert "how to use run/model_card.md" in process.stdout
+        assert "Warning" not in process.stdout
+    missing = {name: re.findall(r"also .*format=(\w+)", process.stdout) for name, process in processes.items()}
+    assert missing == {"onnx": ["torch_export", "safetensors"], "torch_export": ["safetensors"], "safetensors": []}
 
 
-def test_the_card_says_what_it_is_what_it_learnt_how_good_it_is_and_what_was_checked(airbench):
+def test_the_card_describes_the_network_its_data_its_accuracy_and_the_files(airbench):
     folder, _ = airbench
     page, results = card(folder / "run"), json.loads((folder / "run/results.json").read_text())
     assert page.startswith("# airbench, trained on shapes\n")
@@ -109,60 +108,41 @@ def test_the_lines_of_python_on_the_card_run(airbench, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_another_export_takes_the_place_of_the_first_and_other_views_make_another_network(airbench, run):
+def test_another_export_replaces_the_first_and_other_views_make_another_network(airbench, run):
     shutil.copy(airbench[0] / "run/model.onnx", run)
     shutil.copy(airbench[0] / "run/exports.json", run)
-    typed = ["task=export", CHECKPOINT, "format=safetensors"]
-    first = train(run.parent, *typed)
-    assert first.returncode == 0, first.stderr
-    before = (run / "model.safetensors").stat()
+    first = exported(run)
     assert "`model.onnx` |" in card(run)
-    other = train(run.parent, *typed, "tta.flip=false", "tta.shift=0")
-    assert (other.returncode, other.stderr) == (0, "")
-    assert (run / "model.safetensors").stat().st_ino != before.st_ino
+    assert exported(run, "tta.flip=false", "tta.shift=0").of != first.of
     assert "`model.onnx` |" not in card(run)
-    assert "> `model.onnx` lies here, too, but is not of this network" in card(run)
-    assert "They are those of other views" in card(run)
+    assert "> `model.onnx` is here as well, but is of another network" in card(run)
+    assert "Measured with other test-time views" in card(run)
     assert not list(run.glob(".*.part"))
 
 
-def test_a_checkpoint_outside_of_any_run_is_exported_beside_it_and_has_no_figures(airbench, tmp_path):
+def test_a_checkpoint_outside_of_a_run_is_exported_next_to_it_and_its_accuracy_is_unknown(airbench, tmp_path):
     shutil.copy(airbench[0] / "run/checkpoints/best.ckpt", tmp_path / "elsewhere.ckpt")
-    process = train(tmp_path, "task=export", "checkpoint=elsewhere.ckpt", "format=safetensors")
-    assert (process.returncode, process.stderr) == (0, "")
-    names = {"elsewhere.ckpt", "model.safetensors", "model_card.md", "exports.json"}
-    assert {file.name for file in tmp_path.iterdir()} == names
-    assert "Nobody has written that down" in card(tmp_path)
-    assert "not tried on any test images" in card(tmp_path)
+    exported(tmp_path, f"checkpoint={tmp_path / 'elsewhere.ckpt'}")
+    written = {"elsewhere.ckpt", "model.safetensors", "model_card.md", "exports.json"}
+    assert {file.name for file in tmp_path.iterdir()} == written
+    assert "Unknown: the checkpoint is not the best.ckpt of a run" in card(tmp_path)
+    assert "Not tested on any test images" in card(tmp_path)
 
 
-def test_a_typed_directory_is_made_and_may_be_that_of_a_run(run):
-    typed = ["task=export", CHECKPOINT, "format=safetensors"]
-    for place in ("new/place", "run"):
-        process = train(run.parent, *typed, f"hydra.run.dir={place}")
-        assert (process.returncode, process.stderr) == (0, "")
-        assert (run.parent / place / "model.safetensors").is_file()
-
-
-def test_a_directory_that_cannot_be_had_is_refused(run):
+def test_the_directory_may_be_typed_and_is_refused_where_it_cannot_be_made(run):
     (run.parent / "file").write_text("")
     typed = ["task=export", CHECKPOINT, "format=safetensors"]
+    process = train(run.parent, *typed, "hydra.run.dir=new/place")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert (run.parent / "new/place/model.safetensors").is_file()
     process = train(run.parent, *typed, "hydra.run.dir=file/place")
     assert process.returncode == 2
     assert process.stderr == "error: hydra.run.dir=file/place: cannot be made: Not a directory; choose another\n"
 
 
-def settled(run, *typed):
-    """The config of an export in this process."""
-    typed = ["task=export", f"checkpoint={run / 'checkpoints/best.ckpt'}", *typed]
-    forced = configs.force(typed)
-    composed = configs.compose(forced)
-    saved = read(configs.checkpoint_to_read(composed, forced))["smallvision"]["config"]
-    return configs.resolve_config(composed, forced, saved)
-
-
 def test_a_directory_that_may_not_be_written_is_refused_with_the_way_out(run, monkeypatch):
-    config = settled(run, "format=safetensors")
+    checkpoint = f"checkpoint={run / 'checkpoints/best.ckpt'}"
+    config = resolved("task=export", "format=safetensors", checkpoint)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match=r"run: cannot be written; hydra\.run\.dir=DIRECTORY chooses another"):
         export.run(config, RunDir(run))
@@ -179,29 +159,29 @@ def test_a_directory_that_may_not_be_written_is_refused_with_the_way_out(run, mo
 def test_a_package_that_is_missing_is_named_before_the_checkpoint_is_opened(run, monkeypatch):
     monkeypatch.setattr(configs, "find_spec", lambda name: None)
     (run / "checkpoints/best.ckpt").write_text("not even opened")
+    checkpoint = f"checkpoint={run / 'checkpoints/best.ckpt'}"
     with pytest.raises(UserError, match=r"^format=onnx: needs packages: pip install onnx onnxscript onnxruntime$"):
-        settled(run)
+        resolved("task=export", checkpoint)
     with pytest.raises(UserError, match=r"^format=safetensors: needs a package: pip install safetensors$"):
-        settled(run, "format=safetensors")
+        resolved("task=export", checkpoint, "format=safetensors")
     with pytest.raises(UserError, match="not a checkpoint"):  # torch itself is all that it needs
-        settled(run, "format=torch_export")
+        resolved("task=export", checkpoint, "format=torch_export")
 
 
-def test_what_learnt_from_a_stand_in_is_called_so_on_the_screen_and_the_card(tmp_path):
+def test_training_on_a_stand_in_is_named_on_the_screen_and_the_card(tmp_path):
     trained = train(tmp_path, "model=linear", "data=mnist", "trainer.max_epochs=1", "report=false", "hydra.run.dir=run")
     assert trained.returncode == 0, trained.stderr
     process = train(tmp_path, "task=export", CHECKPOINT, "format=safetensors")
     assert (process.returncode, process.stderr) == (0, "")
-    assert "STAND-IN: it learnt from images that are not mnist" in process.stdout
+    assert "STAND-IN: trained on digits, not on mnist" in process.stdout
     assert "test images of digits, a stand-in for mnist" in process.stdout
     lines = card(tmp_path / "run").splitlines()
     assert lines[2].startswith("> **STAND-IN: this network never saw mnist.**")
-    assert "> `model.safetensors` was not compared on the images that were named: these images are not mnist" in card(
-        tmp_path / "run"
-    )
+    caution = "was not compared on test images of the chosen data: these images are not mnist"
+    assert f"> `model.safetensors` {caution}" in card(tmp_path / "run")
 
 
-def test_where_the_data_have_gone_random_images_do_and_where_they_were_typed_they_must_be_there(tmp_path):
+def test_missing_data_are_replaced_by_random_images_unless_they_were_typed(tmp_path):
     rng = np.random.default_rng(0)
     labels = np.arange(200) % 4
     images = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
@@ -218,9 +198,9 @@ def test_where_the_data_have_gone_random_images_do_and_where_they_were_typed_the
     process = train(tmp_path, *typed)
     assert (process.returncode, process.stderr) == (0, "")
     assert "compared   on 1,000 random images" in process.stdout
-    assert "note       the images of arrays are not here (" in process.stdout
+    assert "note       the images of arrays are missing (" in process.stdout
     page = card(tmp_path / "run")
-    assert "> `model.safetensors` was not compared on the images that were named: the images of arrays" in page
+    assert "> `model.safetensors` was not compared on test images of the chosen data: the images of arrays" in page
     assert r"| 0 | &lt;b&gt;bold&lt;/b&gt; |" in page
     assert r"| 1 | a\|b |" in page
     assert r"| 2 | \[link\]\(x\) |" in page
@@ -229,20 +209,19 @@ def test_where_the_data_have_gone_random_images_do_and_where_they_were_typed_the
     assert refused.stderr == "error: other.npz: no such file\n"
 
 
-def test_hostile_words_in_a_checkpoint_stay_words_on_the_card(run):
+def test_hostile_text_in_a_checkpoint_stays_text_on_the_card(run, capsys):
     file = run / "checkpoints/best.ckpt"
     saved = torch.load(file, weights_only=True)
     saved["smallvision"]["data"] |= {"source": "\x1b[2J<script>alert(1)</script>\n# head", "remark": "|x|`y`"}
     torch.save(saved, file)
-    process = train(run.parent, "task=export", CHECKPOINT, "format=safetensors")
-    assert (process.returncode, process.stderr) == (0, "")
-    assert "\x1b" not in process.stdout + card(run)
+    exported(run)
+    assert "\x1b" not in capsys.readouterr().out + card(run)
     assert "<script>" not in card(run)
     assert "\n# head" not in card(run)
     assert r"remark: \|x\|\`y\`" in card(run)
 
 
-def test_what_is_not_the_exporters_to_choose_is_refused(run):
+def test_other_formats_networks_and_data_are_refused(run):
     for typed, line in (
         (["format=exe"], "error: format=exe: must be one of onnx, torch_export, safetensors\n"),
         (["model=linear"], "error: model: cannot be changed here: the checkpoint fixes it\n"),
@@ -259,13 +238,13 @@ def test_what_is_not_the_exporters_to_choose_is_refused(run):
 
 def test_a_file_of_weights_alone_gives_what_the_checkpoint_gives(airbench):
     folder, _ = airbench
-    network = weights.load(folder / "run/model.safetensors")
-    assert (network.views.flip, network.views.shift) == (True, 1)
+    predictor = load(folder / "run/model.safetensors")
+    assert predictor.spec.tta == {"flip": True, "shift": 1}
     saved = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
-    saved_weights = {name.removeprefix("predictor."): tensor for name, tensor in saved["state_dict"].items()}
-    assert network.state_dict().keys() == saved_weights.keys()
-    for name, tensor in saved_weights.items():
-        assert torch.equal(network.state_dict()[name], tensor)
+    weights = {f"predictor.{name}": tensor for name, tensor in predictor.state_dict().items()}
+    assert weights.keys() == saved["state_dict"].keys()
+    for name, tensor in saved["state_dict"].items():
+        assert torch.equal(weights[name], tensor)
     with safe_open(folder / "run/model.safetensors", "pt") as opened:
         config = json.loads(opened.metadata()["config"])
     assert config == yaml.safe_load((folder / "run/config.yaml").read_text())

@@ -21,7 +21,7 @@ from helpers.browser import browser
 from helpers.command import NO_NETWORK, TRAIN
 from helpers.configs import resolved
 from helpers.forks import train
-from helpers.server import post, serving
+from helpers.server import OPENER, post, serving
 from PIL import Image
 
 from smallvision.data.preprocess import InputSpec
@@ -125,7 +125,7 @@ def test_other_requests_are_refused_with_the_reason(served, body, headers, statu
 def test_a_request_to_another_host_name_is_refused(served):
     request = urllib.request.Request(served + "/", headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=30)
+        OPENER.open(request, timeout=30)
     assert caught.value.code == 400
 
 

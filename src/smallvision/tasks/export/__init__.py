@@ -1,110 +1,96 @@
-"""A trained network as a file for elsewhere, proven right after it is written, and its card."""
+"""Write a trained network as a file for use elsewhere, verify the file, and describe the network in a model card."""
 
 import os
 from pathlib import Path
-from typing import Any
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir, command, write_text
-from smallvision.reports.formatting import duration
-from smallvision.tasks.export import card, record
-from smallvision.tasks.export.compared import LIMIT
-from smallvision.tasks.export.figures import figures
-from smallvision.tasks.export.formats import FORMATS, export
-from smallvision.tasks.export.module import in_float32, standalone
-from smallvision.tasks.export.record import Export
-from smallvision.tasks.export.said import identity, own_config, said
-from smallvision.tasks.export.sample import Sample, sample
-from smallvision.training.predictor import Predictor, load
+from smallvision.reports.formatting import count, duration, shorten
+from smallvision.tasks.export import card, manifest
+from smallvision.tasks.export.formats import FORMATS
+from smallvision.tasks.export.manifest import Export
+from smallvision.tasks.export.metadata import identity, make_metadata
+from smallvision.tasks.export.verify import LIMIT, TestImages, find_images
+from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.predictor import Predictor
 
 
-def run(config: Config, run: RunDir, checkpoint: Any = None) -> Export:
-    """Write the network of ``checkpoint`` to the run directory in the format that was asked for.
+def run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | None = None) -> Export:
+    """Write the network of ``checkpoint`` to the run directory, in the chosen format, with its manifest and model card.
 
-    Beside it: exports.json (what was checked, of every format there) and model_card.md. Raises UserError where
-    the directory cannot be written, or the file does not compute what the network does.
+    Raises UserError where the directory cannot be written, or the file does not compute what the network does.
     """
-    directory = run.path
-    refuse_unwritable(directory)
+    directory = run_dir.path
+    elsewhere = "hydra.run.dir=DIRECTORY chooses another place"
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        raise UserError(f"{directory}: cannot be written; {elsewhere} for the export")
     console = Console()
-    checkpoint, name = Path(config["checkpoint"]), config["format"]
-    trained = load(checkpoint, in_float32(config))
-    own = own_config(trained, config)
-    module = standalone(trained)
-    seen = sample(config, own, trained.shape, len(trained.classes))
-    summary(console, trained, own, seen, checkpoint, name)
-    words = said(trained, own)
-    of = identity(module, words, own)
-    made = export(name, module, words, of, seen, directory)
-    names = {format: one.file for format, one in FORMATS.items()}
-    kept = [one for one in record.read(directory, names, of) if one.format != name]
-    exports = sorted([*kept, made], key=lambda one: list(FORMATS).index(one.format))
-    known = {one.file for one in exports}
-    others = [file for file in names.values() if file not in known and (directory / file).exists()]
+    in_float32 = config.updated(
+        {"device": {"name": "cpu", "precision": "32", "memory_format": "contiguous", "compile": False}}
+    )
+    predictor = Predictor.from_checkpoint(checkpoint or read_checkpoint(config.checkpoint_file), in_float32)
+    saved, given = predictor.checkpoint.config, config.to_dict()
+    chosen = any(given[key] != saved.get(key) for key in ("data", "data_dir"))
+    images = find_images(config, predictor.spec, chosen)
+    form = FORMATS[str(config.format)]
+    print_summary(console, predictor, images, form.name)
+    metadata = make_metadata(predictor)
+    of = identity(predictor, metadata)
+    export = form.export(predictor, metadata, of, images, directory)
+    files = {name: each.file for name, each in FORMATS.items()}
+    exports = {each.format: each for each in manifest.read(directory, files, of)} | {export.format: export}
+    in_order = [exports[name] for name in FORMATS if name in exports]
+    others = [file for name, file in files.items() if name not in exports and (directory / file).exists()]
     page = directory / card.FILE
     try:
-        record.write(directory, exports)
-        write_text(page, card.card(trained, module, own, figures(checkpoint, trained), exports, others, checkpoint))
+        manifest.write(directory, in_order)
+        write_text(page, card.render(predictor, in_order, others))
     except OSError as error:
-        raise UserError(
-            f"{page}: cannot be written: {error.strerror}; hydra.run.dir=DIRECTORY chooses another place"
-        ) from None
-    closing_lines(console, made, directory)
-    left = [format for format in FORMATS if format not in {one.format for one in exports}]
-    next_steps(console, page, checkpoint, left)
-    return made
+        raise UserError(f"{page}: cannot be written: {error.strerror}; {elsewhere}") from None
+    print_result(console, export, directory)
+    console.print()
+    console.fields({"how to use": str(page)})
+    for name in FORMATS:
+        if name not in exports:
+            console.fields({"also": command("task=export", f"checkpoint={config.checkpoint}", f"format={name}")})
+    return export
 
 
-def refuse_unwritable(directory: Path) -> None:
-    if not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise UserError(f"{directory}: cannot be written; hydra.run.dir=DIRECTORY chooses another place for the export")
-
-
-def summary(
-    console: Console, trained: Predictor, own: dict[str, Any], seen: Sample, checkpoint: Path, name: str
-) -> None:
-    """What is exported, before anything long happens."""
-    data = trained.plain["data"]
-    console.print(f"smallvision: exporting {checkpoint} as {name}", style="bold")
+def print_summary(console: Console, predictor: Predictor, images: TestImages, name: str) -> None:
+    """What is exported, before anything that takes long."""
+    spec, checkpoint = predictor.spec, predictor.checkpoint
+    data, views = checkpoint.dataset, len(predictor.tta)
+    console.print(f"smallvision: exporting {checkpoint.path} as {name}", style="bold")
     if data.get("stand_in_for") is not None:
-        console.print(f"  STAND-IN: it learnt from images that are not {data['stand_in_for']}", style="bold red")
-    views = len(trained.model.views)
+        console.print(f"  STAND-IN: trained on {data['name']}, not on {data['stand_in_for']}", style="bold red")
     console.fields(
         {
-            "data": " ".join(f"{data['name']}, {data['source']}".split())[:300],
-            "network": f"{own['model']['name']}, {trained.parameter_count:,} parameters,"
-            f" {trained.epoch} epoch{'s' * (trained.epoch != 1)}" + (f", {views} views" if views > 1 else ""),
-            "takes": f"images, uint8, N x {' x '.join(map(str, trained.shape))}",
-            "gives": f"probabilities, float32, N x {len(trained.classes)}",
-            "compared": f"on {seen.words}",
+            "data": shorten(f"{data['name']}, {data['source']}", 300),
+            "network": f"{checkpoint.config['model']['name']}, {predictor.parameter_count:,} parameters,"
+            f" {count(checkpoint.epoch, 'epoch')}" + (f", {views} views" if views > 1 else ""),
+            "input": f"images, uint8, N x {' x '.join(map(str, spec.shape))}",
+            "output": f"probabilities, float32, N x {len(spec.classes)}",
+            "compared": f"on {images.description}",
         }
     )
-    if seen.caution is not None:
-        console.print(f"  note       {seen.caution}", style="yellow")
+    if images.caution is not None:
+        console.print(f"  note       {images.caution}", style="yellow")
 
 
-def closing_lines(console: Console, made: Export, directory: Path) -> None:
-    """The file, and what was found."""
+def print_result(console: Console, export: Export, directory: Path) -> None:
+    """The file, and how closely it agrees with the network."""
     console.print()
     console.print(
-        f"same  largest difference {made.difference:.2g} ({LIMIT:g} allowed), {made.agreed:,} of"
-        f" {made.images:,} predicted classes agree",
+        f"same  largest difference {export.difference:.2g} ({LIMIT:g} allowed), {export.agreed:,} of"
+        f" {export.images:,} predicted classes agree",
         style="bold green",
     )
     console.fields(
         {
-            "file": f"{directory / made.file}, {made.bytes:,} bytes",
-            "checked": f"in {made.runtime}; {made.batches} images at once",
-            "time": duration(made.seconds),
+            "file": f"{directory / export.file}, {export.bytes:,} bytes",
+            "verified": f"in {export.runtime}; in batches of {export.batches} images",
+            "time": duration(export.seconds),
         }
     )
-
-
-def next_steps(console: Console, page: Path, checkpoint: Path, left: list[str]) -> None:
-    """``left``: the formats that are not there yet."""
-    console.print()
-    console.fields({"how to use": str(page)})
-    for name in left:
-        console.fields({"also": command("task=export", f"checkpoint={checkpoint}", f"format={name}")})

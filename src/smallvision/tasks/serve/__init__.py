@@ -4,15 +4,15 @@ import logging
 import signal
 import socket
 import threading
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.tasks.predict import input_spec, stand_in_warning
-from smallvision.training.predictor import load
+from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.predictor import Predictor
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -20,25 +20,26 @@ if TYPE_CHECKING:
 BACKLOG = 128  # connections that wait to be accepted
 
 
-def run(config: Config, run: None = None, checkpoint: Any = None) -> None:
+def run(config: Config, run_dir: None = None, checkpoint: Checkpoint | None = None) -> None:
     """Serve the network of ``checkpoint`` until Ctrl-C or SIGTERM."""
     import uvicorn  # optional packages, which no other task needs
 
     from smallvision.tasks.serve.app import LOOPBACK, make_app
     from smallvision.tasks.serve.service import PredictService
 
-    chosen = config["serve"]
-    host = chosen["host"]
-    predictor = load(Path(config["checkpoint"]), config)
-    spec = input_spec(predictor, config["checkpoint"])
-    listening = listen(host, chosen["port"])
-    service = PredictService(predictor, spec, chosen["most"], round(chosen["megabytes"] * 1e6))
+    chosen = config.serve
+    assert chosen is not None
+    host = chosen.host
+    predictor = Predictor.from_checkpoint(checkpoint or read_checkpoint(config.checkpoint_file), config)
+    spec = input_spec(predictor)
+    listening = listen(host, chosen.port)
+    service = PredictService(predictor, spec, chosen.max_images, round(chosen.max_megabytes * 1e6))
     app = make_app(service, host)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
     stop_on_signal(server)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     console = Console()
-    console.print(f"smallvision: serving {config['checkpoint']}", style="bold")
+    console.print(f"smallvision: serving {config.checkpoint}", style="bold")
     if warning := stand_in_warning(predictor):
         console.print(f"  {warning}", style="bold red")
     console.fields({"page": f"{address}/", "programs": f"curl --data-binary @image.png {address}/predict"})

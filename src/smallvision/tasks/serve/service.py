@@ -38,14 +38,14 @@ class PredictService:
         self.predictor, self.spec = predictor, spec
         self.max_images, self.max_bytes = max_images, max_bytes
         self._lock = Lock()
-        self.classes = [printable(name) for name in predictor.classes]
-        plain = predictor.plain
+        self.classes = [printable(name) for name in predictor.spec.classes]
+        checkpoint = predictor.checkpoint
         self.description: dict[str, Any] = {
-            "model": plain["config"]["model"]["name"],
+            "model": checkpoint.config["model"]["name"],
             "classes": self.classes,
-            "shape": list(predictor.shape),
-            "data": printable(str(plain["data"]["name"])),
-            "stand_in_for": plain["data"].get("stand_in_for"),
+            "shape": list(predictor.spec.shape),
+            "data": printable(checkpoint.dataset["name"]),
+            "stand_in_for": checkpoint.dataset.get("stand_in_for"),
         }
 
     async def respond(self, request: Request) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""exports.json: what was proven counts while the file is what it was."""
+"""exports.json lists the files that were verified and have not changed since."""
 
 import json
 from dataclasses import replace
@@ -6,10 +6,10 @@ from hashlib import sha256
 
 import pytest
 
-from smallvision.tasks.export import record
-from smallvision.tasks.export.record import FILE, Export, read
+from smallvision.tasks.export import manifest
+from smallvision.tasks.export.manifest import FILE, Export, read
 
-NAMES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 CONTENT = b"a network"
 
 
@@ -22,29 +22,29 @@ def written(tmp_path):
         difference=1e-7, agreed=9, images=10, batches="1, 7", compared_on="10 test images of x", caution=None,
         runtime="onnxruntime", seconds=1.5,
     )  # fmt: skip
-    record.write(tmp_path, [export])
+    manifest.write(tmp_path, [export])
     return tmp_path, export
 
 
-def test_what_was_recorded_is_read(written):
+def test_what_was_written_is_read(written):
     folder, export = written
-    assert read(folder, NAMES, "0123") == [export]
+    assert read(folder, FILES, "0123") == [export]
 
 
-def test_a_file_of_another_network_or_changed_or_gone_does_not_count(written):
+def test_a_file_of_another_network_or_changed_or_missing_is_left_out(written):
     folder, _ = written
-    assert read(folder, NAMES, "4567") == []
+    assert read(folder, FILES, "4567") == []
     (folder / "model.onnx").write_bytes(b"another network")
-    assert read(folder, NAMES, "0123") == []
+    assert read(folder, FILES, "0123") == []
     (folder / "model.onnx").unlink()
-    assert read(folder, NAMES, "0123") == []
+    assert read(folder, FILES, "0123") == []
 
 
-def test_a_strangers_record_counts_for_nothing(written):
+def test_malformed_entries_are_ignored(written):
     folder, export = written
     entry = json.loads((folder / FILE).read_text())[0]
-    record.write(folder, [replace(export, file="../model.onnx")])
-    assert read(folder, NAMES, "0123") == []
+    manifest.write(folder, [replace(export, file="../model.onnx")])
+    assert read(folder, FILES, "0123") == []
     wrong = [
         {**entry, "difference": "<b>"},
         {**entry, "agreed": True},
@@ -59,8 +59,8 @@ def test_a_strangers_record_counts_for_nothing(written):
     ]
     for content in (*(json.dumps([one]) for one in wrong), "{}", "[", "[" * 100_000, "1" * 10_000, "\udcff"):
         (folder / FILE).write_text(content, errors="surrogateescape")
-        assert read(folder, NAMES, "0123") == []
+        assert read(folder, FILES, "0123") == []
     (folder / FILE).write_text(json.dumps([*wrong, entry]))
-    assert read(folder, NAMES, "0123") == [export]
-    (folder / FILE).write_text(" " * record.MOST_BYTES + json.dumps([entry]))
-    assert read(folder, NAMES, "0123") == []
+    assert read(folder, FILES, "0123") == [export]
+    (folder / FILE).write_text(" " * manifest.MAX_BYTES + json.dumps([entry]))
+    assert read(folder, FILES, "0123") == []

@@ -1,4 +1,4 @@
-"""A .safetensors file rebuilds its network alone, and a stranger's is held against what we would write."""
+"""A .safetensors file rebuilds its predictor alone, and any that task=export would not write is refused."""
 
 import json
 import struct
@@ -6,32 +6,29 @@ import time
 import tracemalloc
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
+from helpers.predictors import predictor_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import UserError
-from smallvision.models import MLP
-from smallvision.tasks.export import weights
-from smallvision.tasks.export.module import Standalone
+from smallvision.tasks.export import safetensors_file
+from smallvision.tasks.export.metadata import make_metadata
+from smallvision.tasks.export.safetensors_file import KEYS, load
 
-TYPED = ["data=shapes", "data.size=12", "model=fashion_mnist", "model.hidden=[4]", "tta.flip=true"]
+TYPED = ("model=fashion_mnist", "model.hidden=[4]", "tta.flip=true")
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory):
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of a tiny network."""
-    config = resolve_config(compose(TYPED), TYPED).to_dict()
-    words = {"shape": [1, 12, 12], "classes": list("abcdefghij"), "mean": [0.4], "std": [0.3], "data": {}}
-    network = MLP(1, (12, 12), 10, hidden=[4])
-    module = Standalone(network, [0.4], [0.3], shape=(1, 12, 12), classes=words["classes"])
-    said = {key: json.dumps(one) for key, one in {**words, "config": config}.items()}
+    predictor = predictor_of((1, 12, 12), *TYPED, classes=list("abcdefghij"))
     file = tmp_path_factory.mktemp("honest") / "model.safetensors"
-    file.write_bytes(weights.made(module, {"smallvision": "1", **said}))
+    file.write_bytes(safetensors_file.to_bytes(predictor, make_metadata(predictor)))
     return file
 
 
@@ -40,29 +37,29 @@ def taken_apart(file):
     content = file.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     words = json.loads(content[8 : 8 + length])["__metadata__"]
-    tensors = weights.load(file).state_dict()
-    return tensors, {key: json.loads(words[key]) if key in weights.KEYS else words[key] for key in words}
+    tensors = load(file).state_dict()
+    return tensors, {key: json.loads(words[key]) if key in KEYS else words[key] for key in words}
 
 
 def put_together(file, tensors, words):
-    said = {key: json.dumps(one) if key in weights.KEYS else one for key, one in words.items()}
+    said = {key: json.dumps(one) if key in KEYS else one for key, one in words.items()}
     file.write_bytes(save({name: one.contiguous() for name, one in tensors.items()}, said))
     return file
 
 
-def test_the_file_alone_rebuilds_the_network(honest):
-    network = weights.load(honest)
-    assert (network.shape, network.classes) == ((1, 12, 12), list("abcdefghij"))
-    assert not network.training
+def test_the_file_alone_rebuilds_the_predictor(honest):
+    predictor = load(honest)
+    assert (predictor.spec.shape, predictor.spec.classes) == ((1, 12, 12), list("abcdefghij"))
+    assert not predictor.training
     images = torch.randint(0, 256, (3, 1, 12, 12), dtype=torch.uint8)
-    probabilities = network(images)
+    probabilities = predictor(images)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
-    torch.testing.assert_close(probabilities, network(images.flip(3)))  # its views are of both sides
+    torch.testing.assert_close(probabilities, predictor(images.flip(3)))  # its views are of both sides
 
 
 def test_what_was_put_together_again_is_read(honest, tmp_path):
     file = put_together(tmp_path / "again.safetensors", *taken_apart(honest))
-    weights.load(str(file))
+    load(str(file))
 
 
 HOSTILE = {
@@ -73,7 +70,7 @@ HOSTILE = {
     "a key that does not exist": (["config", "more"], 1),
     "a config that is a list": (["config"], []),
     "a section that is missing": (["config", "model"], None),
-    "a model of a milliard units": (["config", "model", "hidden"], [10**9]),
+    "a model of 10^9 units": (["config", "model", "hidden"], [10**9]),
     "a model of nine thousand layers": (["config", "model", "hidden"], [4] * 9000),
     "a model of millions of layers": (
         ["config", "model"],
@@ -97,13 +94,13 @@ HOSTILE = {
     "no mean": (["mean"], []),
     "a mean that is no number": (["mean"], [float("nan")]),
     "a deviation of nothing": (["std"], [0.0]),
-    "a deviation that is a word": (["std"], ["x"]),
+    "a deviation that is text": (["std"], ["x"]),
     "another version": (["smallvision"], "2"),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_metadata_that_we_would_not_write_are_refused_in_one_line(honest, tmp_path, case):
+def test_metadata_that_task_export_would_not_write_are_refused_in_one_line(honest, tmp_path, case):
     tensors, words = taken_apart(honest)
     path, content = HOSTILE[case]
     words = deepcopy(words)
@@ -115,22 +112,22 @@ def test_metadata_that_we_would_not_write_are_refused_in_one_line(honest, tmp_pa
     tracemalloc.start()
     started = time.process_time()
     with pytest.raises(UserError) as refused:
-        weights.load(file)
+        load(file)
     assert str(refused.value).startswith(f"{file}: ")
     assert time.process_time() - started < 5
     assert tracemalloc.get_traced_memory()[1] < 50_000_000
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("key", weights.KEYS)
+@pytest.mark.parametrize("key", KEYS)
 def test_metadata_that_cannot_be_read_are_refused(honest, tmp_path, key):
     tensors, words = taken_apart(honest)
     for wrong in ("", "{", "[" * 100_000, "1" * 5000):
-        said = {name: json.dumps(one) if name in weights.KEYS else one for name, one in words.items()}
+        said = {name: json.dumps(one) if name in KEYS else one for name, one in words.items()}
         file = tmp_path / "file.safetensors"
         file.write_bytes(save({name: one.contiguous() for name, one in tensors.items()}, {**said, key: wrong}))
         with pytest.raises(UserError, match=r"file\.safetensors: "):
-            weights.load(file)
+            load(file)
 
 
 def tensors_of(case, tensors):
@@ -154,7 +151,7 @@ def test_weights_that_do_not_fit_are_refused(honest, tmp_path, case):
     tensors, words = taken_apart(honest)
     file = put_together(tmp_path / "file.safetensors", tensors_of(case, tensors), words)
     with pytest.raises(UserError, match=r"file\.safetensors: .*(do not fit|larger than the weights)"):
-        weights.load(file)
+        load(file)
 
 
 def test_a_file_cut_short_is_refused_wherever_it_was_cut(honest, tmp_path):
@@ -163,10 +160,10 @@ def test_a_file_cut_short_is_refused_wherever_it_was_cut(honest, tmp_path):
     for length in [*range(0, len(content), 97), len(content) - 1]:
         file.write_bytes(content[:length])
         with pytest.raises(UserError, match=r"short\.safetensors: damaged"):
-            weights.load(file)
+            load(file)
     file.write_bytes(content + b"more")
     with pytest.raises(UserError, match="damaged"):
-        weights.load(file)
+        load(file)
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**6 + 1, 2**40, 2**64 - 1])
@@ -176,14 +173,14 @@ def test_a_header_longer_than_ours_is_not_even_read(tmp_path, length):
         stream.write(struct.pack("<Q", length))
         stream.truncate(2 * 10**6)
     with pytest.raises(UserError, match=r"long\.safetensors: damaged"):
-        weights.load(file)
+        load(file)
 
 
 def test_what_is_no_such_file_is_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("not one of these at all")
     for name in ("nothing", "text.safetensors", ".", "x" * 300):
         with pytest.raises(UserError):
-            weights.load(tmp_path / name)
+            load(tmp_path / name)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -195,4 +192,4 @@ def test_changed_bytes_are_read_or_refused_and_nothing_else(honest, tmp_path, pl
     file = tmp_path / "changed.safetensors"
     file.write_bytes(content)
     with suppress(UserError):
-        weights.load(file)
+        load(file)
