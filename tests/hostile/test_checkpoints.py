@@ -102,7 +102,7 @@ PICKLES: dict[str, Write] = {
     "eval in the config": put("smallvision", "config", "seed", content=python),
     "os.system in an optimizer's state": put("optimizer_states", 0, "state", content=shell),
     "os.system for smallvision's part": put("smallvision", content=shell),
-    "eval among the weights": put("state_dict", "network.1.weight", content=python),
+    "eval among the weights": put("state_dict", "predictor.network.1.weight", content=python),
     "os.system in a callback's state": put("callbacks", "Keeper", content=shell),
     "a torch class with a state": put("more", content=lambda ground: Builds(shell(ground))),
     "torch.load of a file": put("more", content=lambda ground: Calls(torch.load, str(pickle_file(ground)))),
@@ -121,8 +121,8 @@ PICKLES: dict[str, Write] = {
     "lists 100,000 deep": write_deep_lists,
 }  # fmt: skip
 DAMAGE: dict[str, tuple[list[str], Any]] = {
-    "weights that are text": (["state_dict", "network.1.weight"], "x"),
-    "weights of another shape": (["state_dict", "network.1.weight"], torch.zeros(3)),
+    "weights that are text": (["state_dict", "predictor.network.1.weight"], "x"),
+    "weights of another shape": (["state_dict", "predictor.network.1.weight"], torch.zeros(3)),
     "weights that are a list": (["state_dict"], [1]),
     "a shape that is text": (["smallvision", "shape"], "x"),
     "a shape without bounds": (["smallvision", "shape"], [1, 10**9, 10**9]),
@@ -164,4 +164,5 @@ def test_a_config_in_a_checkpoint_that_names_what_it_may_not_is_refused(
     path, content = SECTIONS[kind]
     checkpoint = replaced(ground.checkpoint(), ["smallvision", "config", *path], content, ground)
     torch.save(checkpoint, file := tmp_path / "hostile.ckpt")
-    check_test(ground, file, f"error: {path[0]}")
+    message = f"{file}: does not hold the config of a run" if path == ["data"] else f"error: {path[0]}"
+    check_test(ground, file, message)
