@@ -1,6 +1,9 @@
 """A worker runs what the study has to run. Here it works in the test's process."""
 
+import json
 import shutil
+import signal
+from collections.abc import Iterator
 from statistics import fmean
 
 import pytest
@@ -12,6 +15,15 @@ from smallvision.sweeps.collect import read_runs
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.summary import test_line as line_of_test
 from smallvision.sweeps.worker import INTERRUPTED, run_trials
+
+
+@pytest.fixture(scope="module", autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A run installs its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +85,8 @@ def test_a_worker_that_is_to_stop_begins_no_trial(tmp_path, monkeypatch):
     study = Study.create(make_plan(tmp_path, seeds=[0]))
     assert run_trials(study) == INTERRUPTED
     assert not (tmp_path / "0").exists()
+
+
+def test_a_run_records_its_own_command_line(pruned):
+    environment = json.loads((pruned.plan.directory / "0/environment.json").read_text())
+    assert "optimizer.lr=0.01" in environment["command"]

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
+from smallvision.core.run_dir import RunDir
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
@@ -119,7 +120,7 @@ def _reported_curve(study: Study, trial: FrozenTrial, seed: int) -> dict[int, fl
 def _read_curve(run: Path, metric: str) -> dict[int, float]:
     """The metric by epoch, of a run's metrics.csv; empty where there is none, perhaps on another machine."""
     try:
-        with (run / "metrics.csv").open(encoding="utf-8") as file:
+        with RunDir(run).metrics_csv.open(encoding="utf-8") as file:
             return {int(row["epoch"]): float(row[metric] or "nan") for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -132,5 +133,5 @@ def _test_accuracies(study: Study, view: SweepView) -> dict[int, float]:
     if study.plan.searches:
         tested, accuracies = study.test_metrics or (None, {})
         return accuracies if tested == view.best.number else {}
-    found = {seed: Results.read(run / "results.json").metrics["test/acc"] for seed, run in view.best.runs.items()}
+    found = {seed: Results.read(RunDir(run).results_json).metrics["test/acc"] for seed, run in view.best.runs.items()}
     return {seed: accuracy for seed, accuracy in found.items() if accuracy is not None}

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,21 +22,19 @@ NOT_IN_SWEEPS = {
 }
 COMBINATIONS_TRIED = 8  # before a sweep in which none of them can run is refused
 
-Settings = dict[str, Any]  # the ``sweep`` section
 
-
-def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> tuple[Plan, Settings]:
+def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> tuple[Plan, Sweep]:
     """The plan of that command line, and the settings of the ``sweep`` section.
 
     ``config``: composed of the overrides that sweep nothing. Raises UserError.
     """
     settings = read_settings(config)
     parser = OverridesParser.create(config_loader=config_loader)
-    searched = {override.get_key_element(): override for override in parse_space(settings["space"], parser)}
+    searched = {override.get_key_element(): override for override in parse_space(settings.space, parser)}
     fixed: list[str] = []
     if type(config.seed) is not int:
         raise UserError(f"seed={config.seed}: must be a whole number, or a list of them: seed=0,1,2")
-    seeds = [*range(config.seed, config.seed + (settings["seeds"] or 1))]
+    seeds = [*range(config.seed, config.seed + (settings.seeds or 1))]
     for override in parser.parse_overrides(arguments):
         key, line = override.get_key_element(), str(override.input_line)
         section = key.lstrip("+~").partition(".")[0]
@@ -53,27 +50,27 @@ def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoa
         else:
             searched.pop(key, None)
             fixed.append(line)
-    dimensions = [Dimension.from_override(override, settings["method"] == "grid") for override in searched.values()]
+    dimensions = [Dimension.from_override(override, settings.method == "grid") for override in searched.values()]
     # Choices of groups first: Hydra composes them before it sets keys of them.
     dimensions.sort(key=lambda dimension: dimension.key.lstrip("+") not in CHOICES)
-    higher_is_better = METRICS[settings["metric"]]
+    higher_is_better = METRICS[settings.metric]
     plan = Plan(
-        name=settings["name"] or "",
+        name=settings.name or "",
         directory=Path(),
         configs=config_dir(config),
         config_name=str(config.hydra.job.config_name),
-        method=settings["method"],
+        method=settings.method,
         dimensions=dimensions,
         fixed=fixed,
         seeds=seeds,
-        metric=settings["metric"],
-        maximize=higher_is_better if settings["direction"] == "auto" else settings["direction"] == "maximize",
+        metric=settings.metric,
+        maximize=higher_is_better if settings.direction == "auto" else settings.direction == "maximize",
         count=count_trials(settings, dimensions),
         epochs=most_epochs(dimensions, config.trainer.max_epochs),
-        sampler_seed=settings["sampler_seed"],
-        pruner=settings["pruner"],
-        pruner_options=settings["pruner_options"],
-        storage=settings["storage"],
+        sampler_seed=settings.sampler_seed,
+        pruner=settings.pruner,
+        pruner_options=settings.pruner_options,
+        storage=settings.storage,
     )
     plan.make_pruner()  # refuses what it does not take
     plan = with_directory(plan, config)
@@ -81,37 +78,35 @@ def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoa
     return plan, settings
 
 
-def read_settings(config: DictConfig) -> Settings:
+def read_settings(config: DictConfig) -> Sweep:
     """The ``sweep`` section. Raises UserError at the first key that is unknown or has an impossible value."""
-    settings: Settings = OmegaConf.to_container(config.sweep, resolve=True)  # type: ignore[assignment]
-    Sweep.from_dict(settings, "sweep")
-    if settings["metric"] not in METRICS:
+    settings = Sweep.from_dict(OmegaConf.to_container(config.sweep, resolve=True), "sweep")
+    if settings.metric not in METRICS:
         raise UserError(
-            f"sweep.metric={settings['metric']}: a sweep ranks its trials by validation images, never by others;"
+            f"sweep.metric={settings.metric}: a sweep ranks its trials by validation images, never by others;"
             f" use one of {', '.join(METRICS)}"
         )
     return settings
 
 
-def listed_seeds(override: Override, settings: Settings) -> list[int]:
+def listed_seeds(override: Override, settings: Sweep) -> list[int]:
     """The seeds of ``seed=0,1,2``: repetitions of every trial, not a searched key."""
-    if settings["seeds"] is not None:
-        raise UserError(f"{override.input_line}: lists the seeds; sweep.seeds={settings['seeds']} counts them")
+    if settings.seeds is not None:
+        raise UserError(f"{override.input_line}: lists the seeds; sweep.seeds={settings.seeds} counts them")
     try:
         return [int(seed) for seed in override.sweep_string_iterator()]
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{override.input_line}: seeds are whole numbers: seed=0,1,2 or seed=range(0,5)") from None
 
 
-def count_trials(settings: Settings, dimensions: list[Dimension]) -> int:
-    if settings["method"] == "grid":
+def count_trials(settings: Sweep, dimensions: list[Dimension]) -> int:
+    if settings.method == "grid":
         return len(grid(dimensions))
     if not dimensions:
         raise UserError(
-            f"sweep={settings['method']}: nothing to search; add for example"
-            ' "optimizer.lr=tag(log,interval(1e-4,1e-1))"'
+            f'sweep={settings.method}: nothing to search; add for example "optimizer.lr=tag(log,interval(1e-4,1e-1))"'
         )
-    return int(settings["trials"])
+    return settings.trials or 1
 
 
 def config_dir(config: DictConfig) -> Path:

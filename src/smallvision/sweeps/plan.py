@@ -100,11 +100,11 @@ class Plan:
         """The config of one run. Raises UserError where it could not be run, or not in a sweep."""
         forced = force(overrides)
         config = resolve_config(compose(forced, self.configs, self.config_name), forced)
-        if config["task"] != "fit":
-            raise UserError(f"task={config['task']}: a sweep consists of fits")
-        if config["trainer"]["devices"] not in (1, [0], "auto") or config["trainer"]["num_nodes"] != 1:
+        if config.task != "fit":
+            raise UserError(f"task={config.task}: a sweep consists of fits")
+        if config.trainer.devices not in (1, [0], "auto") or config.trainer.num_nodes != 1:
             raise UserError("trainer.devices: 1 for each run of a sweep; use sweep.workers to run several at once")
-        if config["data"]["val_size"] == 0 or config["trainer"]["limit_val_batches"] == 0:
+        if config.data.val_size == 0 or config.trainer.limit_val_batches == 0:
             raise UserError("data.val_size=0: a sweep ranks its trials by validation images")
         return config
 
@@ -158,9 +158,3 @@ def most_epochs(dimensions: list[Dimension], max_epochs: Any) -> int:
                 return max((int(value) for value in dimension.choices if value.isdigit()), default=1)
             return int(dimension.distribution.high)  # type: ignore[attr-defined]
     return max_epochs if isinstance(max_epochs, int) else 1
-
-
-def quoted(path: Path) -> str:
-    """A path as the value of an override, whatever characters it has."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

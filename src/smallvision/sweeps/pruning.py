@@ -1,11 +1,11 @@
 """The callback by which a run of a sweep reports its metric and is pruned."""
 
 import csv
-from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from smallvision.core.run_dir import RunDir
 from smallvision.sweeps.study import Study, TrialRun
 
 
@@ -18,16 +18,17 @@ class PruneTrial(Callback):
 
     def __init__(self, study: Study, run: TrialRun) -> None:
         self.study, self.run = study, run
+        self.metrics_csv = RunDir(run.directory).metrics_csv
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._report(self.run.directory / "metrics.csv")
+        self._report()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._report(self.run.directory / "metrics.csv")
+        self._report()
 
-    def _report(self, metrics: Path) -> None:
-        if not metrics.is_file():  # before the first epoch
+    def _report(self) -> None:
+        if not self.metrics_csv.is_file():  # before the first epoch
             return
-        with metrics.open(encoding="utf-8") as file:
+        with self.metrics_csv.open(encoding="utf-8") as file:
             rows = [(int(row["epoch"]), row[self.study.plan.metric]) for row in csv.DictReader(file)]
         self.study.report(self.run, [(epoch, float(value)) for epoch, value in rows if value])

@@ -7,16 +7,16 @@ import time
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
+from smallvision.config.compose import quote
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import write_text
+from smallvision.core.run_dir import RunDir, write_text
 from smallvision.core.system import STOP
 from smallvision.reports import leaderboard
 from smallvision.sweeps.collect import read_runs, read_study
 from smallvision.sweeps.command_line import make_plan
 from smallvision.sweeps.display import ENDED, SweepDisplay
-from smallvision.sweeps.plan import quoted
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.summary import print_summary, write_report
 from smallvision.sweeps.workers import Launcher, Workers, make_launcher
@@ -35,9 +35,9 @@ def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -
     launcher = make_launcher(plan, settings, str(config.device.name))
     STOP.install()
     study = Study.create(plan)
-    retried = study.retry_failed() if settings["retry_failed"] else 0
+    retried = study.retry_failed() if settings.retry_failed else 0
     try:
-        Sweep(study, launcher).run(retried, settings["test_best"])
+        Sweep(study, launcher).run(retried, settings.test_best)
     except OSError as error:
         raise UserError(
             f"{plan.directory}: {error.strerror or error}; once that is mended the same command goes on"
@@ -129,21 +129,14 @@ class Sweep:
                 self.console.print(f"  trial {tested} was tested before; the test set is read once")
             return
         accuracies = {}
-        for seed, run_dir in best.runs.items():
-            directory = self.plan.directory / f"test-{run_dir.name}"
-            overrides = ["task=test", f"checkpoint={quoted(run_dir / 'checkpoints/best.ckpt')}"]
-            process = subprocess.run(
-                [
-                    sys.executable,
-                    str(self.plan.configs.parent / "train.py"),
-                    *overrides,
-                    f"hydra.run.dir={quoted(directory)}",
-                ],
-                capture_output=True,
-                text=True,
-            )
+        for seed, directory in best.runs.items():
+            test_dir = RunDir(self.plan.directory / f"test-{directory.name}")
+            checkpoint = RunDir(directory).best_checkpoint
+            overrides = ["task=test", f"checkpoint={quote(checkpoint)}", f"hydra.run.dir={quote(test_dir.path)}"]
+            script = self.plan.configs.parent / "train.py"
+            process = subprocess.run([sys.executable, str(script), *overrides], capture_output=True, text=True)
             if process.returncode != 0:
                 self.console.print(f"the best trial could not be tested: {process.stderr.strip()}", style="bold red")
                 return
-            accuracies[seed] = Results.read(directory / "results.json").metrics["test/acc"]
+            accuracies[seed] = Results.read(test_dir.results_json).metrics["test/acc"]
         self.study.set_test_metrics(best.number, accuracies)

@@ -12,11 +12,12 @@ import threading
 import traceback
 from pathlib import Path
 
+from smallvision.config.compose import quote
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import opened
+from smallvision.core.run_dir import RunDir, opened
 from smallvision.core.system import STOP
-from smallvision.sweeps.plan import Plan, quoted
+from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.study import Study, TrialRun
 
 LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
@@ -63,19 +64,19 @@ def run_trial(study: Study, run: TrialRun) -> Results:
     from smallvision.sweeps.pruning import PruneTrial  # torch is imported in workers only
     from smallvision.tasks import fit
 
-    is_begun = (run.directory / "config.yaml").is_file()
-    overrides = [f"resume={quoted(run.directory)}"] if is_begun else study.plan.overrides(run.params, run.seed)
+    is_begun = RunDir(run.directory).config_file.is_file()
+    overrides = [f"resume={quote(run.directory)}"] if is_begun else study.plan.overrides(run.params, run.seed)
     config = study.plan.compose(overrides)
     run.directory.mkdir(parents=True, exist_ok=True)
     with opened(run.directory, overrides) as run_dir:
         fit.run(config, run_dir, callbacks=[PruneTrial(study, run)], test=not study.plan.searches)
-    return Results.read(run.directory / "results.json")
+        return Results.read(run_dir.results_json)
 
 
 def finished_results(directory: Path) -> Results | None:
     """The results of a run that ended before its worker could store them."""
     try:
-        results = Results.read(directory / "results.json")
+        results = Results.read(RunDir(directory).results_json)
     except UserError:
         return None
     return results if results.status in ("completed", "pruned") else None

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from smallvision.config.schema import Sweep
 from smallvision.core.errors import UserError
 from smallvision.core.system import STOP, cores, gpus
-from smallvision.sweeps.command_line import Settings
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.worker import INTERRUPTED, LAST_LINES, start_worker
@@ -122,19 +122,19 @@ Worker = LocalWorker | SlurmWorker
 Launcher = LocalLauncher | SlurmLauncher
 
 
-def make_launcher(plan: Plan, settings: Settings, device: str) -> Launcher:
+def make_launcher(plan: Plan, settings: Sweep, device: str) -> Launcher:
     """What ``sweep.launcher`` names. Raises UserError."""
     found = gpus() if device in ("auto", "cuda") else []
-    slots = len(found) * int(settings["per_device"])
-    count = max(1, slots) if settings["workers"] is None else int(settings["workers"])
+    slots = len(found) * settings.per_device
+    count = max(1, slots) if settings.workers is None else settings.workers
     if slots and count > slots:
         raise UserError(
             f"sweep.workers={count}: there are {len(found)} GPUs; for more than one worker on each use"
             " sweep.per_device=2"
         )
-    if settings["launcher"] == "slurm":
-        return SlurmLauncher(plan, count, settings["launcher_options"])
-    return LocalLauncher(plan, count, [name for name in found for _ in range(settings["per_device"])])
+    if settings.launcher == "slurm":
+        return SlurmLauncher(plan, count, settings.launcher_options)
+    return LocalLauncher(plan, count, [name for name in found for _ in range(settings.per_device)])
 
 
 class Workers:
