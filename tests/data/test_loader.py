@@ -82,6 +82,15 @@ def test_the_order_depends_on_the_epoch_and_the_seed_and_on_nothing_else() -> No
     assert taken(loader(30, 10, shuffle=True, seed=5)) != first
 
 
+def test_set_epoch_keeps_a_position_within_that_epoch_and_starts_any_other() -> None:
+    one = loader(30, 10, shuffle=True)
+    one.load_state_dict({"epoch": 2, "batch": 1})
+    one.sampler.set_epoch(2)
+    assert one.state_dict() == {"epoch": 2, "batch": 1}
+    one.sampler.set_epoch(3)
+    assert one.state_dict() == {"epoch": 3, "batch": 0}
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     data=st.data(), count=st.integers(1, COUNT), batch_size=batch_sizes, shuffle=st.booleans(),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -130,3 +131,35 @@ def test_a_batch_size_that_the_processes_cannot_divide_is_refused() -> None:
 def test_the_images_are_put_on_the_device_once() -> None:
     data = module()
     assert data.train_dataloader().images is data.val_dataloader().images
+
+
+class Recorder(pl.LightningModule):
+    """Anybody's LightningModule: it knows nothing of the loader and keeps the labels that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.seen: list[list[int]] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.seen.append([])
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.seen[-1] += batch[1].tolist()
+        return self.layer(batch[0].float().mean().view(1, 1)).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_any_lightning_module_gets_the_batches_of_each_epoch() -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", enable_model_summary=False, **quiet)
+    recorder = Recorder()
+    trainer.fit(recorder, datamodule=module())
+    loader = module().train_dataloader()
+    assert recorder.seen == [labels_of(loader) for _ in range(3)]
+    assert recorder.seen[0] != recorder.seen[1]

@@ -26,6 +26,8 @@ class BatchLoader:
     there; any other starts at its first batch.
     """
 
+    batch_sampler = None  # Lightning asks for it where there is a sampler
+
     def __init__(
         self,
         images: Tensor,
@@ -80,6 +82,16 @@ class BatchLoader:
     def start_epoch(self, epoch: int) -> None:
         """Go to the first batch of that epoch."""
         self.epoch, self.batch = epoch, 0
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Itself: Lightning calls ``sampler.set_epoch`` before each epoch, whatever the LightningModule."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the first batch of another epoch; a position within ``epoch`` is kept."""
+        if epoch != self.epoch:
+            self.start_epoch(epoch)
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "batch": self.batch}
