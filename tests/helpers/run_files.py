@@ -30,7 +30,7 @@ def results(accuracy: Any = 0.5) -> dict[str, Any]:
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """config.yaml, with the keys that comparisons look at."""
+    """config.yaml with the keys that comparisons use; ``optimizer__lr=0.1`` changes optimizer.lr."""
     made: dict[str, Any] = {
         "task": "fit", "seed": 0, "trainer": {"max_epochs": 2}, "data": {"name": "mnist", "batch_size": 64},
         "model": {"name": "linear"}, "optimizer": {"name": "adam", "lr": 0.001},
@@ -44,12 +44,12 @@ def config(**changes: Any) -> dict[str, Any]:
     return made
 
 
-def arrays(right: "np.ndarray[Any, Any]", sure: float = 0.8) -> dict[str, Any]:
-    """report.npz of a test in which just those images (booleans, N) are answered rightly."""
+def arrays(right: "np.ndarray[Any, Any]", confidence: float = 0.8) -> dict[str, Any]:
+    """report.npz of a test in which just those images (booleans, N) are classified correctly."""
     labels = np.arange(len(right)) % 3
-    answers = np.where(right, labels, (labels + 1) % 3)
-    probabilities = np.full((len(right), 3), (1 - sure) / 2, np.float32)
-    probabilities[np.arange(len(right)), answers] = sure
+    predicted = np.where(right, labels, (labels + 1) % 3)
+    probabilities = np.full((len(right), 3), (1 - confidence) / 2, np.float32)
+    probabilities[np.arange(len(right)), predicted] = confidence
     wrong = np.flatnonzero(~right)[:24]
     pictures = np.arange(8 * 8, dtype=np.uint8).reshape(1, 8, 8, 1)
     return {
@@ -63,14 +63,14 @@ def arrays(right: "np.ndarray[Any, Any]", sure: float = 0.8) -> dict[str, Any]:
 
 def a_run(
     directory: Path,
-    accuracy: float = 0.75,
+    accuracy: float | None = 0.75,
     *,
     right: "np.ndarray[Any, Any] | None" = None,
     configured: dict[str, Any] | None = None,
     rows: int = 2,
     **changes: Any,
 ) -> Path:
-    """A whole run directory; ``changes`` are of results.json."""
+    """The directory of a completed run; ``changes`` are of results.json."""
     directory.mkdir(parents=True)
     right = np.arange(200) % 4 > 0 if right is None else right
     made = results(accuracy) | {"tested": len(right)} | changes
@@ -83,7 +83,7 @@ def a_run(
         writer = csv.writer(file)
         writer.writerow(["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"])
         for epoch in range(1, rows + 1):
-            writer.writerow([epoch, 20 * epoch, 0.001, 1 / epoch, 0.5, 0.6, accuracy - 0.1 * (rows - epoch)])
+            writer.writerow([epoch, 20 * epoch, 0.001, 1 / epoch, 0.5, 0.6, (accuracy or 0.0) - 0.1 * (rows - epoch)])
     with (directory / "report.npz").open("wb") as file:
         np.savez_compressed(file, **arrays(right))
     return directory

@@ -1,10 +1,17 @@
-"""Wilson's and Student's intervals against known values."""
+"""Intervals and tests against known values and scipy's."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
-from smallvision.reports.statistics import t_interval, wilson
+from smallvision.reports.statistics import holm, mcnemar, paired, t_interval, welch, wilson
+
+SAMPLES = st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=2, max_size=30)
 
 
 @pytest.mark.parametrize(
@@ -24,12 +31,12 @@ def test_the_interval_is_the_known_one(right: int, count: int, low: float, high:
     assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_nothing_counted_says_nothing() -> None:
+def test_no_images_give_the_interval_of_all_fractions() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("count", [1, 7, 100, 10_000])
-def test_the_interval_holds_the_share_and_mirrors(count: int) -> None:
+def test_the_interval_contains_the_fraction_and_is_symmetric(count: int) -> None:
     for right in {0, 1, count // 3, count - 1, count}:
         low, high = wilson(right, count)
         assert 0 <= low <= right / count <= high <= 1
@@ -68,3 +75,35 @@ def test_too_few_values_have_no_interval(values: list[float]) -> None:
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
     assert t_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_is_the_exact_binomial_test(first, second):
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected)
+
+
+@given(SAMPLES, SAMPLES)
+def test_paired_and_welch_are_the_textbooks(first, second):
+    count = min(len(first), len(second))
+    differences = np.array(first[:count]) - np.array(second[:count])
+    if differences.std() > 1e-9:
+        assert paired(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    if np.std(first) > 1e-9 or np.std(second) > 1e-9:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy about values that are nearly equal
+            expected = stats.ttest_ind(first, second, equal_var=False).pvalue
+        assert welch(first, second) == pytest.approx(expected)
+
+
+def test_without_any_variance_equal_is_chance_and_unequal_is_not():
+    assert paired(np.zeros(5)) == 1.0
+    assert paired(np.ones(5)) == 0.0
+    assert welch([0.5, 0.5], [0.5, 0.5]) == 1.0
+    assert welch([0.5, 0.5], [0.6, 0.6]) == 0.0
+    assert welch([0.5], [0.6, 0.6]) is None
+
+
+def test_p_values_are_corrected_as_holm_has_it():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []

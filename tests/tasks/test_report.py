@@ -1,27 +1,71 @@
-"""Runs are compared by validation."""
+"""task=report compares runs by validation; of a single run it draws the page anew."""
 
 import csv
 import io
+from pathlib import Path
 
-from helpers.command import TINY
+import pytest
 from helpers.forks import train
+from helpers.run_files import a_run, config
+from rich.console import Console
+
+from smallvision.reports.comparison import compare
+from smallvision.reports.run_view import RunView
+from smallvision.tasks import report
 
 
-def test_runs_are_listed_best_by_validation_first(tmp_path):
-    swept = train(tmp_path, "-m", *TINY, "optimizer.lr=1e-5,3e-3", "hydra.sweep.dir=sweep")
-    assert swept.returncode == 0, swept.stderr
-    process = train(tmp_path, "task=report", "runs=sweep")
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def runs(tmp_path) -> Path:
+    """Two seeds of one configuration, a better one, a test and a prediction."""
+    for seed in (0, 1):
+        a_run(tmp_path / f"runs/a{seed}", 0.8, seed=seed)
+    a_run(tmp_path / "runs/deep/b", 0.9, configured=config(optimizer__lr=0.1))
+    a_run(tmp_path / "runs/tested", task="test")
+    (tmp_path / "runs/predicted").mkdir()
+    (tmp_path / "runs/predicted/results.json").write_text('{"task": "predict", "data": {}}')
+    return tmp_path / "runs"
+
+
+def test_trained_runs_are_compared_on_a_page_and_as_csv_the_best_by_validation_first(runs):
+    process = train(runs.parent, "task=report", "runs=runs")
     assert process.returncode == 0, process.stderr
-    rows = list(csv.DictReader(io.StringIO(process.stdout)))
-    assert [row["run"] for row in rows] == ["sweep/1", "sweep/0"]
-    assert float(rows[0]["val/acc"]) > float(rows[1]["val/acc"])
-    assert {path.name for path in tmp_path.iterdir()} == {"sweep"}  # a comparison leaves nothing behind
-    only = train(tmp_path, "task=report", "runs=sweep/*0")
-    assert "sweep/0" in only.stdout
-    assert "sweep/1" not in only.stdout
+    rows = rows_of(process.stdout)
+    assert [row["run"] for row in rows] == ["runs/deep/b", "runs/a0", "runs/a1"]
+    assert [row["optimizer.lr"] for row in rows] == ["0.1", "0.001", "0.001"]
+    assert rows_of((runs / "comparison.csv").read_text()) == rows
+    assert "3 runs" in (runs / "comparison.html").read_text()
+    assert [path.name for path in runs.parent.iterdir()] == ["runs"]  # a comparison makes no run directory
+    some = train(runs.parent, "task=report", "runs=runs/*0")
+    assert [row["run"] for row in rows_of(some.stdout)] == ["runs/a0"]
 
 
-def test_a_folder_without_runs_is_refused(tmp_path):
-    process = train(tmp_path, "task=report", "runs=nowhere")
+def test_the_page_of_a_single_run_is_drawn_anew(runs):
+    process = train(runs.parent, "task=report", f"runs={runs / 'a0'}")
+    assert process.returncode == 0, process.stderr
+    assert [row["run"] for row in rows_of(process.stdout)] == [str(runs / "a0")]
+    assert "75.00 %" in (runs / "a0/report.html").read_text()
+    assert not (runs / "a0/comparison.html").exists()
+
+
+@pytest.mark.parametrize(("place", "message"), [("nowhere", "no runs there"), ("runs/predicted", "no trained runs")])
+def test_a_place_without_trained_runs_is_refused(runs, place, message):
+    process = train(runs.parent, "task=report", f"runs={place}")
     assert process.returncode == 2
-    assert process.stderr.startswith("error: runs=nowhere: no runs there")
+    assert process.stderr.startswith(f"error: runs={place}: {message}")
+
+
+def test_the_table_in_the_terminal_has_what_differs(tmp_path):
+    for seed in (0, 1):
+        a_run(tmp_path / f"a{seed}", 0.8, seed=seed)
+    a_run(tmp_path / "b", 0.9, configured=config(optimizer__lr=0.1))
+    (one,) = compare([RunView.read(run) for run in sorted(tmp_path.iterdir())])
+    console = Console(record=True, width=300, file=io.StringIO())
+    console.print(report.table(one))
+    text = console.export_text()
+    assert "lr" in text.splitlines()[0]
+    assert "0.9000" in text.splitlines()[1]
+    assert "and 1 more" in text
