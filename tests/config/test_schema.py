@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_origin
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from smallvision.config import fields, schema
 from smallvision.config.fields import Length, Range, accepts, describe
@@ -27,7 +28,7 @@ RUNTIME = {
     "scheduler": set(),
     "logger": {"save_dir"},
 }
-SECTIONS = [file for file in FILES if file.parent.name in RUNTIME]
+SECTIONS = [file for file in FILES if file.parent.name in RUNTIME and not file.stem.startswith("_")]
 
 
 def leaves(prefix: str, node: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +164,8 @@ def shipped() -> dict[str, Any]:
     """The config of a run by default, without Hydra."""
 
     def section(group: str, name: str) -> dict[str, Any]:
-        content = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8"))
+        files = [file for file in (CONFIGS / group / "_base.yaml", CONFIGS / group / f"{name}.yaml") if file.is_file()]
+        content = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)))
         return {key: value for key, value in content.items() if key != "defaults"}
 
     config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))

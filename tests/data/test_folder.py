@@ -55,7 +55,7 @@ def test_a_train_and_test_tree_keeps_its_own_split(tmp_path: Path) -> None:
 
 def test_a_flat_tree_holds_out_a_fraction_of_each_class(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 10, "dog": 20})
-    data = folder(str(tmp_path), size=4, channels=1, test_share=0.3)
+    data = folder(str(tmp_path), size=4, channels=1, test_fraction=0.3)
     assert data.test_labels.bincount().tolist() == [3, 6]
     levels = [*data.train_images[:, 0, 0, 0].tolist(), *data.test_images[:, 0, 0, 0].tolist()]
     assert sorted(levels) == list(range(30))
@@ -69,20 +69,20 @@ def test_the_held_out_images_are_the_same_in_every_run(tmp_path: Path) -> None:
 
 def test_a_fraction_of_zero_holds_nothing_out(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
-    data = folder(str(tmp_path), test_share=0.0)
+    data = folder(str(tmp_path), test_fraction=0.0)
     assert (len(data.train_labels), len(data.test_labels)) == (4, 0)
 
 
 def test_a_fraction_that_leaves_nothing_is_refused_by_its_own_key(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 2, "dog": 2})
-    with pytest.raises(UserError, match=r"data\.test_share=0\.95"):
-        folder(str(tmp_path), test_share=0.95)
+    with pytest.raises(UserError, match=r"data\.test_fraction=0\.95"):
+        folder(str(tmp_path), test_fraction=0.95)
 
 
 def test_images_are_found_in_subfolders_and_other_files_are_left_alone(tmp_path: Path) -> None:
     tree(tmp_path, {"cat/old": 2, "cat": 1, "dog": 3, ".cache": 1})
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    data = folder(str(tmp_path), test_share=0.0)
+    data = folder(str(tmp_path), test_fraction=0.0)
     assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 

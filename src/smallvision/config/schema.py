@@ -96,7 +96,7 @@ class Data(Section):
         classes: Annotated[int, Range(2)]
         difficulty: Fraction
         seed: Seed
-        test_share: FractionBelowOne  # held out as the test set where the folder has none
+        test_fraction: FractionBelowOne  # held out as the test set where the folder has none
 
 
 @dataclass

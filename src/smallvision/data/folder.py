@@ -15,11 +15,11 @@ from smallvision.data.image_files import SUFFIXES, flatten_alpha, open_image
 from smallvision.data.preprocess import stretch
 
 
-def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2) -> ImageDataset:
+def folder(path: str, size: int = 32, channels: int = 3, test_fraction: float = 0.2) -> ImageDataset:
     """Every image below ``path``, stretched to ``channels`` x ``size`` x ``size``; transparency becomes white.
 
     ``path/train/CLASS/*`` and ``path/test/CLASS/*`` where both exist, else ``path/CLASS/*``, of which the
-    fraction ``test_share`` becomes the test set, stratified, the same images in every run. Classes are the
+    fraction ``test_fraction`` becomes the test set, stratified, the same images in every run. Classes are the
     folders' names, sorted. Raises UserError, naming the file or folder.
     """
     root = Path(path).expanduser()
@@ -39,15 +39,17 @@ def folder(path: str, size: int = 32, channels: int = 3, test_share: float = 0.2
             raise UserError(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
         test_images, test_labels = _read(root / "test", classes, size, channels)
     else:
-        held_out = round(len(labels) * test_share)
+        held_out = round(len(labels) * test_fraction)
         if held_out >= len(labels):
-            raise UserError(f"data.test_share={test_share}: leaves none of {root}'s {len(labels)} images to train on")
+            raise UserError(
+                f"data.test_fraction={test_fraction}: leaves none of {root}'s {len(labels)} images to train on"
+            )
         train, test = stratified_split(labels, held_out, seed=0)
         test_images, test_labels = images[test], labels[test]
         images, labels = images[train], labels[train]
     return ImageDataset(
         name=root.resolve().name,
-        source=str(root) if split else f"{root}, {test_share:.0%} held out as its test set",
+        source=str(root) if split else f"{root}, {test_fraction:.0%} held out as its test set",
         classes=classes,
         train_images=images,
         train_labels=labels,
