@@ -29,7 +29,7 @@ def losses(model: str, folder: Path) -> dict[str, list[float]]:
         "device.threads=1", "device.precision=32", "seed=0", "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    history = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["callbacks"]["Keeper"]["history"]
+    history = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["callbacks"]["MetricsCSV"]["history"]
     return {name: [row[name] for row in history] for name in ("train/loss", "val/loss")}
 
 

@@ -109,7 +109,7 @@ def plain(name: str, setup: Experiment, batches: list[Any], folder: Path, pixels
         network.load_state_dict(saved)
     else:  # its layers have other names there
         network.load_state_dict(dict(zip(network.state_dict(), saved.values(), strict=True)))
-    lr = setup.model.plain["config"]["optimizer"]["lr"]
+    lr = setup.model.configure_optimizers()["optimizer"].param_groups[0]["initial_lr"]
     return plain_loop.train(network, [(pixels(images), labels) for images, labels in batches], lr)
 
 

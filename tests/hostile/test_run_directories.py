@@ -23,15 +23,18 @@ STATES: dict[str, tuple[list[Any], Any]] = {
     "loops that are a list": (["loops"], [1]),
     "a loop's progress that is text": (["loops", "fit_loop", "epoch_progress"], "x"),
     "no version of Lightning": (["pytorch-lightning_version"], "x"),
-    "a history that is text": (["callbacks", "Keeper", "history"], "x"),
-    "a callback's state that is a list": (["callbacks", "Keeper"], [1]),
+    "a history that is text": (["callbacks", "MetricsCSV", "history"], "x"),
+    "a callback's state that is a list": (["callbacks", "Checkpointing"], [1]),
     "no position": (["smallvision", "position"], "x"),
-    "sums that are text": (["smallvision", "epoch_sums"], {"nope": "x"}),
+    "sums that are text": (["state_dict", "train_metrics.loss"], "x"),
+    "a schedule's state that is text": (["lr_schedulers", 0], "x"),
+    "a schedule of other rates": (["lr_schedulers", 0, "base_lrs"], "x"),
+    "a schedule with an attribute more": (["lr_schedulers", 0, "optimizer"], "x"),
     "callbacks that are a list": (["callbacks"], [1]),
 }  # fmt: skip
 IGNORED: dict[str, tuple[list[Any], Any]] = {
-    "a callback's own method": (["callbacks", "Keeper", "warn"], "x"),
-    "a callback's own path": (["callbacks", "Keeper", "last_path"], "/tmp/elsewhere"),
+    "a callback's own method": (["callbacks", "Checkpointing", "warn"], "x"),
+    "a callback's own path": (["callbacks", "Checkpointing", "last_path"], "/tmp/elsewhere"),
     "a position beyond the epoch": (["smallvision", "position"], {"epoch": 0, "batch": 10**12}),
 }
 # By kind: where in config.yaml, and what.

@@ -9,7 +9,7 @@ from torch import Tensor
 from smallvision.core.errors import UserError
 from smallvision.data.augmentation import Augmentation
 from smallvision.data.dataset import ImageDataset, mean_and_std, stratified_split
-from smallvision.data.loader import BatchLoader
+from smallvision.data.loader import Batch, BatchLoader
 
 Part = Literal["train", "val", "test"]
 
@@ -102,6 +102,10 @@ class ImageDataModule(pl.LightningDataModule):
             device=device,
             **options,
         )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The loader's batches are there already."""
+        return batch
 
     def _on(self, device: torch.device, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
         """The images and labels, on ``device`` where they take less than half of its free memory."""

@@ -78,11 +78,11 @@ def test_line(metrics: dict[str, float], count: int, which: str) -> str:
     return f"test  loss {loss:.4f}  acc {accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f}, n = {count:,}) {which}"
 
 
-def say_if_partial(console: Console, tested: int, experiment: Experiment) -> None:
-    """That it was not the whole test set, where trainer.limit_test_batches cut it."""
-    whole = experiment.data.sizes["test"]
-    if tested < whole:
-        console.print(f"      on {tested:,} of the {whole:,} test images", style="bold yellow")
+def print_if_partial(console: Console, tested: int, experiment: Experiment) -> None:
+    """That only a part of the test images was tested, where trainer.limit_test_batches says so."""
+    count = experiment.data.sizes["test"]
+    if tested < count:
+        console.print(f"      on {tested:,} of the {count:,} test images", style="bold yellow")
 
 
 def stand_in_line(stand_in_for: str) -> str:

@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, Pruned, UserError
 from smallvision.core.run_dir import RunDir, command
 from smallvision.tasks import common
-from smallvision.tasks.report_data import draw_report, tell_loggers
+from smallvision.tasks.report_data import draw_report, log_final
 from smallvision.training import state_dict as bare
-from smallvision.training.callbacks.checkpointing import Keeper, Row
+from smallvision.training.callbacks import find_callback
+from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import compile_seconds
-from smallvision.training.callbacks.epoch_timer import Clock
-from smallvision.training.callbacks.progress import Display
-from smallvision.training.callbacks.terminate_on_nan import TerminateOnNaN, explain_out_of_memory
-from smallvision.training.checkpoint import newest, read_checkpoint
-from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
+from smallvision.training.callbacks.epoch_timer import EpochTimer
+from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
+from smallvision.training.callbacks.metrics_csv import MetricsCSV
+from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
+from smallvision.training.checkpoint import Checkpoint, newest, read_checkpoint
+from smallvision.training.factory import Experiment, make_callbacks, make_data, make_experiment, make_trainer
 from smallvision.training.loggers import make_logger
 
 
@@ -41,79 +43,59 @@ def run(
     experiment = make_experiment(config, make_data(config))
     save_to = bare.target(config.get("save_model"), run.directory)
     last, damaged = newest(run.directory / "checkpoints")
-    last_path = None if last is None else last.path
     if last is not None:
         refuse_other_data(last.dataset, experiment, run)
         refuse_to_go_back(last.position, config["trainer"]["max_epochs"])
-    display = Display(console, config["trainer"]["max_epochs"], config.get("log_every_n_batches"))
-    watch = TerminateOnNaN(config)
-
-    def tell(row: Row, is_best: bool, images_per_second: float) -> None:
-        display.row(row, is_best, images_per_second)
-
-    clock = Clock()
-    keeper = Keeper(run.directory, **config["checkpoint"], tell=tell, warn=display.warn, look=watch.look)
     trainer = make_trainer(
         config,
         experiment.device,
         run.directory,
         checkpoint=last,
         logger=make_logger(config["logger"], run.directory) or False,
-        callbacks=[watch, display, *early_stopping(config), clock, keeper, *callbacks],
+        callbacks=[*make_callbacks(config, experiment, run.directory, console, last), *callbacks],
     )
     run.describe(config, experiment.device.hardware)
     verb = "training" if last is None else "continuing"
     common.summary(console, config, experiment, run, f"{verb} {config['model']['name']}")
-    for words in damaged:
-        console.print(f"  damaged    {words}; going on from {last_path}", style="bold yellow")
-    status, reason, test_seconds, saved_model = "failed", None, None, None
-    tested: dict[str, float] = {}
+    for message in damaged:
+        console.print(f"  damaged    {message}; going on from {last.path if last else None}", style="bold yellow")
+    remove_stop_file(console, run, last)
+    fit = Fit(config, experiment, run, trainer, console)
     try:
         with explain_out_of_memory(config):
-            trainer.fit(experiment.model, datamodule=experiment.data, ckpt_path=last_path, weights_only=True)
-        tested_from = time.perf_counter()
-        tested = test_best(trainer, experiment, keeper) if test else {}
-        test_seconds = time.perf_counter() - tested_from
+            trainer.fit(
+                experiment.model, datamodule=experiment.data, ckpt_path=last.path if last else None, weights_only=True
+            )
+        if test:
+            fit.test_best()
         if save_to is not None and run.first:
-            saved_model = save_plain(save_to, experiment, keeper)
-        status = "completed"
+            fit.save_weights(save_to)
+        fit.status = "completed"
     except Pruned:
-        status = "pruned"
+        fit.status = "pruned"
     except Interrupted:
-        status = "interrupted"
+        fit.status = "interrupted"
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
+        fit.reason = f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error)
         raise
     finally:
-        display.stop()
-        figures = {
-            **common.results(config, experiment, run, status),
-            "reason": reason,
-            "epochs": len(keeper.history),
-            "steps": trainer.global_step,
-            "metrics": chosen_figures(keeper) | tested,
-            "best_checkpoint": str(keeper.best_path.relative_to(run.directory)) if keeper.best else None,
-            "seconds": {
-                "total": run.seconds,
-                "fit": keeper.seconds,
-                "test": test_seconds,
-                "epochs": clock.epochs,
-                **compile_seconds(trainer),
-            },
-            "saved_model": saved_model,
-            "best_epoch": keeper.best["epoch"] if keeper.best else None,
-            "tested": len(experiment.model.tested),
-            "unsaved": keeper.unsaved,
-            "images_per_second": keeper.images / keeper.train_seconds if keeper.images else None,
-        }
-        run.results(figures)
-        closing_lines(console, config, experiment, run, keeper, figures)
+        results = fit.results()
+        run.results(results)
+        fit.print_end(results)
         if test:
-            tell_loggers(console, config, experiment, figures["metrics"])
+            log_final(console, config, experiment, results["metrics"], fit.probabilities)
             if config["report"]:
-                draw_report(console, experiment, run, trained=True)
-    return figures
+                draw_report(console, experiment, run, fit.probabilities, trained=True)
+    return results
+
+
+def remove_stop_file(console: Console, run: RunDir, last: Checkpoint | None) -> None:
+    """What stopped a run before does not stop it again when it is continued."""
+    file = run.directory / "stop"
+    if last is not None and run.first and file.exists():
+        file.unlink()
+        console.print(f"  removed    {file}, which asked for a stop before", style="yellow")
 
 
 def refuse_other_data(begun_on: dict[str, Any], experiment: Experiment, run: RunDir) -> None:
@@ -133,95 +115,127 @@ def refuse_to_go_back(position: dict[str, int] | None, max_epochs: int) -> None:
         raise UserError(f"trainer.max_epochs={max_epochs}: the run is in epoch {begun} already")
 
 
-def early_stopping(config: Config) -> list[Callback]:
-    choice = config["early_stopping"]
-    if choice["patience"] is None:
-        return []
-    return [EarlyStopping("val/acc", mode="max", patience=choice["patience"], min_delta=choice["min_delta"])]
-
-
-def test_best(trainer: pl.Trainer, experiment: Experiment, keeper: Keeper) -> dict[str, float]:
-    """The test figures of the checkpoint that validation chose; none where there are no test images."""
-    if not experiment.data.sizes["test"] or keeper.best is None:  # there are none, or nothing could be saved
-        return {}
-    experiment.model.predictor.load_weights(read_checkpoint(keeper.best_path))
-    trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
-    return {name: value for name, value in experiment.model.figures.items() if name.startswith("test/")}
-
-
-def save_plain(path: Path, experiment: Experiment, keeper: Keeper) -> str | None:
-    """Write the chosen epoch's weights as a plain state dict; a full disk is told and ends nothing.
-
-    Gives the file's path, or None where there is none.
-    """
-    if keeper.best is None:  # nothing could be saved
-        return None
-    try:
-        bare.write(read_checkpoint(keeper.best_path).state_dict, experiment.model.predictor.network, path)
-    except OSError as error:
-        said = error.strerror or str(error)
-        keeper.unsaved.append(f"{path.name}: {said}")
-        keeper.warn(f"could not save {path}: {said}")
-        return None
-    return str(path)
-
-
-def chosen_figures(keeper: Keeper) -> dict[str, Any]:
-    """Train and validation figures of the chosen epoch."""
-    row = keeper.best or {}
-    return {name: row.get(name) for name in common.METRICS}
-
-
-def beside(directory: Path) -> Path:
+def compared_runs(directory: Path) -> Path:
     """The folder of the runs that this one is to be compared with."""
     above = directory.parent.parent
     return above if above.name == "runs" else directory.parent
 
 
-def closing_lines(
-    console: Console,
-    config: Config,
-    experiment: Experiment,
-    run: RunDir,
-    keeper: Keeper,
-    figures: dict[str, Any],
-) -> None:
-    """How it ended, and the commands that go on from here."""
-    directory = str(run.directory)
-    console.print()
-    if figures["status"] == "interrupted":
-        where = f"after {figures['steps']:,} steps" if figures["steps"] else "before the first step"
-        kept = keeper.saved_step
-        again = f"; steps from {kept + 1:,} on are done again" if kept < figures["steps"] else ", all of it saved"
-        console.print(f"interrupted {where}{again}. To continue:", style="bold")
-        console.print(f"  {command(f'resume={directory}')}")
-    if keeper.unsaved:
-        console.print(
-            f"{len(keeper.unsaved)} times something could not be saved, last: {keeper.unsaved[-1]}",
-            style="bold red",
-        )
-    if figures["status"] == "pruned":
-        console.print(f"pruned after epoch {figures['epochs']}", style="bold")
-    if figures["status"] != "completed":
-        return
-    record, count = experiment.data.dataset, figures["tested"]
-    if figures["metrics"]["test/acc"] is not None:
-        which = f"best epoch {keeper.best['epoch'] if keeper.best else '-'}, tested once"
-        console.print(common.test_line(figures["metrics"], count, which), style="bold green")
-        common.say_if_partial(console, count, experiment)
-    if record.stand_in_for is not None:
-        console.print(common.stand_in_line(record.stand_in_for), style="bold red")
-    elif record.remark:
-        console.print(f"      {record.remark}", style="yellow")
-    more = 2 * config["trainer"]["max_epochs"]
-    console.print()
-    if figures["saved_model"] is not None:
-        of = f"of epoch {figures['best_epoch']}, for {common.normalised_by(experiment.data)}"
-        console.fields({"state dict": f"{figures['saved_model']}, {of}"})
-    console.fields(
-        {
-            "test again": command("task=test", f"checkpoint={keeper.best_path}"),
-            "continue": command(f"resume={directory}", f"trainer.max_epochs={more}"),
-            "compare": command("task=report", f"runs={beside(run.directory)}"),
+class Fit:
+    """A run under way: what it has come to, and how that is reported."""
+
+    def __init__(
+        self, config: Config, experiment: Experiment, run: RunDir, trainer: pl.Trainer, console: Console
+    ) -> None:
+        self.config, self.experiment, self.run = config, experiment, run
+        self.trainer, self.console = trainer, console
+        self.checkpointing = self._callback(Checkpointing)
+        self.metrics, self.timer = self._callback(MetricsCSV), self._callback(EpochTimer)
+        self.kept = self._callback(KeepProbabilities)
+        self.status = "failed"
+        self.reason: str | None = None
+        self.tested: dict[str, float] = {}
+        self.test_seconds: float | None = None
+        self.saved_model: str | None = None
+
+    def _callback(self, kind: Any) -> Any:
+        found = find_callback(self.trainer, kind)
+        assert found is not None
+        return found
+
+    @property
+    def probabilities(self) -> Any:
+        return self.kept.probabilities
+
+    @property
+    def best_path(self) -> Path:
+        return self.run.directory / "checkpoints" / "best.ckpt"
+
+    def test_best(self) -> None:
+        """Test the checkpoint that validation chose, if any could be saved and there are test images."""
+        if not self.experiment.data.sizes["test"] or self.checkpointing.best is None:
+            return
+        started = time.perf_counter()
+        self.experiment.model.predictor.load_weights(read_checkpoint(self.best_path))
+        self.trainer.test(self.experiment.model, datamodule=self.experiment.data, verbose=False)
+        self.tested = {name: self.trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
+        self.test_seconds = time.perf_counter() - started
+
+    def save_weights(self, path: Path) -> None:
+        """Write the best epoch's weights as a plain state dict; a full disk is reported and ends nothing."""
+        if self.checkpointing.best is None:
+            return
+        try:
+            bare.write(read_checkpoint(self.best_path).state_dict, self.experiment.model.predictor.network, path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self.checkpointing.unsaved.append(f"{path.name}: {reason}")
+            self.console.print(f"  could not save {path}: {reason}", style="bold red")
+            return
+        self.saved_model = str(path)
+
+    def results(self) -> dict[str, Any]:
+        """The content of results.json."""
+        best, timer = self.checkpointing.best, self.timer
+        return {
+            **common.results(self.config, self.experiment, self.run, self.status),
+            "reason": self.reason,
+            "epochs": len(self.metrics.history),
+            "steps": self.trainer.global_step,
+            "metrics": {name: (best or {}).get(name) for name in common.METRICS} | self.tested,
+            "best_checkpoint": "checkpoints/best.ckpt" if best else None,
+            "seconds": {
+                "total": self.run.seconds,
+                "fit": timer.seconds,
+                "test": self.test_seconds,
+                "epochs": timer.epochs,
+                **compile_seconds(self.trainer),
+            },
+            "saved_model": self.saved_model,
+            "best_epoch": best["epoch"] if best else None,
+            "tested": len(self.probabilities),
+            "unsaved": self.checkpointing.unsaved,
+            "images_per_second": timer.images / timer.train_seconds if timer.images else None,
         }
-    )
+
+    def print_end(self, results: dict[str, Any]) -> None:
+        """How it ended, and the commands that go on from here."""
+        console, directory = self.console, str(self.run.directory)
+        unsaved: list[str] = self.checkpointing.unsaved
+        console.print()
+        if self.status == "interrupted":
+            steps, saved = results["steps"], self.checkpointing.saved_step
+            when = f"after {steps:,} steps" if steps else "before the first step"
+            again = f"; steps from {saved + 1:,} on are done again" if saved < steps else ", all of it saved"
+            console.print(f"interrupted {when}{again}. To continue:", style="bold")
+            console.print(f"  {command(f'resume={directory}')}")
+        if unsaved:
+            console.print(f"{len(unsaved)} times something could not be saved, last: {unsaved[-1]}", style="bold red")
+        if self.status == "pruned":
+            console.print(f"pruned after epoch {results['epochs']}", style="bold")
+        if self.status == "completed":
+            self._print_completed(results)
+
+    def _print_completed(self, results: dict[str, Any]) -> None:
+        console, dataset, count = self.console, self.experiment.data.dataset, results["tested"]
+        directory, best_epoch = self.run.directory, results["best_epoch"]
+        if results["metrics"]["test/acc"] is not None:
+            which = f"best epoch {best_epoch or '-'}, tested once"
+            console.print(common.test_line(results["metrics"], count, which), style="bold green")
+            common.print_if_partial(console, count, self.experiment)
+        if dataset.stand_in_for is not None:
+            console.print(common.stand_in_line(dataset.stand_in_for), style="bold red")
+        elif dataset.remark:
+            console.print(f"      {dataset.remark}", style="yellow")
+        console.print()
+        if self.saved_model is not None:
+            normalised = common.normalised_by(self.experiment.data)
+            console.fields({"state dict": f"{self.saved_model}, of epoch {best_epoch}, for {normalised}"})
+        more = 2 * self.config["trainer"]["max_epochs"]
+        console.fields(
+            {
+                "test again": command("task=test", f"checkpoint={self.best_path}"),
+                "continue": command(f"resume={directory}", f"trainer.max_epochs={more}"),
+                "compare": command("task=report", f"runs={compared_runs(directory)}"),
+            }
+        )

@@ -16,7 +16,7 @@ from smallvision.training.layers import Whiten
 MOST_MISTAKES, MOST_SAMPLES, MOST_FILTERS = 24, 24, 64
 
 
-def draw_report(console: Console, experiment: Experiment, run: RunDir, trained: bool) -> None:
+def draw_report(console: Console, experiment: Experiment, run: RunDir, probabilities: Tensor, trained: bool) -> None:
     """Write report.npz and, from it and the run's other files, report.html.
 
     ``trained``: whether it is a run that trained, so that there are images to show that it learnt from. The
@@ -30,7 +30,7 @@ def draw_report(console: Console, experiment: Experiment, run: RunDir, trained: 
     path = run.directory / "report.html"
     try:
         with atomic_write(run.directory / "report.npz") as scratch, scratch.open("wb") as file:
-            np.savez_compressed(file, **evidence(experiment, trained))
+            np.savez_compressed(file, **collect(experiment, probabilities, trained))
         run_page.write_page(run.directory, path)
     except Exception as error:  # of libraries, of the disk
         console.print(f"  report.html could not be drawn ({type(error).__name__}: {error})", style="yellow")
@@ -38,7 +38,13 @@ def draw_report(console: Console, experiment: Experiment, run: RunDir, trained: 
     console.fields({"report": f"{path} ({time.perf_counter() - started:.1f} s)"})
 
 
-def tell_loggers(console: Console, config: Config, experiment: Experiment, metrics: dict[str, float | None]) -> None:
+def log_final(
+    console: Console,
+    config: Config,
+    experiment: Experiment,
+    metrics: dict[str, float | None],
+    probabilities: Tensor,
+) -> None:
     """What a logger takes at a run's end; one that fails does not take the run with it."""
     if config["logger"]["name"] != "tensorboard" or not experiment.model.trainer.is_global_zero:
         return
@@ -51,6 +57,7 @@ def tell_loggers(console: Console, config: Config, experiment: Experiment, metri
             metrics,
             experiment.model,
             next(iter(experiment.data.train_dataloader())),
+            probabilities,
             experiment.data.dataset.test_labels,
             graph=bool(config["logger"].get("graph")),
         )
@@ -58,7 +65,7 @@ def tell_loggers(console: Console, config: Config, experiment: Experiment, metri
         console.print(f"  TensorBoard could not be told all ({type(error).__name__}: {error})", style="yellow")
 
 
-def evidence(experiment: Experiment, trained: bool) -> dict[str, Any]:
+def collect(experiment: Experiment, tested: Tensor, trained: bool) -> dict[str, Any]:
     """The arrays that the page shows: ``classes``, their names; pictures as uint8, N x H x W x C.
 
     ``test_probabilities`` (float32, N x classes) and ``test_labels`` of the images that were tested;
@@ -67,8 +74,8 @@ def evidence(experiment: Experiment, trained: bool) -> dict[str, Any]:
     """
     arrays: dict[str, Any] = {"classes": np.array(experiment.data.dataset.classes)}
     data, model = experiment.data, experiment.model
-    if len(model.tested):
-        probabilities = model.tested.numpy()
+    if len(tested):
+        probabilities = tested.numpy()
         labels = data.dataset.test_labels[: len(probabilities)].numpy()
         predicted = probabilities.argmax(1)
         wrong = np.flatnonzero(predicted != labels)

@@ -1,4 +1,4 @@
-"""The test figures of a checkpoint, from the checkpoint alone."""
+"""The test metrics of a checkpoint, from the checkpoint alone."""
 
 import time
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from smallvision.core.run_dir import RunDir
 from smallvision.tasks import common
 from smallvision.tasks.report_data import draw_report
 from smallvision.training import state_dict as bare
+from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.checkpoint import BareWeights, read_weights
 from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
 
 
 @dataclass
 class Loaded:
-    """A model with its weights; ``which``: the words for it; ``remark``: what to read its figures with."""
+    """A model with its weights; ``which``: the words for it; ``remark``: what to read its results with."""
 
     experiment: Experiment
     epochs: int
@@ -35,7 +36,10 @@ def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
     experiment = loaded.experiment
     if not experiment.data.sizes["test"]:
         raise UserError(f"data={config['data']['name']}: has no test images")
-    trainer = make_trainer(config, experiment.device, run.directory, logger=False, enable_checkpointing=False)
+    kept = KeepProbabilities()
+    trainer = make_trainer(
+        config, experiment.device, run.directory, logger=False, enable_checkpointing=False, callbacks=[kept]
+    )
     run.describe(config, experiment.device.hardware)
     common.summary(console, config, experiment, run, f"testing {file}")
     if loaded.remark is not None:
@@ -44,25 +48,25 @@ def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
     started = time.perf_counter()
     trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
     seconds = time.perf_counter() - started
-    figures = common.results(config, experiment, run, "completed")
-    figures["metrics"] |= experiment.model.figures
-    figures |= {
-        "tested": len(experiment.model.tested),
+    results = common.results(config, experiment, run, "completed")
+    results["metrics"] |= {name: trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
+    results |= {
+        "tested": len(kept.probabilities),
         "epochs": loaded.epochs,
         "steps": loaded.steps,
         "best_checkpoint": str(file),
         "seconds": {"total": run.seconds, "fit": None, "test": seconds},
     }
-    run.results(figures)
+    run.results(results)
     console.print()
-    line = common.test_line(figures["metrics"], figures["tested"], loaded.which)
+    line = common.test_line(results["metrics"], results["tested"], loaded.which)
     console.print(line, style="bold green")
-    common.say_if_partial(console, figures["tested"], experiment)
+    common.print_if_partial(console, results["tested"], experiment)
     if record.stand_in_for is not None:
         console.print(common.stand_in_line(record.stand_in_for), style="bold red")
     if config["report"]:
-        draw_report(console, experiment, run, trained=False)
-    return figures
+        draw_report(console, experiment, run, kept.probabilities, trained=False)
+    return results
 
 
 def load(file: Path, config: Config) -> Loaded:

@@ -263,6 +263,7 @@ class PlainCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        keep_older(Path(path), (storage_options or {}).get("keep", 1))
         with atomic_write(Path(path)) as scratch, scratch.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
@@ -281,8 +282,9 @@ class PlainCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def copy(source: Path, target: Path) -> None:
-    """``target`` becomes a copy of ``source``."""
+def copy(source: Path, target: Path, keep: int = 1) -> None:
+    """``target`` becomes a copy of ``source``; ``keep``: see :func:`keep_older`."""
+    keep_older(target, keep)
     with atomic_write(target) as scratch:
         shutil.copyfile(source, scratch)
 

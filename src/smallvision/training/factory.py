@@ -13,15 +13,26 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
 from smallvision.config.schema import Config
 from smallvision.config.targets import build
+from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
 from smallvision.training import device as devices
+from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import Compiler
+from smallvision.training.callbacks.epoch_timer import EpochTimer
+from smallvision.training.callbacks.exact_resume import ExactResume
+from smallvision.training.callbacks.graceful_stop import GracefulStop
+from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
+from smallvision.training.callbacks.keyed_randomness import KeyedRandomness
+from smallvision.training.callbacks.metrics_csv import MetricsCSV
+from smallvision.training.callbacks.progress import Progress
+from smallvision.training.callbacks.terminate_on_nan import TerminateOnNaN
 from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointIO
 from smallvision.training.classifier import Classifier
 from smallvision.training.layers import Normalise, Whiten
@@ -100,11 +111,9 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
     optimizer_for(predictor.network)  # refuse impossible values before any training
     model = Classifier(
         predictor.use(device),
-        label_smoothing=config["loss"]["label_smoothing"],
-        make_optimizer=optimizer_for,
-        factor=build("scheduler", config["scheduler"]),
-        seed=config["seed"],
-        plain=describe(config, data),
+        optimizer_for,
+        build("scheduler", config["scheduler"]),
+        config["loss"]["label_smoothing"],
     )
     return Experiment(data, model, device, predictor.parameter_count, flops)
 
@@ -168,6 +177,28 @@ class NoProfiler(PassThroughProfiler):
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         return self.nothing
+
+
+def make_callbacks(
+    config: Config, experiment: Experiment, run_dir: Path, console: Console, checkpoint: Checkpoint | None
+) -> list[Callback]:
+    """What runs beside the loop of a fit, in the order in which Lightning is to call it."""
+    patience, min_delta = config["early_stopping"]["patience"], config["early_stopping"]["min_delta"]
+    stopping = [] if patience is None else [EarlyStopping("val/acc", min_delta, patience, mode="max")]
+    raw, file = (None, "") if checkpoint is None else (checkpoint.raw, str(checkpoint.path))
+    contents = describe(config, experiment.data)
+    return [
+        KeyedRandomness(config["seed"]),
+        ExactResume(raw, file),
+        TerminateOnNaN(config),
+        EpochTimer(),
+        *stopping,
+        MetricsCSV(run_dir),
+        Checkpointing(run_dir, contents, **config["checkpoint"], console=console),
+        Progress(console, config["trainer"]["max_epochs"], config.get("log_every_n_batches")),
+        KeepProbabilities(),
+        GracefulStop(run_dir),
+    ]
 
 
 def make_trainer(

@@ -51,13 +51,14 @@ def tell(
     metrics: dict[str, float | None],
     model: Classifier,
     samples: Images,
+    probabilities: Tensor,
     tested_labels: Tensor,
     graph: bool,
 ) -> None:
     """Hyperparameters with the run's final figures, the first batch of training as pictures, the confusion
     matrix of the test and, with ``graph``, the network's graph.
 
-    ``samples``: uint8 images N x C x H x W and their classes; ``tested_labels``: N, of ``model.tested``.
+    ``samples``: uint8 images N x C x H x W and their classes; ``tested_labels``: N, of the tested ``probabilities``.
     """
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
@@ -69,9 +70,9 @@ def tell(
         if images.shape[1] in (1, 3):
             board.add_images("train/samples", images[:32].cpu().numpy())
         classes = model.predictor.spec.classes
-        if len(model.tested) and len(classes) <= MOST_CLASSES:
+        if len(probabilities) and len(classes) <= MOST_CLASSES:
             matrix = MulticlassConfusionMatrix(len(classes))
-            matrix.update(model.tested, tested_labels[: len(model.tested)])
+            matrix.update(probabilities, tested_labels[: len(probabilities)])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks
                 figure, _ = matrix.plot(labels=classes)

@@ -1,12 +1,14 @@
 """Loss and accuracy over an epoch, summed where the batches lie."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
 
 class LossAndAccuracy(Metric):
-    """The mean loss and the share of right answers over every image seen since the last reset.
+    """The mean loss and the fraction of correct predictions over every image seen since the last reset.
 
     Sums stay on the device: nothing is pulled to the host before :meth:`compute`. Across processes the
     sums are added, so uneven parts weigh as they should.
@@ -37,16 +39,9 @@ class LossAndAccuracy(Metric):
         count = self.count.cpu().double()
         return {"loss": self.loss.cpu() / count, "acc": self.correct.cpu() / count}
 
-    def sums(self) -> dict[str, Tensor]:
-        """The sums themselves, for a checkpoint taken within an epoch."""
-        return {name: getattr(self, name).detach().clone() for name in ("loss", "correct", "count")}
-
-    def restore(self, sums: dict[str, Tensor]) -> None:
-        """Go on from sums that :meth:`sums` gave."""
-        self.reset()
-        for name, value in sums.items():
-            getattr(self, name).copy_(value)
-        self._update_count = 1
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._update_count = 1  # else torchmetrics warns that there is nothing to compute
 
 
 def in_order(batches: list[Tensor], processes: int) -> Tensor:
@@ -58,11 +53,11 @@ def in_order(batches: list[Tensor], processes: int) -> Tensor:
     if processes > 1:
         parts = [[] for _ in range(processes)]
         distributed.all_gather_object(parts, [batch.cpu() for batch in batches])
-    whole = []
-    for shares in zip(*parts, strict=True):
-        batch = shares[0].new_empty((sum(map(len, shares)), *shares[0].shape[1:]))
-        for rank, share in enumerate(shares):
-            if len(share):
-                batch[rank::processes] = share
-        whole.append(batch)
-    return torch.cat(whole) if whole else torch.empty(0)
+    ordered = []
+    for of_ranks in zip(*parts, strict=True):
+        batch = of_ranks[0].new_empty((sum(map(len, of_ranks)), *of_ranks[0].shape[1:]))
+        for rank, rows in enumerate(of_ranks):
+            if len(rows):
+                batch[rank::processes] = rows
+        ordered.append(batch)
+    return torch.cat(ordered) if ordered else torch.empty(0)

@@ -155,6 +155,10 @@ class CombinedOptimizer(Optimizer):
             part.step()
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        """torch's own leaves out what a subclass adds, which a deep copy needs."""
+        return {**super().__getstate__(), "parts": self.parts}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._share()

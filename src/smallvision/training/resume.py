@@ -1,39 +1,26 @@
-"""Whether a checkpoint fits the run that would go on from it: looked at before anything is taken over.
+"""Whether a checkpoint fits the run that would continue it, checked before anything is taken from it.
 
 It matters: an optimizer's fused kernel writes past the end of a state that is smaller than its parameter.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from smallvision.core.errors import UserError
 
 
-def validate_resume(
-    checkpoint: dict[str, Any],
-    trainer: pl.Trainer,
-    module: pl.LightningModule,
-    sums: dict[str, Tensor],
-    after_a_step: dict[str, Any],
-) -> None:
-    """Raise UserError at the first part that is not what this run itself would have saved there.
-
-    ``sums``: of the epoch; ``after_a_step``: see :func:`state_after_a_step`.
-    """
+def validate_resume(checkpoint: dict[str, Any], file: str, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Raise UserError, naming the ``file``, at the first part that is not what this run itself would have saved."""
     weights = module.state_dict()
-    states: Any = checkpoint.get("optimizer_states")
     callbacks = checkpoint.get("callbacks")
     loops = checkpoint.get("loops")
     parts = {
         "state_dict": fits(weights, checkpoint["state_dict"]) and weights.keys() == checkpoint["state_dict"].keys(),
-        "epoch_sums": fits(sums, checkpoint["smallvision"].get("epoch_sums")),
-        "optimizer_states": fits([{}], states) and _moves(after_a_step, states[0]),
         "loops": isinstance(loops, dict) and _counts(trainer.fit_loop.state_dict(), loops.get("fit_loop")),
         "callbacks": isinstance(callbacks, dict)
         and all(
@@ -41,17 +28,34 @@ def validate_resume(
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         ),
     }
+    _refuse_misfit(parts, file)
+
+
+def validate_optimizers(checkpoint: dict[str, Any], file: str, trainer: pl.Trainer) -> None:
+    """As :func:`validate_resume`, once the trainer has its optimizers and schedulers."""
+    states: Any = checkpoint.get("optimizer_states")
+    after_a_step = [state_after_a_step(optimizer) for optimizer in trainer.optimizers]
+    schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+    parts = {
+        "optimizer_states": fits([{}] * len(after_a_step), states) and all(map(_moves, after_a_step, states)),
+        "lr_schedulers": fits(schedulers, checkpoint.get("lr_schedulers"))
+        and [one.keys() for one in schedulers] == [one.keys() for one in checkpoint["lr_schedulers"]],
+    }
+    _refuse_misfit(parts, file)
+
+
+def _refuse_misfit(parts: dict[str, bool], file: str) -> None:
     for name, good in parts.items():
         if not good:
-            raise UserError(f"{checkpoint['file']}: its {name} do not fit this run")
+            raise UserError(f"{file}: its {name} do not fit this run")
 
 
-def state_after_a_step(make_optimizer: Callable[[nn.Module], Optimizer], network: nn.Module) -> dict[str, Any]:
-    """What the optimizer keeps of each parameter once it has begun; the network stays as it is."""
-    network = copy.deepcopy(network)
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    optimizer = make_optimizer(network)
+def state_after_a_step(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer keeps of each parameter once it has begun; it and its parameters stay as they are."""
+    optimizer = copy.deepcopy(optimizer)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
     optimizer.step(lambda: 0.0)
     return optimizer.state_dict()
 

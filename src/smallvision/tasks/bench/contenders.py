@@ -25,7 +25,9 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.rng import stream
 from smallvision.data.module import ImageDataModule
-from smallvision.training.callbacks.progress import Display
+from smallvision.training.callbacks.exact_resume import ExactResume
+from smallvision.training.callbacks.keyed_randomness import KeyedRandomness
+from smallvision.training.callbacks.progress import Progress
 from smallvision.training.factory import Experiment, make_experiment, make_trainer
 from smallvision.training.optimizers import make_optimizer
 
@@ -126,8 +128,9 @@ class SmallVision(Contender):
     def train(self, clock: Clock) -> None:
         experiment = make_experiment(self.config, self.experiment.data)
         config = self.config.updated({"trainer": {"max_epochs": 1000, "check_val_every_n_epoch": 1000}})
-        display = Display(Console(rich.console.Console(**UNSEEN)), epochs=1000)
-        own: dict[str, Any] = {"callbacks": [display, clock], "logger": False, "enable_checkpointing": False}
+        progress = Progress(Console(rich.console.Console(**UNSEEN)), max_epochs=1000)
+        callbacks = [KeyedRandomness(config.seed), ExactResume(), progress, clock]
+        own: dict[str, Any] = {"callbacks": callbacks, "logger": False}
         trainer = make_trainer(config, experiment.device, self.run_dir, **own)
         trainer.fit(experiment.model, datamodule=experiment.data)
 

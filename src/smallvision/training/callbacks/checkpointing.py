@@ -1,103 +1,78 @@
-"""What a run keeps: one row per epoch, the best and the last checkpoint, and the clock."""
+"""best.ckpt and last.ckpt of a run directory."""
 
-import csv
-import io
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping
 
-from smallvision.core.errors import Interrupted, UserError
-from smallvision.core.run_dir import write_text
-from smallvision.core.system import STOP
-from smallvision.training import checkpoint
-from smallvision.training.classifier import Classifier
+from smallvision.core.console import Console
+from smallvision.core.errors import UserError
+from smallvision.training.callbacks import AfterEpoch, find_callback
+from smallvision.training.callbacks.metrics_csv import COLUMNS, MetricsCSV, Row
+from smallvision.training.checkpoint import copy
 
-COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc")
-KEPT = ("history", "best", "seconds", "train_seconds", "images")
-SHARE_OF_TIME = 50  # saves by time take at most one part in so many
+MAX_TIME_FRACTION = 1 / 50  # that saves by time may take
 STEPS_TO_AGREE = 50
-Row = dict[str, float | int | None]
 
 
-class Keeper(Checkpoint):
-    """Writes ``metrics.csv``, ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt`` of a run directory.
+class Checkpointing(AfterEpoch):
+    """Saves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt``. Comes after :class:`MetricsCSV`.
 
     The best epoch is the one of the highest val/acc, then the lowest val/loss, then the earliest; without
     validation it is the last. Within an epoch last.ckpt is saved every ``every_n_steps``, and every
-    ``every_n_minutes`` as long as that takes no more than a fiftieth of the time. The ``keep`` last ones
-    stay. The rows live in the checkpoint and the file is drawn from them, so a continued run's file is in
-    one piece. ``tell`` is called with each row, whether it is the best so far, and its training images per
-    second; ``warn`` with what could not be saved: training goes on, and :attr:`unsaved` keeps it;
-    ``look`` before every save, and raises where the run has gone astray.
+    ``every_n_minutes`` as long as that takes at most 1/50 of the time. The ``keep`` last ones stay. ``contents``: what
+    each checkpoint holds under "smallvision", to rebuild the model. What cannot be saved is printed once and listed in
+    ``unsaved``; training goes on.
     """
 
     def __init__(
         self,
         run_dir: Path,
+        contents: dict[str, Any],
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
         keep: int = 1,
-        tell: Callable[[Row, bool, float], None] = lambda row, is_best, images_per_second: None,
-        warn: Callable[[str], None] = lambda line: None,
-        look: Callable[[pl.Trainer], None] = lambda trainer: None,
+        console: Console | None = None,
     ) -> None:
-        self.look = look
-        self.run_dir, self.every_n_steps, self.tell, self.warn = run_dir, every_n_steps, tell, warn
-        self.every_n_minutes, self.keep = every_n_minutes, keep
-        self.unsaved: list[str] = []
-        self._failing: set[Path] = set()
-        self.saved_step = 0  # of the last.ckpt that lies there
-        self._saved_at = time.perf_counter()
-        self._save_took = 0.0
+        self.run_dir, self.contents, self.keep = run_dir, contents, keep
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.console = console or Console()
         self.best_path = run_dir / "checkpoints" / "best.ckpt"
         self.last_path = run_dir / "checkpoints" / "last.ckpt"
-        self.history: list[Row] = []
         self.best: Row | None = None
-        self.seconds = self.train_seconds = 0.0
-        self.images = 0
-        self.images_per_second = 0.0
-        self._since = self._lap = time.perf_counter()
-        self._lap_images = 0
-        self._validated = False
+        self.unsaved: list[str] = []
+        self.saved_step = 0  # of the last.ckpt that lies there
+        self._failing: set[Path] = set()
+        self._saved_at = time.perf_counter()
+        self._save_took = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        self._clock()
-        return {name: getattr(self, name) for name in KEPT}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        rows = [*state_dict["history"], *([state_dict["best"]] if state_dict["best"] is not None else [])]
-        if not all(isinstance(row, dict) and row.keys() == set(COLUMNS) for row in rows):
-            raise UserError(f"{self.last_path}: its history is not that of a run")
-        for name in KEPT:
-            setattr(self, name, state_dict[name])
+        best = state_dict["best"]
+        if best is not None and not (isinstance(best, dict) and best.keys() == set(COLUMNS)):
+            raise UserError(f"{self.last_path}: its best epoch is not that of a run")
+        self.best = best
 
-    # The course of a run --------------------------------------------------------------------------------
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.perf_counter()
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["smallvision"] = {**self.contents, **checkpoint.get("smallvision", {})}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        STOP.install()  # Lightning has put its own there, which ends a run on SIGTERM with exit code 0
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping) and callback.wait_count >= max(callback.patience, 1):
-                trainer.should_stop = True  # it had stopped the run before
+        stopping = find_callback(trainer, EarlyStopping)
+        if stopping is not None and stopping.wait_count >= max(stopping.patience, 1):
+            trainer.should_stop = True  # it had stopped the run before
         self._saved_at, self.saved_step = time.perf_counter(), trainer.global_step
-        if self._stop_asked(trainer):
-            self._save_last(trainer)
-            raise Interrupted
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._lap, self._lap_images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._lap_images += len(batch[1]) * trainer.world_size
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True  # with this, Lightning validates what it ends with
         if trainer.should_stop or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
@@ -105,134 +80,76 @@ class Keeper(Checkpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients gathered so far are in no checkpoint
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        due = due or self._time_has_come(trainer, batch_idx)
-        stop = self._stop_asked(trainer)
-        if due or stop:
-            self._lap_done(trainer)
-            self.look(trainer)
+        if due or self._is_time(trainer, batch_idx):
             self._save_last(trainer)
-            self._lap = time.perf_counter()
-        if stop:
-            raise Interrupted
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._lap_done(trainer)
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self._stop_asked(trainer):  # the steps since the last save are done again
-            raise Interrupted
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        STOP.install()  # as for training
-
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        self.on_validation_batch_end(trainer, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validated = True
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Write last.ckpt, unless it is that of this step."""
+        if self.saved_step != trainer.global_step or not self.last_path.is_file():
+            self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._lap_done(trainer)
-        validated, self._validated = self._validated, False
-        assert isinstance(pl_module, Classifier)
-        figures = pl_module.figures
-        row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        for name in COLUMNS[2:]:
-            known = name in figures and (validated or not name.startswith("val/"))
-            row[name] = figures[name] if known else None
-        self.history.append(row)
-        before, better = self.best, self._is_better(row, validated)
+        metrics = find_callback(trainer, MetricsCSV)
+        assert metrics is not None
+        self._note(metrics.file, metrics.error)
+        row, before = metrics.history[-1], self.best
+        better = self._is_better(row)
         if better:
             self.best = row
         # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
-        if trainer.is_global_zero:
-            self._try(self._write_rows, self.run_dir / "metrics.csv")
-        if better and self._try(lambda: trainer.save_checkpoint(self.best_path), self.best_path):
-            self._save_last(trainer, of=self.best_path)
+        if better and self._try(partial(trainer.save_checkpoint, self.best_path), self.best_path):
+            self._save_last(trainer, source=self.best_path)
         else:
             self.best = before if better else self.best  # best.ckpt stays that of the epoch before
             self._save_last(trainer)
-        self.tell(row, better, self.images_per_second)
-        if self._stop_asked(trainer):
-            raise Interrupted
 
-    # ------------------------------------------------------------------------------------------------------
+    def _is_better(self, row: Row) -> bool:
+        if self.best is None or self.best["val/acc"] is None:
+            return True
+        return row["val/acc"] is not None and _rank(row) > _rank(self.best)
 
-    def _time_has_come(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+    def _is_time(self, trainer: pl.Trainer, batch_idx: int) -> bool:
         """Whether last.ckpt is old enough; several processes, which must agree, ask at few steps."""
         if self.every_n_minutes is None or (trainer.world_size > 1 and batch_idx % STEPS_TO_AGREE):
             return False
         waited = time.perf_counter() - self._saved_at
-        due = waited >= max(60 * self.every_n_minutes, SHARE_OF_TIME * self._save_took)
-        if trainer.world_size > 1:
-            return bool(trainer.strategy.broadcast(due))
-        return due
+        due = waited >= max(60 * self.every_n_minutes, self._save_took / MAX_TIME_FRACTION)
+        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
 
-    def _save_last(self, trainer: pl.Trainer, of: Path | None = None) -> None:
-        """Write last.ckpt, as a copy ``of`` what was just written where there is such a file."""
+    def _save_last(self, trainer: pl.Trainer, source: Path | None = None) -> None:
+        """Write last.ckpt, as a copy of ``source`` where that was just written."""
         started = time.perf_counter()
-        if trainer.is_global_zero and self.last_path.is_file():
-            self._try(lambda: checkpoint.keep_older(self.last_path, self.keep), self.last_path)
-        if of is None:
-            saved = self._try(lambda: trainer.save_checkpoint(self.last_path), self.last_path)
+        if source is None:
+            write = partial(trainer.save_checkpoint, self.last_path, storage_options={"keep": self.keep})
+            saved = self._try(write, self.last_path)
         else:
-            saved = not trainer.is_global_zero or self._try(lambda: checkpoint.copy(of, self.last_path), self.last_path)
+            saved = not trainer.is_global_zero or self._try(
+                partial(copy, source, self.last_path, self.keep), self.last_path
+            )
         self.saved_step = trainer.global_step if saved else self.saved_step
         self._saved_at = time.perf_counter()
         self._save_took = self._saved_at - started
 
     def _try(self, write: Callable[[], None], path: Path) -> bool:
-        """Whether it could be written. A full disk, say, does not end a training that is under way; it is
-        told once, until that file can be written again.
-        """
+        """Whether it could be written. A full disk, say, does not end a training that is under way."""
         try:
             write()
         except OSError as error:
-            said = error.strerror or str(error)
-            if path not in self._failing:
-                self.unsaved.append(f"{path.name}: {said}")
-                self.warn(f"could not save {path}: {said}; training goes on")
-            self._failing.add(path)
+            self._note(path, error)
             return False
-        self._failing.discard(path)
+        self._note(path, None)
         return True
 
-    def _is_better(self, row: Row, validated: bool) -> bool:
-        if self.best is None or self.best["val/acc"] is None:
-            return True
-        if row["val/acc"] is None:
-            return not validated and self.best["val/acc"] is None
+    def _note(self, path: Path, error: OSError | None) -> None:
+        """Print and keep an error once, until that file can be written again."""
+        if error is None:
+            self._failing.discard(path)
+        elif path not in self._failing:
+            reason = error.strerror or str(error)
+            self.unsaved.append(f"{path.name}: {reason}")
+            self._failing.add(path)
+            self.console.print(f"  could not save {path}: {reason}; training goes on", style="bold red")
 
-        def rank(of: Row) -> tuple[float, float]:
-            return of["val/acc"] or 0.0, -(of["val/loss"] or 0.0)
 
-        return rank(row) > rank(self.best)
-
-    def _stop_asked(self, trainer: pl.Trainer) -> bool:
-        asked = STOP.signal is not None
-        if trainer.world_size > 1:  # all processes stop at the same step
-            return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
-        return asked
-
-    def _clock(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self._since = self.seconds + now - self._since, now
-
-    def _lap_done(self, trainer: pl.Trainer) -> None:
-        """Add the training since the last lap to the sums."""
-        if not self._lap_images:
-            return
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        elapsed = now - self._lap
-        self.train_seconds, self.images = self.train_seconds + elapsed, self.images + self._lap_images
-        self.images_per_second = self._lap_images / elapsed
-        self._lap, self._lap_images = now, 0
-
-    def _write_rows(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        write_text(self.run_dir / "metrics.csv", text.getvalue())
+def _rank(row: Row) -> tuple[float, float]:
+    return row["val/acc"] or 0.0, -(row["val/loss"] or 0.0)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from smallvision.core.errors import UserError
 from smallvision.data.loader import BatchLoader
+from smallvision.training.callbacks import find_callback
 from smallvision.training.classifier import Classifier
 
 
@@ -16,7 +17,7 @@ class Compiler(Callback):
     """Compiles the network for each size of a training batch; ``seconds`` is what that took.
 
     Validation and test, which would have to be compiled apart and are seldom, run as without it. What the
-    compiled steps leave in the network (batch norm's running figures) is put back.
+    compiled steps leave in the network (batch norm's running statistics) is put back.
     """
 
     seconds: float | None = None
@@ -58,6 +59,5 @@ class Compiler(Callback):
 
 def compile_seconds(trainer: pl.Trainer) -> dict[str, float]:
     """``{"compile": seconds}`` of a Trainer that compiled, for results.json; else nothing."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    compiler = next((one for one in callbacks if isinstance(one, Compiler)), None)
+    compiler = find_callback(trainer, Compiler)
     return {} if compiler is None or compiler.seconds is None else {"compile": compiler.seconds}

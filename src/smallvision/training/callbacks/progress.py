@@ -1,31 +1,34 @@
-"""What a user sees of a run: a summary, a row per epoch with a bar on a terminal, and what to do next."""
+"""What a user sees of training: a row per epoch, and on a terminal a bar."""
 
 import time
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from torch import Tensor
 
 from smallvision.core.console import Console
 from smallvision.data.loader import BatchLoader
-from smallvision.training.callbacks.checkpointing import Row
+from smallvision.training.callbacks import AfterEpoch, find_callback
+from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import compile_seconds
+from smallvision.training.callbacks.epoch_timer import EpochTimer
+from smallvision.training.callbacks.metrics_csv import MetricsCSV
 
 REFRESH_SECONDS = 0.1
 
 
-class Display(Callback):
+class Progress(AfterEpoch):
     """A row per epoch; on a terminal a bar below it for the batches of the epoch under way.
 
-    The first batch of an epoch and every ``log_every``-th after it also tell their loss: no other step waits
-    for its figure.
+    The first batch of an epoch and every ``log_every_n_batches``-th after it also print their loss: no other step
+    waits for its loss. Comes after :class:`Checkpointing`.
     """
 
-    def __init__(self, console: Console, epochs: int, log_every: int | None = None) -> None:
-        self.console, self.epochs, self.log_every = console, epochs, log_every
-        self.progress: Progress | None = None
+    def __init__(self, console: Console, max_epochs: int, log_every_n_batches: int | None = None) -> None:
+        self.console, self.epochs, self.log_every = console, max_epochs, log_every_n_batches
+        self.progress: Bar | None = None
         self._shown = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -36,7 +39,7 @@ class Display(Callback):
         self.console.print()
         self.console.print("   epoch  train/loss  train/acc   val/loss   val/acc   images/s", style="bold")
         if self.console.terminal.is_terminal and not self.console.silent:
-            self.progress = Progress(
+            self.progress = Bar(
                 TextColumn("  {task.description}"),
                 BarColumn(bar_width=40),
                 MofNCompleteColumn(),
@@ -51,8 +54,7 @@ class Display(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.progress is not None:
             total = int(trainer.num_training_batches)
-            words = f"epoch {trainer.current_epoch + 1}"
-            self.progress.reset(self.task, total=total, description=words)
+            self.progress.reset(self.task, total=total, description=f"epoch {trainer.current_epoch + 1}")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,14 +70,19 @@ class Display(Callback):
         if self.progress is not None:
             self.progress.update(self.task, description="validating")
 
-    def row(self, row: Row, is_best: bool, images_per_second: float) -> None:
-        """One epoch's figures; the keeper calls this once they are kept."""
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics, timer = find_callback(trainer, MetricsCSV), find_callback(trainer, EpochTimer)
+        if metrics is None or timer is None:
+            return
+        row = metrics.history[-1]
+        checkpointing = find_callback(trainer, Checkpointing)
+        is_best = checkpointing is not None and checkpointing.best is row
         cells = [f"{row['epoch']:>4}/{self.epochs:<3}"]
         for name, width in (("train/loss", 10), ("train/acc", 10), ("val/loss", 10), ("val/acc", 9)):
             value = row[name]
             cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
         mark = "  best" if is_best else ""
-        self.console.print(f"{' '.join(cells)} {images_per_second:>10,.0f}{mark}")
+        self.console.print(f"{' '.join(cells)} {timer.images_per_second:>10,.0f}{mark}")
 
     def _loss(self, trainer: pl.Trainer, loss: Tensor, images: int, batch_idx: int) -> None:
         """The loss of a batch and how many of the epoch's images have been seen by its end."""
@@ -85,10 +92,6 @@ class Display(Callback):
         seen = batch_idx * loader.batch_size + images * trainer.world_size
         value = loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
         self.console.print(f"loss: {value:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
-
-    def warn(self, line: str) -> None:
-        """What the run goes on in spite of."""
-        self.console.print(f"  {line}", style="bold red")
 
     def stop(self) -> None:
         if self.progress is not None:

@@ -1,4 +1,4 @@
-"""What goes wrong while a network trains, told in one line that says what to change."""
+"""What goes wrong while a network trains becomes one line that says what to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from torch import Tensor
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
 
-STEPS_ON_GPU = 100  # losses looked at together, so that no step waits for the host
+STEPS_ON_GPU = 100  # losses checked together, so that no step waits for the host
 
 
 class TerminateOnNaN(Callback):
-    """Ends a run whose loss is no number any more, before anything of it is saved.
+    """Ends a run whose loss is NaN or infinite, before that is saved.
 
-    On a CPU every step is looked at; elsewhere a hundred at once, and those at an epoch's end.
+    On a CPU every step is checked; elsewhere a hundred at once, and those before a save and at an epoch's end.
     """
 
     def __init__(self, config: Config) -> None:
@@ -37,10 +37,15 @@ class TerminateOnNaN(Callback):
         self.batch = batch_idx + 1
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if pl_module.device.type == "cpu" or last or len(self.losses) == STEPS_ON_GPU:
-            self.look(trainer)
+            self.check(trainer)
 
-    def look(self, trainer: pl.Trainer) -> None:
-        """Raise UserError where one of the losses since the last look is no number."""
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.check(trainer)
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Raise UserError where one of the losses since the last check is NaN or infinite."""
         values = torch.stack(self.losses).tolist() if self.losses else []
         self.losses = []
         for ago, value in zip(reversed(range(len(values))), values, strict=True):

@@ -1,0 +1,73 @@
+"""A run that is asked to stop ends after the step that it is in, saved."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from smallvision.core.errors import Interrupted
+from smallvision.core.system import STOP
+from smallvision.training.callbacks import AfterEpoch, find_callback
+from smallvision.training.callbacks.checkpointing import Checkpointing
+
+SECONDS = 0.2  # from one check for the file to the next
+
+
+class GracefulStop(AfterEpoch):
+    """Raises Interrupted after a SIGINT or SIGTERM, or when a file ``stop`` appears in ``run_dir``.
+
+    In training, last.ckpt is saved first; several processes agree on the step. In validation the steps since the
+    last save are done again when the run is continued.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.file = run_dir / "stop"
+        self._checked = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        STOP.install()  # Lightning has put its own there, which ends a run on SIGTERM with exit code 0
+        self._stop_if_requested(trainer, save=True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.should_stop or loop.batch_progress.is_last_batch:
+            return  # the epoch's end saves
+        if not (batch_idx + 1) % trainer.accumulate_grad_batches:  # gradients gathered so far are in no checkpoint
+            self._stop_if_requested(trainer, save=True)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop_if_requested(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_requested(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        STOP.install()  # as for training
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_requested(trainer)
+
+    def _stop_if_requested(self, trainer: pl.Trainer, save: bool = False) -> None:
+        requested = STOP.signal is not None or self._file_is_there()
+        if trainer.world_size > 1:  # all processes stop at the same step
+            requested = bool(trainer.strategy.reduce_boolean_decision(requested, all=False))
+        if not requested:
+            return
+        checkpointing = find_callback(trainer, Checkpointing)
+        if save and checkpointing is not None:
+            checkpointing.save_now(trainer)
+        raise Interrupted
+
+    def _file_is_there(self) -> bool:
+        now = time.monotonic()
+        if now - self._checked < SECONDS:
+            return False
+        self._checked = now
+        if not self.file.exists():
+            return False
+        print(f"\n{self.file}: stopping after this step", file=sys.stderr)
+        return True

@@ -1,0 +1,20 @@
+"""Dropout draws from a stream named by (seed, "step", epoch, batch), so that it needs no saved state."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from smallvision.core.rng import seed_global
+
+
+class KeyedRandomness(Callback):
+    """Seeds torch's global generators before each training batch."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        seed_global(pl_module.device, self.seed, "step", trainer.current_epoch, batch_idx)
