@@ -18,6 +18,13 @@ def epoch(count: int = 97, classes: int = 5) -> tuple[Tensor, Tensor]:
     return logits, torch.randint(classes, (count,), generator=generator)
 
 
+def metrics() -> LossAndAccuracy:
+    """With its sums in its state dict, as the training metrics of a Classifier."""
+    made = LossAndAccuracy()
+    made.persistent(True)
+    return made
+
+
 def feed(figures: LossAndAccuracy, logits: Tensor, labels: Tensor) -> None:
     figures.update(F.cross_entropy(logits, labels), logits, labels)
 
@@ -26,7 +33,7 @@ def feed(figures: LossAndAccuracy, logits: Tensor, labels: Tensor) -> None:
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12))
 def test_the_figures_are_the_direct_ones_for_any_batches(sizes: list[int]) -> None:
     logits, labels = epoch(max(sum(sizes), 1))
-    figures, start = LossAndAccuracy(), 0
+    figures, start = metrics(), 0
     for size in [*sizes, len(labels) - sum(sizes)]:
         feed(figures, logits[start : start + size], labels[start : start + size])
         start += size
@@ -36,7 +43,7 @@ def test_the_figures_are_the_direct_ones_for_any_batches(sizes: list[int]) -> No
 
 
 def test_the_figures_are_float64_numbers_on_the_cpu() -> None:
-    figures = LossAndAccuracy()
+    figures = metrics()
     feed(figures, *epoch())
     computed = figures.compute()
     assert {name: (value.dtype, value.device.type, value.shape) for name, value in computed.items()} == {
@@ -46,7 +53,7 @@ def test_the_figures_are_float64_numbers_on_the_cpu() -> None:
 
 
 def test_an_accuracy_is_not_rounded_to_float32() -> None:
-    figures = LossAndAccuracy()
+    figures = metrics()
     logits = torch.tensor([[1.0, 0.0]]).repeat(3, 1)
     feed(figures, logits, torch.tensor([0, 1, 1]))
     assert figures.compute()["acc"].item() == 1 / 3
@@ -60,56 +67,56 @@ def test_before_any_image_there_is_no_figure() -> None:
 
 
 def test_an_empty_batch_changes_nothing() -> None:
-    figures = LossAndAccuracy()
+    figures = metrics()
     feed(figures, *epoch())
-    before = figures.sums()
+    before = figures.state_dict()
     figures.update(torch.tensor(float("nan")), torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))
-    assert figures.sums() == before
+    assert figures.state_dict() == before
 
 
 def test_a_reset_forgets_everything() -> None:
-    figures = LossAndAccuracy()
+    figures = metrics()
     feed(figures, *epoch())
     figures.reset()
-    assert figures.sums()["count"].item() == 0
+    assert figures.state_dict()["count"].item() == 0
     feed(figures, *epoch(7))
-    assert figures.sums()["count"].item() == 7
+    assert figures.state_dict()["count"].item() == 7
 
 
 def test_an_epoch_that_goes_on_from_its_sums_ends_on_the_same_bits() -> None:
     logits, labels = epoch()
-    whole, first, second = LossAndAccuracy(), LossAndAccuracy(), LossAndAccuracy()
+    whole, first, second = metrics(), metrics(), metrics()
     for start in range(0, 97, 10):
         feed(whole, logits[start : start + 10], labels[start : start + 10])
     for start in range(0, 50, 10):
         feed(first, logits[start : start + 10], labels[start : start + 10])
     feed(second, *epoch(11))  # what was there before does not count
-    second.restore(first.sums())
+    second.load_state_dict(first.state_dict())
     for start in range(50, 97, 10):
         feed(second, logits[start : start + 10], labels[start : start + 10])
     assert second.compute() == whole.compute()
-    assert second.sums() == whole.sums()
+    assert second.state_dict() == whole.state_dict()
 
 
 def test_saved_sums_do_not_move_with_the_epoch() -> None:
-    figures = LossAndAccuracy()
+    figures = metrics()
     feed(figures, *epoch(10))
-    saved = figures.sums()
+    saved = figures.state_dict()
     feed(figures, *epoch(20))
     assert saved["count"].item() == 10
-    assert figures.sums()["count"].item() == 30
+    assert figures.state_dict()["count"].item() == 30
 
 
 def test_no_gradient_is_kept() -> None:
     logits, labels = epoch()
     logits.requires_grad_()
-    figures = LossAndAccuracy()
+    figures = metrics()
     feed(figures, logits, labels)
-    assert not any(value.requires_grad for value in figures.sums().values())
+    assert not any(value.requires_grad for value in figures.state_dict().values())
 
 
 def test_labels_of_many_images_are_counted_exactly() -> None:
-    figures = LossAndAccuracy()
-    figures.restore({"loss": torch.tensor(0.0), "correct": torch.tensor(2**24), "count": torch.tensor(2**24)})
+    figures = metrics()
+    figures.load_state_dict({"loss": torch.tensor(0.0), "correct": torch.tensor(2**24), "count": torch.tensor(2**24)})
     feed(figures, torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
-    assert figures.sums()["correct"].item() == 2**24 + 1
+    assert figures.state_dict()["correct"].item() == 2**24 + 1
