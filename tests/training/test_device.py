@@ -153,7 +153,7 @@ def test_a_container_s_share_of_the_processor_bounds_the_threads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: str, threads: int
 ) -> None:
     (tmp_path / "cpu.max").write_text(f"{share}\n")
-    monkeypatch.setattr(cores, "CPU_SHARE", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores, "CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
     monkeypatch.setattr(devices, "THREADS", 64)
     asked: list[int] = []

@@ -1,4 +1,4 @@
-"""What of the machine a process may use; needs no torch."""
+"""The machine: processors and GPUs that this process may use, and the signals that stop it. Needs no torch."""
 
 import os
 import signal
@@ -8,19 +8,19 @@ from types import FrameType
 
 from smallvision.core.errors import Interrupted
 
-CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, and in how many
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
 GPUS = Path("/dev")  # holds nvidia0, nvidia1, ...
 
 
 def cores() -> int:
-    """Processors that this process may use: those it is bound to, and no more than a container's share.
+    """Processors that this process may use: those it is bound to, and no more than the container's quota.
 
-    torch itself starts a thread for each that it sees, also where it may only use two at a time.
+    torch starts a thread for each processor that it sees, even where it may use only two at a time.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not CPU_SHARE.is_file():
+    if not CPU_QUOTA.is_file():
         return bound
-    quota, period = CPU_SHARE.read_text().split()
+    quota, period = CPU_QUOTA.read_text().split()
     return bound if quota == "max" else min(bound, max(1, round(int(quota) / int(period))))
 
 
@@ -34,8 +34,10 @@ def gpus() -> list[str]:
 
 
 class StopRequest:
-    """Whether a signal has come. Installed early, so that a run stopped in its first seconds is still
-    built, saved and told how to continue.
+    """Whether SIGINT or SIGTERM has come: the first asks the run to stop after its step, the second stops it at once.
+
+    Installed early, so that a run stopped in its first seconds is still built and saved, and the command that
+    continues it is printed.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from smallvision.core.errors import Pruned, UserError
-from smallvision.core.rng import key
 from smallvision.core.run_dir import clear_scratch
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import grid, override_value
@@ -305,7 +304,7 @@ class Study:
 
     def _sampler(self, number: int) -> BaseSampler:
         """Samples the same values for that number, whatever this process or another sampled before."""
-        seed = key(self.plan.sampler_seed, "sampler", number) % 2**32
+        seed = stream_seed(self.plan.sampler_seed, "sampler", number) % 2**32
         if self.plan.method == "tpe":
             return TPESampler(multivariate=True, seed=seed)
         return RandomSampler(seed=seed)
