@@ -21,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from smallvision.core.errors import Pruned, UserError
+from smallvision.core.rng import stream_seed
 from smallvision.core.run_dir import clear_scratch
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import grid, override_value
