@@ -12,11 +12,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from smallvision.config import fields, schema
-from smallvision.config.fields import Length, Range, accepts, describe
+from smallvision.config.fields import Length, Range, accepts, describe, key_types
 from smallvision.config.schema import Config
-from smallvision.config.targets import COMMON, build, resolve
+from smallvision.config.targets import NOT_ARGUMENTS, instantiate, resolve
 from smallvision.core.errors import UserError
-from smallvision.training.factory import DATA_CHOICES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if "hydra" not in file.parts)
@@ -87,8 +86,8 @@ def test_every_shipped_key_is_an_argument_of_its_target(file: Path) -> None:
     partner = content.pop("rest", None)  # of Muon
     if partner is not None:
         theirs = inspect.signature(resolve(section, partner["_target_"])).parameters
-        assert partner.keys() - COMMON == theirs.keys() - RUNTIME[section]
-    given = content.keys() - {"defaults", *COMMON, *(DATA_CHOICES if section == "data" else ())}
+        assert partner.keys() - NOT_ARGUMENTS == theirs.keys() - RUNTIME[section]
+    given = content.keys() - {"defaults", *NOT_ARGUMENTS, *(key_types(schema.Data) if section == "data" else ())}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     assert takes_any or given <= known
     needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
@@ -103,7 +102,7 @@ def test_a_file_is_called_as_its_choice_is(file: Path) -> None:
 
 @pytest.mark.parametrize("file", [one for one in SECTIONS if one.parent.name == "scheduler"], ids=name_of)
 def test_every_shipped_schedule_can_be_built(file: Path) -> None:
-    factor = build("scheduler", yaml.safe_load(file.read_text(encoding="utf-8")))
+    factor = instantiate("scheduler", yaml.safe_load(file.read_text(encoding="utf-8")))
     assert 0 <= factor(0.5) <= 1
 
 

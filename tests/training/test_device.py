@@ -1,19 +1,21 @@
 """Which device, which precision, which layout."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from smallvision.config import schema
 from smallvision.core import system as cores
 from smallvision.core.errors import UserError
 from smallvision.training import device as devices
 from smallvision.training.device import Device, choose, kind_of
 
 FEW, MANY = 1_000_000, 100_000_000
-AUTO = {"name": "cpu", "precision": "auto", "memory_format": "auto", "threads": None, "compile": False}
+AUTO = schema.Device("cpu", "auto", "auto", threads=None, compile=False)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +83,7 @@ def test_the_precision_goes_by_the_hardware_and_the_network(
     machine: Any, kind: str, bf16: bool, flops: int, precision: str
 ) -> None:
     machine(kind, bf16=bf16)
-    assert choose({**AUTO, "name": kind}, flops).precision == precision
+    assert choose(replace(AUTO, name=kind), flops).precision == precision
 
 
 @pytest.mark.parametrize(
@@ -89,14 +91,14 @@ def test_the_precision_goes_by_the_hardware_and_the_network(
 )
 def test_a_precision_that_is_asked_for_is_taken(machine: Any, asked: Any, precision: str) -> None:
     machine(bf16=True)
-    assert choose({**AUTO, "precision": asked}, MANY).precision == precision
+    assert choose(replace(AUTO, precision=asked), MANY).precision == precision
 
 
 def test_half_precision_is_refused_on_a_processor_and_taken_on_a_gpu(machine: Any) -> None:
     machine("cuda")
     with pytest.raises(UserError, match=r"device\.precision=16-mixed: .*bf16-mixed"):
-        choose({**AUTO, "precision": "16-mixed"}, FEW)
-    assert choose({**AUTO, "name": "cuda", "precision": "16-mixed"}, FEW).precision == "16-mixed"
+        choose(replace(AUTO, precision="16-mixed"), FEW)
+    assert choose(replace(AUTO, name="cuda", precision="16-mixed"), FEW).precision == "16-mixed"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,12 @@ def test_the_layout_goes_by_the_hardware_unless_asked_for(
     machine: Any, kind: str, asked: str, channels_last: bool
 ) -> None:
     machine(kind)
-    assert choose({**AUTO, "name": kind, "memory_format": asked}, FEW).channels_last is channels_last
+    assert choose(replace(AUTO, name=kind, memory_format=asked), FEW).channels_last is channels_last
 
 
 def test_the_number_of_threads_is_set_where_asked_for(machine: Any) -> None:
     machine()
-    assert choose({**AUTO, "threads": 1}, FEW).threads == 1
+    assert choose(replace(AUTO, threads=1), FEW).threads == 1
     assert torch.get_num_threads() == 1
     assert choose(AUTO, FEW).threads == 1
 
@@ -158,5 +160,5 @@ def test_a_container_s_share_of_the_processor_bounds_the_threads(
     monkeypatch.setattr(devices, "THREADS", 64)
     asked: list[int] = []
     monkeypatch.setattr(devices.torch, "set_num_threads", asked.append)
-    choose({**AUTO, "name": "cpu"}, FEW)
+    choose(replace(AUTO, name="cpu"), FEW)
     assert asked == [threads]

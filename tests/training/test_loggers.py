@@ -1,4 +1,4 @@
-"""Who is told of a run beside its directory."""
+"""The loggers that get a run's metrics in addition to its directory."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from smallvision.config.schema import Logger
 from smallvision.core.errors import UserError
 from smallvision.training import loggers
 from smallvision.training.loggers import make_logger
@@ -25,20 +26,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the logger would have been built with."""
     seen: dict[str, Any] = {}
 
-    def build(section: str, config: dict[str, Any], **places: Any) -> None:
+    def instantiate(section: str, config: Logger, **places: Any) -> None:
         assert section == "logger"
-        seen.update(config, **{f"place of {name}": place for name, place in places.items()})
+        seen.update(config.to_dict(), **{f"place of {name}": place for name, place in places.items()})
 
-    monkeypatch.setattr(loggers, "build", build)
+    monkeypatch.setattr(loggers, "instantiate", instantiate)
     return seen
 
 
 def test_csv_needs_no_logger(tmp_path: Path) -> None:
-    assert make_logger({"name": "csv", "_target_": None}, tmp_path) is None
+    assert make_logger(Logger("csv", None), tmp_path) is None
 
 
 def test_tensorboard_writes_into_the_run_directory(tmp_path: Path) -> None:
-    logger = make_logger(TENSORBOARD, tmp_path)
+    logger = make_logger(Logger.from_dict(TENSORBOARD), tmp_path)
     assert isinstance(logger, TensorBoardLogger)
     logger.log_metrics({"val/acc": 0.5}, step=1)
     logger.finalize("success")
@@ -46,30 +47,30 @@ def test_tensorboard_writes_into_the_run_directory(tmp_path: Path) -> None:
 
 
 def test_mlflow_writes_into_the_run_directory_unless_a_server_is_named(tmp_path: Path, asked: dict[str, Any]) -> None:
-    make_logger({**MLFLOW, "tracking_uri": None}, tmp_path)
+    make_logger(Logger.from_dict({**MLFLOW, "tracking_uri": None}), tmp_path)
     assert asked["tracking_uri"] == f"file:{tmp_path}/mlruns"
-    make_logger({**MLFLOW, "tracking_uri": "http://server"}, tmp_path)
+    make_logger(Logger.from_dict({**MLFLOW, "tracking_uri": "http://server"}), tmp_path)
     assert asked["tracking_uri"] == "http://server"
 
 
 def test_wandb_calls_the_run_as_its_directory(tmp_path: Path, asked: dict[str, Any]) -> None:
-    make_logger(WANDB, tmp_path / "2026-01-02")
+    make_logger(Logger.from_dict(WANDB), tmp_path / "2026-01-02")
     assert asked["place of name"] == "2026-01-02"
     assert asked["place of save_dir"] == str(tmp_path / "2026-01-02")
 
 
 def test_the_config_is_not_changed(tmp_path: Path, asked: dict[str, Any]) -> None:
-    config = {**MLFLOW, "tracking_uri": None}
+    config = Logger.from_dict({**MLFLOW, "tracking_uri": None})
     make_logger(config, tmp_path)
-    assert config == {**MLFLOW, "tracking_uri": None}
+    assert config.to_dict() == {**MLFLOW, "tracking_uri": None}
 
 
 def test_a_target_that_is_no_logger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"logger\._target_"):
-        make_logger({"name": "tensorboard", "_target_": "os.system"}, tmp_path)
+        make_logger(Logger("tensorboard", "os.system"), tmp_path)
 
 
 @pytest.mark.parametrize("key", ["settings", "version", "dir", "save_dir", "artifact_location"])
 def test_a_config_chooses_no_program_and_no_folder_of_a_logger_s(tmp_path: Path, key: str) -> None:
     with pytest.raises(UserError, match=f"logger.{key}: not allowed here"):
-        make_logger({**WANDB, key: "x"}, tmp_path)
+        make_logger(Logger.from_dict({**WANDB, key: "x"}), tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from torch.optim import SGD, Adam, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smallvision import models
-from smallvision.config.schema import PARAM_KINDS
+from smallvision.config.compose import compose, resolve_config
+from smallvision.config.schema import PARAM_KINDS, ParamGroups, RestOptimizer
+from smallvision.config.schema import Optimizer as OptimizerConfig
 from smallvision.core.errors import UserError
-from smallvision.training.optimizers import CombinedOptimizer, ConvMuon, kinds, make_optimizer
+from smallvision.training.device import Device
+from smallvision.training.optimizers import CombinedOptimizer, ConvMuon, make_optimizer, split_params
 
+CONFIG = resolve_config(compose([]), [])
 MUON = Path(__file__).parents[2] / "configs/optimizer/muon.yaml"
 REST = {
     "SGD": {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.85, "nesterov": True},
@@ -41,15 +46,30 @@ def muon(**arguments: Any) -> dict[str, Any]:
     return {**yaml.safe_load(MUON.read_text()), **arguments}
 
 
+def typed(section: dict[str, Any]) -> OptimizerConfig:
+    """The typed section, with values that the schema would refuse too: a rate of 0 keeps parameters as they are."""
+    keys = ("name", "_target_", "lr", "rest")
+    rest: dict[str, Any] | None = section.get("rest")
+    return OptimizerConfig(
+        section["name"],
+        section["_target_"],
+        section["lr"],
+        None if rest is None else RestOptimizer(rest["_target_"], rest["lr"], _without(rest, keys)),
+        _without(section, keys),
+    )
+
+
+def _without(section: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in keys}
+
+
 def made(
-    optimizer: dict[str, Any],
-    network: nn.Module,
-    fitted: Callable[[dict[str, Any]], dict[str, Any]] = dict,
-    **own: dict[str, Any],
+    optimizer: dict[str, Any], network: nn.Module, device: Device | None = None, **own: dict[str, Any]
 ) -> Optimizer:
     """The optimizer of that section; ``own``: what of ``param_groups`` is not null."""
     groups = {kind: {"lr": None, "weight_decay": None, **own.get(kind, {})} for kind in PARAM_KINDS}
-    return make_optimizer({"optimizer": optimizer, "param_groups": groups}, network, fitted)
+    config = replace(CONFIG, optimizer=typed(optimizer), param_groups=ParamGroups.from_dict(groups))
+    return make_optimizer(config, network, device)
 
 
 def ids(parameters: list[nn.Parameter]) -> list[int]:
@@ -86,7 +106,7 @@ def test_every_parameter_that_learns_is_of_one_kind_and_no_other_of_any(name: st
     network = getattr(models, name)(3, (16, 16), 4)
     for parameter in network.parameters():
         parameter.requires_grad = parameter.requires_grad and data.draw(st.booleans())
-    found = kinds(network)
+    found = split_params(network)
     together = [parameter for parameters in found.values() for parameter in parameters]
     assert ids(together) == ids([one for one in network.parameters() if one.requires_grad])
     assert all(found.values())
@@ -99,7 +119,7 @@ def test_a_parameter_is_of_the_kind_of_its_layer() -> None:
         nn.Flatten(), nn.Linear(16, 6), nn.LayerNorm(6), nn.BatchNorm1d(6),
     )  # fmt: skip
     head = nn.Linear(6, 2)
-    found = kinds(nn.Sequential(body, nn.Sequential(head, nn.BatchNorm1d(2))))
+    found = split_params(nn.Sequential(body, nn.Sequential(head, nn.BatchNorm1d(2))))
     assert ids(found["head"]) == ids([head.weight, head.bias])
     assert ids(found["weight"]) == ids([body[0].weight, body[2].weight, body[5].weight])
     assert ids(found["bias"]) == ids([body[0].bias, body[5].bias])
@@ -109,11 +129,11 @@ def test_a_parameter_is_of_the_kind_of_its_layer() -> None:
 
 
 def test_a_network_of_one_linear_layer_is_all_head() -> None:
-    assert list(kinds(nn.Linear(3, 2))) == ["head"]
+    assert list(split_params(nn.Linear(3, 2))) == ["head"]
 
 
 def test_a_network_without_a_linear_layer_has_no_head() -> None:
-    assert list(kinds(nn.Conv2d(3, 2, 1))) == ["weight", "bias"]
+    assert list(split_params(nn.Conv2d(3, 2, 1))) == ["weight", "bias"]
 
 
 # Groups --------------------------------------------------------------------------------------------------
@@ -132,7 +152,7 @@ def test_without_values_of_their_own_all_parameters_are_one_group_of_torchs_opti
 def test_a_kind_has_its_own_values_and_the_other_kinds_the_optimizers(kind: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     optimizer = made(section("AdamW", lr=0.5, weight_decay=0.25), network, **{kind: {"lr": 0.125, "weight_decay": 0}})
-    found = kinds(network)
+    found = split_params(network)
     assert len(optimizer.param_groups) == len(found) == 4
     for group in optimizer.param_groups:
         mine = ids(group["params"]) == ids(found[kind])
@@ -163,14 +183,14 @@ def test_an_argument_that_the_optimizer_does_not_have_is_refused(under: str) -> 
     made(chosen, small(), head={"lr": 0.5})
 
 
-def test_the_device_completes_the_section_of_the_optimizer_and_of_muons_partner() -> None:
-    def fitted(section: dict[str, Any]) -> dict[str, Any]:
-        return {**section, "momentum": 0.375, "nesterov": False}
-
-    assert made(section("SGD", lr=0.5), small(), fitted).param_groups[0]["momentum"] == 0.375
-    first, *others = made(muon(), small(), fitted).param_groups
-    assert first["momentum"] == muon()["momentum"]
-    assert [group["momentum"] for group in others] == [0.375] * len(others)
+def test_the_optimizer_and_muons_partner_use_the_fastest_kernel_of_the_device_where_none_is_chosen() -> None:
+    device = Device("cpu", "32", True, 1, "a CPU")
+    for chosen, fused in ((None, True), (False, False)):
+        optimizer = made(section("SGD", lr=0.5, fused=chosen), small(), device)
+        assert optimizer.param_groups[0]["fused"] is fused
+        _, *others = made(muon(rest={**REST["SGD"], "fused": chosen}), small(), device).param_groups
+        assert [group["fused"] for group in others] == [fused] * len(others)
+    assert made(section("SGD", lr=0.5, fused=None), small()).param_groups[0]["fused"] is None
 
 
 # Muon and its partner ------------------------------------------------------------------------------------
@@ -178,7 +198,7 @@ def test_the_device_completes_the_section_of_the_optimizer_and_of_muons_partner(
 
 def test_muon_moves_the_hidden_weights_and_its_partner_the_others() -> None:
     network = small()
-    hidden = {id(one) for one in kinds(network)["weight"]}
+    hidden = {id(one) for one in split_params(network)["weight"]}
     silent = {**muon()["rest"], "lr": 0.0}
     assert moved(network, made(muon(rest=silent), network)) == hidden
     others = {id(one) for one in network.parameters() if one.requires_grad} - hidden
@@ -197,7 +217,7 @@ def test_a_network_of_hidden_weights_alone_needs_no_partner() -> None:
 
 
 def test_muon_for_a_network_without_hidden_weights_is_refused() -> None:
-    with pytest.raises(UserError, match="optimizer=muon: moves hidden matrices, and this network has none"):
+    with pytest.raises(UserError, match="optimizer=muon: updates hidden matrices, and this network has none"):
         made(muon(), models.Linear(1, (4, 4), 3))
 
 
@@ -386,7 +406,7 @@ def test_the_parts_do_what_each_would_do_alone() -> None:
     one, other = small(), small()
     learn(one, made(muon(rest=REST["Adam"]), one), range(3))
     found, arguments = (
-        kinds(other),
+        split_params(other),
         {k: v for k, v in muon().items() if k not in ("name", "_target_", "rest")},
     )
     apart = (

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from smallvision.config.schema import Config
+from smallvision.config.schema import Config, Optimizer
 from smallvision.core.console import Console
 from smallvision.core.run_dir import RunDir
 from smallvision.data.module import ImageDataModule
 from smallvision.reports.statistics import wilson
-from smallvision.training.factory import Experiment, by
+from smallvision.training.factory import Experiment
+from smallvision.training.model_spec import shape_str
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 
@@ -22,7 +23,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run: RunDi
         {
             "data": f"{record.name}, {record.source}",
             "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
-            f" {by(record.shape)}, {len(record.classes)} classes",
+            f" {shape_str(record.shape)}, {len(record.classes)} classes",
             "network": f"{config['model']['name']}, {experiment.parameters:,} parameters,"
             f" {experiment.flops / 1e6:.3g} MFLOP an image",
         }
@@ -30,7 +31,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run: RunDi
     if config["task"] == "fit":
         console.fields(
             {
-                "optimizer": f"{optimizer_words(dict(config['optimizer']), experiment)},"
+                "optimizer": f"{optimizer_words(config.optimizer, experiment)},"
                 f" lr {config['optimizer']['lr']:g}, {config['scheduler']['name']} schedule,"
                 f" batches of {config['data']['batch_size']}",
                 "seed": f"{config['seed']}",
@@ -41,12 +42,17 @@ def summary(console: Console, config: Config, experiment: Experiment, run: RunDi
         console.print(f"  note       {record.remark}", style="yellow")
 
 
-def optimizer_words(section: dict[str, Any], experiment: Experiment) -> str:
-    """Its name, which of torch's kernels the device gets where there is a choice, and who moves the rest."""
-    chosen = experiment.device.with_kernel(section)
-    kernel = " (fused)" if chosen.get("fused") else " (foreach)" if chosen.get("foreach") else ""
-    words = section.get("name", section["_target_"].rpartition(".")[2].lower()) + kernel
-    return f"{words} and {optimizer_words(section['rest'], experiment)}" if "rest" in section else words
+def optimizer_words(section: Optimizer, experiment: Experiment) -> str:
+    """Its name, the kernel that the device gets where there is a choice, and the optimizer of what Muon leaves."""
+    words = section.name + _kernel(experiment.device.with_kernel(section).extra)
+    if section.rest is None:
+        return words
+    rest = experiment.device.with_kernel(section.rest)
+    return f"{words} and {rest.target.rpartition('.')[2].lower()}{_kernel(rest.extra)}"
+
+
+def _kernel(arguments: dict[str, Any]) -> str:
+    return " (fused)" if arguments.get("fused") else " (foreach)" if arguments.get("foreach") else ""
 
 
 def results(config: Config, experiment: Experiment, run: RunDir, status: str) -> dict[str, Any]:

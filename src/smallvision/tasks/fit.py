@@ -51,7 +51,7 @@ def run(
         experiment.device,
         run.directory,
         checkpoint=last,
-        logger=make_logger(config["logger"], run.directory) or False,
+        logger=make_logger(config.logger, run.directory) or False,
         callbacks=[*make_callbacks(config, experiment, run.directory, console, last), *callbacks],
     )
     run.describe(config, experiment.device.hardware)

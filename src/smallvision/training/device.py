@@ -1,12 +1,13 @@
 """Which device a run is on, and how precisely and in which layout it computes there."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
+from smallvision.config import schema
 from smallvision.core.errors import UserError
 from smallvision.core.system import cores
 
@@ -14,6 +15,8 @@ from smallvision.core.system import cores
 # arithmetic saves; measured on a two-core AVX-512 machine, where the tutorials' networks have 1e6.
 WORTH_BF16_ON_CPU = 2e7
 THREADS = torch.get_num_threads()  # as torch came up, by OMP_NUM_THREADS where that is set
+
+S = TypeVar("S", schema.Optimizer, schema.RestOptimizer)
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,16 @@ class Device:
     def accelerator(self) -> str:
         return "gpu" if self.kind == "cuda" else self.kind
 
-    def with_kernel(self, optimizer: dict[str, Any]) -> dict[str, Any]:
+    def with_kernel(self, optimizer: S) -> S:
         """The optimizer's section with the fastest kernel that torch has here, unless one was chosen.
 
         Fused: one kernel for all tensors. Not with 16-mixed, whose gradient scaler would have to unscale
         inside of it, and then nothing can be clipped.
         """
-        free = optimizer.get("fused", False) is None and not optimizer.get("foreach")
+        arguments = optimizer.extra
+        free = arguments.get("fused", False) is None and not arguments.get("foreach")
         if free and self.kind in ("cpu", "cuda") and self.precision != "16-mixed":
-            return {**optimizer, "fused": not optimizer.get("differentiable")}
+            return replace(optimizer, extra={**arguments, "fused": not arguments.get("differentiable")})
         return optimizer
 
     def __str__(self) -> str:
@@ -63,11 +67,11 @@ def kind_of(name: str) -> str:
     return name
 
 
-def choose(config: dict[str, Any], flops: int) -> Device:
+def choose(config: schema.Device, flops: int) -> Device:
     """The device for a network of ``flops`` floating-point operations an image, forward."""
-    kind = kind_of(config["name"])
-    torch.set_num_threads(config["threads"] or min(THREADS, cores()))
-    precision = str(config["precision"])
+    kind = kind_of(config.name)
+    torch.set_num_threads(config.threads or min(THREADS, cores()))
+    precision = str(config.precision)
     if precision == "auto":
         fast = {
             "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
@@ -77,14 +81,14 @@ def choose(config: dict[str, Any], flops: int) -> Device:
         precision = "bf16-mixed" if fast[kind]() else "32"
     if precision == "16-mixed" and kind == "cpu":
         raise UserError("device.precision=16-mixed: not on a CPU; use 32 or bf16-mixed")
-    layout = config["memory_format"]
+    layout = config.memory_format
     return Device(
         kind=kind,
         precision="32" if precision == "32-true" else precision,
         channels_last=kind != "mps" if layout == "auto" else layout == "channels_last",
         threads=torch.get_num_threads(),
         hardware=hardware(kind),
-        compile=config["compile"],
+        compile=config.compile,
     )
 
 

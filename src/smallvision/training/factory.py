@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
 from smallvision.config.schema import Config
-from smallvision.config.targets import build
+from smallvision.config.targets import instantiate
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.data.dataset import ImageDataset
@@ -40,10 +40,6 @@ from smallvision.training.model_spec import ModelSpec, shape_str
 from smallvision.training.optimizers import make_optimizer
 from smallvision.training.predictor import Predictor
 
-DATA_CHOICES = (
-    "name", "_target_", "val_size", "batch_size", "eval_batch_size", "drop_last", "shuffle",
-    "augmentation", "normalisation",
-)  # fmt: skip
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
@@ -62,26 +58,27 @@ class Experiment:
 
 def make_data(config: Config) -> ImageDataModule:
     """The data module of that config; whatever is wrong with the data is refused here."""
-    section = config["data"]
-    own = {key: value for key, value in section.items() if key not in DATA_CHOICES}
-    source = {"_target_": section["_target_"], "name": section["name"], **own}
-    chosen = {key: section[key] for key in ("val_size", "batch_size", "eval_batch_size", "drop_last")}
+    data = config.data
+    source = {"_target_": data.target, "name": data.name, **data.extra}
     return ImageDataModule(
-        load_images(json.dumps(source), config["data_dir"]),
-        seed=config["seed"],
-        **chosen,
-        shuffle=section["shuffle"],
-        **section["augmentation"],
-        mean=section["normalisation"]["mean"],
-        std=section["normalisation"]["std"],
+        load_images(json.dumps(source), config.data_dir),
+        seed=config.seed,
+        val_size=data.val_size,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        drop_last=data.drop_last,
+        shuffle=data.shuffle,
+        **data.augmentation.to_dict(),
+        mean=data.normalisation.mean,
+        std=data.normalisation.std,
     )
 
 
 @lru_cache(maxsize=1)
 def load_images(source: str, data_dir: str) -> ImageDataset:
     """The images of that source, a section of ``data`` in JSON; a worker's next trial finds them here."""
-    image_data: ImageDataset = build("data", json.loads(source), data_dir=data_dir)
-    return image_data
+    dataset: ImageDataset = instantiate("data", json.loads(source), data_dir=data_dir)
+    return dataset
 
 
 def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoint | None = None) -> Experiment:
@@ -91,7 +88,7 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
         spec = make_spec(config, data)
         predictor = Predictor(spec, spec.make_network())
         flops = predictor.flops()
-        if config["task"] != "test":
+        if config.task != "test":
             refuse_lone_image(predictor, data)
         if spec.whiten:
             init_whiten(predictor, data)
@@ -99,21 +96,21 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
         saved = checkpoint.spec
         if dataset.shape != saved.shape or len(dataset.classes) != len(saved.classes):
             raise UserError(
-                f"data={config['data']['name']}: images of {shape_str(dataset.shape)} in {len(dataset.classes)}"
+                f"data={config.data.name}: images of {shape_str(dataset.shape)} in {len(dataset.classes)}"
                 f" classes; the checkpoint is for {shape_str(saved.shape)} in {len(saved.classes)}"
             )
-        spec = replace(saved, tta=dict(config["tta"]))
+        spec = replace(saved, tta=config.tta.to_dict())
         predictor = Predictor(spec, spec.make_network_within(tuple(w.shape) for w in checkpoint.state_dict.values()))
         flops = predictor.flops()
         predictor.load_weights(checkpoint)
-    device = devices.choose(config["device"], flops)
-    optimizer_for = partial(make_optimizer, config, fitted=device.with_kernel)
+    device = devices.choose(config.device, flops)
+    optimizer_for = partial(make_optimizer, config, device=device)
     optimizer_for(predictor.network)  # refuse impossible values before any training
     model = Classifier(
         predictor.use(device),
         optimizer_for,
-        build("scheduler", config["scheduler"]),
-        config["loss"]["label_smoothing"],
+        instantiate("scheduler", config.scheduler),
+        config.loss.label_smoothing,
     )
     return Experiment(data, model, device, predictor.parameter_count, flops)
 
@@ -121,14 +118,14 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
 def make_spec(config: Config, data: ImageDataModule) -> ModelSpec:
     """The form of that config's model for those data."""
     return ModelSpec(
-        model=dict(config["model"]),
+        model=config.model.to_dict(),
         shape=data.dataset.shape,
         classes=list(data.dataset.classes),
         mean=list(data.mean),
         std=list(data.std),
-        whiten=config["data"]["normalisation"]["whiten"],
-        tta=dict(config["tta"]),
-        seed=config["seed"],
+        whiten=config.data.normalisation.whiten,
+        tta=config.tta.to_dict(),
+        seed=config.seed,
     )
 
 
@@ -183,19 +180,19 @@ def make_callbacks(
     config: Config, experiment: Experiment, run_dir: Path, console: Console, checkpoint: Checkpoint | None
 ) -> list[Callback]:
     """What runs beside the loop of a fit, in the order in which Lightning is to call it."""
-    patience, min_delta = config["early_stopping"]["patience"], config["early_stopping"]["min_delta"]
+    patience, min_delta = config.early_stopping.patience, config.early_stopping.min_delta
     stopping = [] if patience is None else [EarlyStopping("val/acc", min_delta, patience, mode="max")]
     raw, file = (None, "") if checkpoint is None else (checkpoint.raw, str(checkpoint.path))
     contents = describe(config, experiment.data)
     return [
-        KeyedRandomness(config["seed"]),
+        KeyedRandomness(config.seed),
         ExactResume(raw, file),
         TerminateOnNaN(config),
         EpochTimer(),
         *stopping,
         MetricsCSV(run_dir),
-        Checkpointing(run_dir, contents, **config["checkpoint"], console=console),
-        Progress(console, config["trainer"]["max_epochs"], config.get("log_every_n_batches")),
+        Checkpointing(run_dir, contents, **config.checkpointing.to_dict(), console=console),
+        Progress(console, config.trainer.max_epochs, config.log_every_n_batches),
         KeepProbabilities(),
         GracefulStop(run_dir),
     ]
@@ -208,7 +205,7 @@ def make_trainer(
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
-    arguments = dict(config["trainer"])
+    arguments = config.trainer.to_dict()
     arguments["profiler"] = arguments.get("profiler") or NoProfiler()
     if device.compile:
         own["callbacks"] = [Compiler(), *own.get("callbacks", [])]
@@ -232,6 +229,3 @@ def make_trainer(
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
-
-
-by = shape_str  # until its users have the other name

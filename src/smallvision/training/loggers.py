@@ -1,6 +1,7 @@
 """`logger=`: who is told of a run beside its directory."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +10,35 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from smallvision.config.targets import build
+from smallvision.config.schema import Logger as LoggerConfig
+from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.training.classifier import Classifier
 
 # What a config may tell a logger. Theirs have others, which start programs (wandb's settings) or choose
 # folders to write to.
 KEYS = (
-    "name", "_target_", "experiment_name", "tracking_uri", "project", "offline", "entity", "group", "notes",
+    "experiment_name", "tracking_uri", "project", "offline", "entity", "group", "notes",
     "prefix", "run_id", "run_name", "tags",
 )  # fmt: skip
 
 
-def make_logger(config: dict[str, Any], run_dir: Path) -> Logger | None:
+def make_logger(config: LoggerConfig, run_dir: Path) -> Logger | None:
     """The logger of that choice, or None for csv."""
-    name = config["name"]
-    if config["_target_"] is None:
+    if config.target is None:
         return None
-    config = {key: value for key, value in config.items() if key != "graph"}  # told at the run's end
-    for key in config:
+    arguments = {key: value for key, value in config.extra.items() if key != "graph"}  # logged at the run's end
+    for key in arguments:
         if key not in KEYS:
-            raise UserError(f"logger.{key}: not allowed here.{did_you_mean(key, KEYS[2:])}")
+            raise UserError(f"logger.{key}: not allowed here.{did_you_mean(key, KEYS)}")
     places = {"save_dir": str(run_dir)}
-    if name == "tensorboard":
+    if config.name == "tensorboard":
         places |= {"name": "", "version": ""}
-    if name == "mlflow" and config["tracking_uri"] is None:
-        config = {**config, "tracking_uri": f"file:{run_dir.resolve() / 'mlruns'}"}
-    if name == "wandb":
+    if config.name == "mlflow" and arguments.get("tracking_uri") is None:
+        arguments["tracking_uri"] = f"file:{run_dir.resolve() / 'mlruns'}"
+    if config.name == "wandb":
         places["name"] = run_dir.name
-    logger: Logger = build("logger", config, **places)
+    logger: Logger = instantiate("logger", replace(config, extra=arguments), **places)
     return logger
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from smallvision.config.targets import build
+from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
 from smallvision.core.rng import seeded
 
@@ -59,7 +59,7 @@ class ModelSpec:
         """The network with initial weights. Raises UserError where there is no such network."""
         channels, height, width = self.network_shape
         with seeded(self.seed, "initialisation"):
-            network: nn.Module = build(
+            network: nn.Module = instantiate(
                 "model", self.model, channels=channels, size=(height, width), classes=len(self.classes)
             )
         return network

@@ -1,22 +1,24 @@
 """From a config to one optimizer: groups of parameters with rates of their own, and Muon with its partner."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from smallvision.config import schema
 from smallvision.config.schema import PARAM_KINDS, Config
-from smallvision.config.targets import build
+from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
+from smallvision.training.device import Device
 
-Section = dict[str, Any]
 Groups = list[dict[str, Any]]
 
 
-def kinds(network: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters that learn, by what they are.
+def split_params(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The trainable parameters by kind.
 
     ``head``: those of the last linear layer; ``norm``: of batch norm and its kin; ``bias``: the other
     vectors; ``weight``: the rest, of convolutions and linear layers.
@@ -40,47 +42,45 @@ def kinds(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     return {kind: parameters for kind, parameters in found.items() if parameters}
 
 
-def make_optimizer(config: Config, network: nn.Module, fitted: Callable[[Section], Section]) -> Optimizer:
-    """The optimizer of ``config["optimizer"]`` over the network's parameters.
+def make_optimizer(config: Config, network: nn.Module, device: Device | None = None) -> Optimizer:
+    """The optimizer of ``config.optimizer`` over the network's parameters.
 
-    ``config["param_groups"]`` gives kinds of parameters arguments of their own. Muon is for hidden
-    matrices only: ``optimizer.rest`` is what moves the others beside it. ``fitted`` completes the section
-    of an optimizer for the device.
+    ``config.param_groups`` gives kinds of parameters arguments of their own. Muon is for hidden matrices only;
+    ``optimizer.rest`` updates the others. ``device``: whose fastest kernel is used; None: torch's default.
 
     Raises UserError where a value is impossible.
     """
-    section = dict(config["optimizer"])
-    rest = section.pop("rest", None)
+    section, rest = replace(config.optimizer, rest=None), config.optimizer.rest
     own = {
         kind: {name: value for name, value in chosen.items() if value is not None}
-        for kind, chosen in config["param_groups"].items()
+        for kind, chosen in config.param_groups.to_dict().items()
     }
-    by_kind = {kind: {"params": found, **own.get(kind, {})} for kind, found in kinds(network).items()}
+    by_kind = {kind: {"params": found, **own[kind]} for kind, found in split_params(network).items()}
     if rest is None:
         groups = list(by_kind.values())
         if not any(own.values()):
             groups = [{"params": [one for group in groups for one in group["params"]]}]
-        return _build(fitted(section), groups)
-    if section["_target_"] != "torch.optim.Muon":
-        raise UserError(f"optimizer.rest: goes with optimizer=muon, not with {section['_target_']}")
+        return _instantiate(section if device is None else device.with_kernel(section), groups)
+    if section.target != "torch.optim.Muon":
+        raise UserError(f"optimizer.rest: goes with optimizer=muon, not with {section.target}")
     if "weight" not in by_kind:
-        raise UserError(f"optimizer={section['name']}: moves hidden matrices, and this network has none")
-    matrices = ConvMuon([by_kind.pop("weight")], **_build(section, [{"params": []}]).defaults)
+        raise UserError(f"optimizer={section.name}: updates hidden matrices, and this network has none")
+    matrices = ConvMuon([by_kind.pop("weight")], **_instantiate(section, [{"params": []}]).defaults)
     others = list(by_kind.values())
     if not others:
         return matrices
-    partner = _build(fitted(rest), others, key="optimizer.rest")
+    partner = _instantiate(rest if device is None else device.with_kernel(rest), others, key="optimizer.rest")
     if isinstance(partner, torch.optim.LBFGS):
         raise UserError("optimizer.rest._target_=torch.optim.LBFGS: goes alone; choose another")
     return CombinedOptimizer([matrices, partner])
 
 
-def _build(section: Section, groups: Groups, key: str = "optimizer") -> Optimizer:
-    optimizer: Optimizer = build("optimizer", section, groups, key=key)
+def _instantiate(section: schema.Optimizer | schema.RestOptimizer, groups: Groups, key: str = "optimizer") -> Optimizer:
+    optimizer: Optimizer = instantiate("optimizer", section, groups, key=key)
     for group in groups:
         for name in group:
             if name != "params" and name not in optimizer.defaults:
-                raise UserError(f"param_groups.*.{name}: {section['_target_']} has no such argument")
+                raise UserError(f"param_groups.*.{name}: {section.target} has no such argument")
     return optimizer
 
 

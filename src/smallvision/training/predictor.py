@@ -43,10 +43,10 @@ class Predictor(nn.Module):
 
         Raises UserError where the weights do not fit the checkpoint's own config.
         """
-        spec = replace(checkpoint.spec, tta=dict(config["tta"]))
+        spec = replace(checkpoint.spec, tta=config.tta.to_dict())
         weights = checkpoint.state_dict
         predictor = cls(spec, spec.make_network_within(tuple(one.shape) for one in weights.values()))
-        device = devices.choose(config["device"], predictor.flops())
+        device = devices.choose(config.device, predictor.flops())
         predictor.load_weights(checkpoint)
         predictor.checkpoint = checkpoint
         return predictor.use(device).to(device.kind).eval().requires_grad_(False)

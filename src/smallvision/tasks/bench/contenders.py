@@ -116,7 +116,7 @@ class Contender(ABC):
         model = self.experiment.model
         whiten, network = copy.deepcopy(model.predictor.whiten), copy.deepcopy(model.predictor.network)
         network = network.to(device)
-        optimizer = make_optimizer(self.config, network, self.experiment.device.with_kernel if like_ours else dict)
+        optimizer = make_optimizer(self.config, network, self.experiment.device if like_ours else None)
         layout = memory_format(like_ours and self.experiment.device.channels_last)
         whole = nn.Sequential(whiten, network).to(device)
         return whole.to(memory_format=layout), optimizer  # type: ignore[call-overload]

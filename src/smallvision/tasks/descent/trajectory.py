@@ -99,7 +99,7 @@ def descend(config: Config, function: Function, start: Point, steps: int, label:
     Raises UserError where the optimizer rejects a value.
     """
     model = Descent(config, function, start)
-    optimizer = make_optimizer(config, model, dict)
+    optimizer = make_optimizer(config, model)
     schedule = at_step(instantiate("scheduler", config.scheduler), steps)
     initial = [group["lr"] for group in optimizer.param_groups]
     found = Trajectory(function, label, steps, [start], [function.at(start)], [])

@@ -61,13 +61,12 @@ class TerminateOnNaN(Callback):
 
     def cause(self) -> str:
         """The likely one, and what to change."""
-        optimizer, device = self.config["optimizer"], self.config["device"]
         if self.last_good != self.last_good:
             return "from the first step on; look at data.normalisation and at the network"
-        if device["precision"] == "16-mixed":
+        if self.config.device.precision == "16-mixed":
             return "half precision may overflow; try device.precision=bf16-mixed or 32, or a lower optimizer.lr"
         return (
-            f"most likely the learning rate is too high; lower optimizer.lr (now {optimizer['lr']:g}), or set"
+            f"most likely the learning rate is too high; lower optimizer.lr (now {self.config.optimizer.lr:g}), or set"
             " trainer.gradient_clip_val or scheduler.warmup"
         )
 
@@ -80,8 +79,8 @@ def explain_out_of_memory(config: Config) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if type(error) is RuntimeError and "can't allocate memory" not in str(error):
             raise
-        data = config["data"]
+        data = config.data
         raise UserError(
-            f"out of memory: lower data.batch_size (now {data['batch_size']}; trainer.accumulate_grad_batches"
-            f" makes up for it) or data.eval_batch_size (now {data['eval_batch_size']})"
+            f"out of memory: lower data.batch_size (now {data.batch_size}; trainer.accumulate_grad_batches"
+            f" makes up for it) or data.eval_batch_size (now {data.eval_batch_size})"
         ) from error
