@@ -300,6 +300,6 @@ def test_the_other_processes_of_a_run_find_the_directory_of_the_first(
 def test_a_continued_run_keeps_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     old = directory_of("hydra.run.dir=old")
-    RunDir(old, []).describe(resolve_config(compose([]), []), "a processor")
+    RunDir(old, []).describe(resolve_config(compose([]), []).to_dict(), "a processor")
     assert directory_of("resume=old") == Path("old")
     assert list(tmp_path.iterdir()) == [tmp_path / "old"]

@@ -59,18 +59,12 @@ def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
     assert list(runs.environment("", [])["packages"]) == ["smallvision", "numpy"]
 
 
-def test_the_results_are_kept_as_json(tmp_path: Path) -> None:
-    RunDir(tmp_path, []).results({"status": "completed", "metrics": {"val/acc": 0.5, "test/acc": None}})
-    kept = json.loads((tmp_path / "results.json").read_text())
-    assert kept == {"status": "completed", "metrics": {"val/acc": 0.5, "test/acc": None}}
-
-
 def test_only_the_first_of_several_processes_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     run = RunDir(tmp_path, ["seed=3"])
     run.open()
     run.describe(CONFIG, "")
-    run.results({})
+    run.write(run.results_json, "{}")
     run.close()
     run.discard()
     assert names(tmp_path) == []

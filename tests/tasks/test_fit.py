@@ -124,7 +124,7 @@ def test_without_a_network_mnist_is_stood_in_for_and_everything_says_so(tmp_path
     process = train(tmp_path, "trainer.max_epochs=1", "hydra.run.dir=run", "data_dir=here")
     assert process.returncode == 0, process.stderr
     assert "STAND-IN: these images are not mnist" in process.stdout
-    assert "this figure says nothing about mnist" in process.stdout
+    assert "these metrics say nothing about mnist" in process.stdout
     found = results(tmp_path / "run")["data"]
     assert (found["name"], found["stand_in_for"]) == ("digits", "mnist")
     assert found["source"].startswith("stand-in for mnist")

@@ -40,7 +40,7 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_run(tmp_path):
     (tmp_path / "run/report.npz").mkdir(parents=True)  # in its way
     process = train(tmp_path, *TINY, "trainer.max_epochs=1", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
-    assert "report.html could not be drawn" in process.stdout
+    assert "report.html could not be written" in process.stdout
     assert results(tmp_path / "run")["status"] == "completed"
 
 

@@ -109,7 +109,7 @@ def test_a_run_begun_on_a_stand_in_does_not_go_on_with_other_images(tmp_path):
         (tmp_path / f"here/MNIST/{part}-labels-idx1-ubyte").write_bytes(header + bytes(range(10)) * (count // 10))
     process = train(tmp_path, "resume=run", "trainer.max_epochs=2")
     assert process.returncode == 2
-    assert process.stderr.startswith("error: resume=run: began on digits (stand-in for mnist")
+    assert process.stderr.startswith("error: resume=run: started on digits (stand-in for mnist")
     assert process.stderr.count("\n") == 1
 
 

@@ -144,7 +144,7 @@ def test_a_bare_state_dict_on_a_stand_in_says_so(tmp_path):
     process = train(tmp_path, *typed, "hydra.run.dir=tested")
     assert (process.returncode, process.stderr) == (0, "")
     assert "STAND-IN: these images are not mnist" in process.stdout
-    assert "this figure says nothing about mnist" in process.stdout
+    assert "these metrics say nothing about mnist" in process.stdout
     assert results(tmp_path / "tested")["data"]["stand_in_for"] == "mnist"
 
 

@@ -100,7 +100,7 @@ class Results:
 
     def write(self, run_dir: RunDir) -> None:
         """Write results.json, whole or not at all; of several processes of one run, rank 0 writes it."""
-        run_dir.results(self.to_dict())
+        run_dir.write(run_dir.results_json, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":

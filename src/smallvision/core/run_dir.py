@@ -135,42 +135,34 @@ class RunDir:
                 except OSError:
                     return
 
-    def describe(self, config: Any, hardware: str) -> None:
-        """Write config.yaml, overrides.yaml and environment.json. ``config``: a ``Config``."""
+    def describe(self, config: dict[str, Any], hardware: str) -> None:
+        """Write config.yaml, overrides.yaml and environment.json. ``config``: that of the run, as plain data."""
         self._described = True
         if not self.is_writer:
             return
         plain = {key: value for key, value in config.items() if key != "resume"}
-        self._write(self.config_file, yaml.safe_dump(plain, sort_keys=False))
+        self.write(self.config_file, yaml.safe_dump(plain, sort_keys=False))
         before = yaml.safe_load(self.overrides_file.read_text()) if self.overrides_file.is_file() else []
         new = [one.removeprefix("++") for one in self.overrides]
         before += [one for one in new if one not in before and not one.startswith(("resume=", "hydra."))]
-        self._write(self.overrides_file, yaml.safe_dump(before))
-        self._write(self.environment_json, json.dumps(environment(hardware, self.overrides), indent=2) + "\n")
-
-    def results(self, results: dict[str, Any]) -> None:
-        """Write results.json."""
-        if self.is_writer:
-            self._write(self.results_json, json.dumps(results, indent=2) + "\n")
+        self.write(self.overrides_file, yaml.safe_dump(before))
+        self.write(self.environment_json, json.dumps(environment(hardware, self.overrides), indent=2) + "\n")
 
     @property
     def seconds(self) -> float:
         """Since this process opened the run."""
         return time.perf_counter() - self.started
 
-    def _write(self, file: Path, text: str) -> None:
+    def write(self, file: Path, text: str) -> None:
+        """Write one of the run's files, completely or not at all; only rank 0 does. Raises UserError on a full disk."""
+        if not self.is_writer:
+            return
         try:
             write_text(file, text)
         except OSError as error:
             raise UserError(
                 f"{file}: cannot be written: {error.strerror}; with free space resume={self.path} goes on"
             ) from None
-
-    # Older names of the same, as long as anybody uses them.
-    directory = property(lambda self: self.path)
-    typed = property(lambda self: self.overrides)
-    first = property(lambda self: self.is_writer)
-    began = property(lambda self: self._described)
 
 
 @contextmanager

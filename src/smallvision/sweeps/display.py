@@ -2,7 +2,6 @@
 
 import time
 from datetime import datetime
-from typing import Self
 
 from rich.console import Group
 from rich.live import Live
@@ -27,7 +26,7 @@ class SweepDisplay:
         self.ended_before: int | None = None  # trials that had ended when the sweep was resumed
         self.printed: dict[int, str] = {}  # state by number
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SweepDisplay":
         if self.console.terminal.is_terminal:
             self.live = Live(console=self.console.terminal, transient=True, refresh_per_second=4)
             self.live.start()

@@ -5,7 +5,7 @@ import json
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import yaml
 from optuna import pruners
@@ -133,7 +133,7 @@ class Plan:
         write_text(self.directory / PLAN_FILE, yaml.safe_dump(tree, sort_keys=False))
 
     @classmethod
-    def read(cls, directory: Path, storage: str | None) -> Self:
+    def read(cls, directory: Path, storage: str | None) -> "Plan":
         """The plan of the sweep in that directory. Where its trials are stored is not taken from the file.
 
         Raises UserError where it holds none.

@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Self
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -26,7 +26,7 @@ class Dimension:
     distribution: BaseDistribution
 
     @classmethod
-    def from_override(cls, override: Override, grid: bool) -> Self:
+    def from_override(cls, override: Override, grid: bool) -> "Dimension":
         """The dimension of one sweep override. Raises UserError where a ``grid`` cannot enumerate it."""
         key, expression = override.get_key_element(), str(override.input_line).partition("=")[2]
         value = override.value()

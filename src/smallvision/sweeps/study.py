@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
@@ -106,7 +106,7 @@ class Study:
         self._lock = FileLock(plan.directory / ".lock")
 
     @classmethod
-    def create(cls, plan: Plan) -> Self:
+    def create(cls, plan: Plan) -> "Study":
         """The study of that plan: a new one, or the one created before. The trials of a grid wait in it.
 
         Raises UserError where the one created before has another definition.

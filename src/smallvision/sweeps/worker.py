@@ -69,7 +69,7 @@ def run_trial(study: Study, run: TrialRun) -> Results:
     config = study.plan.compose(overrides)
     run.directory.mkdir(parents=True, exist_ok=True)
     with opened(run.directory, overrides) as run_dir:
-        fit.run(config, run_dir, callbacks=[PruneTrial(study, run)], test=not study.plan.searches)
+        fit.run(config, run_dir, None, callbacks=[PruneTrial(study, run)], test=not study.plan.searches)
         return Results.read(run_dir.results_json)
 
 

@@ -1,102 +1,93 @@
-"""What the tasks say and write alike."""
+"""What fit, test and bench print and write alike."""
 
 from typing import Any
 
 from smallvision.config.schema import Config, Optimizer
 from smallvision.core.console import Console
+from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
 from smallvision.data.module import ImageDataModule
 from smallvision.reports.statistics import wilson
+from smallvision.training.device import Device
 from smallvision.training.factory import Experiment
 from smallvision.training.model_spec import shape_str
 
-METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 
-
-def summary(console: Console, config: Config, experiment: Experiment, run: RunDir, title: str) -> None:
-    """The choices of a run, before anything long happens."""
-    record, sizes = experiment.data.dataset, experiment.data.sizes
+def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir, title: str) -> None:
+    """Print what is computed on which data, before anything that takes long."""
+    dataset, sizes, device = experiment.data.dataset, experiment.data.sizes, experiment.device
     console.print(f"smallvision: {title}", style="bold")
-    if record.stand_in_for is not None:
-        console.print(f"  STAND-IN: these images are not {record.stand_in_for}", style="bold red")
+    if dataset.stand_in_for is not None:
+        console.print(f"  STAND-IN: these images are not {dataset.stand_in_for}", style="bold red")
     console.fields(
         {
-            "data": f"{record.name}, {record.source}",
+            "data": f"{dataset.name}, {dataset.source}",
             "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
-            f" {shape_str(record.shape)}, {len(record.classes)} classes",
-            "network": f"{config['model']['name']}, {experiment.parameters:,} parameters,"
+            f" {shape_str(dataset.shape)}, {len(dataset.classes)} classes",
+            "network": f"{config.model.name}, {experiment.parameters:,} parameters,"
             f" {experiment.flops / 1e6:.3g} MFLOP an image",
         }
     )
-    if config["task"] == "fit":
+    if config.task == "fit":
         console.fields(
             {
-                "optimizer": f"{optimizer_words(config.optimizer, experiment)},"
-                f" lr {config['optimizer']['lr']:g}, {config['scheduler']['name']} schedule,"
-                f" batches of {config['data']['batch_size']}",
-                "seed": f"{config['seed']}",
+                "optimizer": f"{optimizer(config.optimizer, device)}, lr {config.optimizer.lr:g},"
+                f" {config.scheduler.name} schedule, batches of {config.data.batch_size}",
+                "seed": f"{config.seed}",
             }
         )
-    console.fields({"device": str(experiment.device), "run": str(run.directory)})
-    if record.remark:
-        console.print(f"  note       {record.remark}", style="yellow")
+    console.fields({"device": str(device), "run": str(run_dir.path)})
+    if dataset.remark:
+        console.print(f"  note       {dataset.remark}", style="yellow")
 
 
-def optimizer_words(section: Optimizer, experiment: Experiment) -> str:
-    """Its name, the kernel that the device gets where there is a choice, and the optimizer of what Muon leaves."""
-    words = section.name + _kernel(experiment.device.with_kernel(section).extra)
+def optimizer(section: Optimizer, device: Device) -> str:
+    """Its name, which of torch's kernels it uses on ``device``, and the optimizer of what Muon does not update."""
+    text = section.name + _kernel(device.with_kernel(section).extra)
     if section.rest is None:
-        return words
-    rest = experiment.device.with_kernel(section.rest)
-    return f"{words} and {rest.target.rpartition('.')[2].lower()}{_kernel(rest.extra)}"
+        return text
+    rest = section.rest.target.rpartition(".")[2].lower()
+    return f"{text} and {rest}{_kernel(device.with_kernel(section.rest).extra)}"
 
 
 def _kernel(arguments: dict[str, Any]) -> str:
     return " (fused)" if arguments.get("fused") else " (foreach)" if arguments.get("foreach") else ""
 
 
-def results(config: Config, experiment: Experiment, run: RunDir, status: str) -> dict[str, Any]:
-    """The parts of results.json that do not depend on the task."""
-    record, sizes = experiment.data.dataset, experiment.data.sizes
-    figures: dict[str, Any] = {
-        "status": status,
-        "task": config["task"],
-        "seed": config["seed"],
-        "device": experiment.device.kind,
-        "precision": experiment.device.precision,
-        "data": {**record.identity, **sizes},
-        "model": {"name": config["model"]["name"], "parameters": experiment.parameters},
-        "optimizer": config["optimizer"]["name"],
-        "epochs": 0,
-        "steps": 0,
-        "metrics": dict.fromkeys(METRICS),
-        "best_checkpoint": None,
-        "seconds": {"total": run.seconds, "fit": None, "test": None},
-        "images_per_second": None,
-    }
-    return figures
+def results(config: Config, experiment: Experiment, run_dir: RunDir, status: str) -> Results:
+    """What results.json holds whatever the task; the task adds what it measured."""
+    data = experiment.data
+    return Results(
+        status=status,
+        task=config.task,
+        seed=config.seed,
+        device=experiment.device.kind,
+        precision=experiment.device.precision,
+        data=DataResults(**data.dataset.identity, **data.sizes),  # type: ignore[arg-type]
+        model=ModelResults(config.model.name, experiment.parameters),
+        optimizer=config.optimizer.name,
+        seconds=Seconds(total=run_dir.seconds),
+    )
 
 
-def test_line(metrics: dict[str, float], count: int, which: str) -> str:
-    """The test result in words, with its interval."""
-    accuracy, loss = metrics["test/acc"], metrics["test/loss"]
-    low, high = wilson(round(accuracy * count), count)
-    return f"test  loss {loss:.4f}  acc {accuracy:.4f}  (95 % interval {low:.4f} to {high:.4f}, n = {count:,}) {which}"
+def tested(console: Console, results: Results, which: str) -> None:
+    """Print the test metrics, if any, with a 95 % interval, and what they do not show; ``which``: of what model."""
+    data, count = results.data, results.tested
+    accuracy, loss = results.metrics["test/acc"], results.metrics["test/loss"]
+    if accuracy is not None and loss is not None:
+        low, high = wilson(round(accuracy * count), count)
+        interval = f"95 % interval {low:.4f} to {high:.4f}, n = {count:,}"
+        console.print(f"test  loss {loss:.4f}  acc {accuracy:.4f}  ({interval}) {which}", style="bold green")
+        if count < data.test:
+            console.print(f"      on {count:,} of the {data.test:,} test images", style="bold yellow")
+    if data.stand_in_for is not None:
+        name = data.stand_in_for
+        console.print(f"      on a stand-in for {name}: these metrics say nothing about {name}", style="bold red")
+    elif data.remark:
+        console.print(f"      {data.remark}", style="yellow")
 
 
-def print_if_partial(console: Console, tested: int, experiment: Experiment) -> None:
-    """That only a part of the test images was tested, where trainer.limit_test_batches says so."""
-    count = experiment.data.sizes["test"]
-    if tested < count:
-        console.print(f"      on {tested:,} of the {count:,} test images", style="bold yellow")
-
-
-def stand_in_line(stand_in_for: str) -> str:
-    return f"      on a stand-in for {stand_in_for}: this figure says nothing about {stand_in_for}"
-
-
-def normalised_by(data: ImageDataModule) -> str:
-    """What images are normalised by, which a plain state dict does not say."""
-    numbers = {"mean": data.mean, "std": data.std}
-    words = ", ".join(f"{key} {' '.join(f'{one:.4g}' for one in of)}" for key, of in numbers.items())
-    return f"images normalised by {words}"
+def normalisation(data: ImageDataModule) -> str:
+    """What images are normalised by, which a plain state dict does not hold."""
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (data.mean, data.std))
+    return f"images normalised by mean {mean}, std {std}"

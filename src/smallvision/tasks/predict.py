@@ -22,7 +22,7 @@ from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_ima
 from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
 from smallvision.reports import contact_sheet
 from smallvision.reports.predictions import Prediction, PredictionPrinter, accuracy_line, csv_header, csv_row, one_line
-from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.model_spec import shape_str
 from smallvision.training.predictor import Predictor
 
@@ -32,34 +32,36 @@ CHUNK, CHUNK_PIXELS = 256, 4_000_000  # images, and pixels of all of them, in me
 COPIES, NOISE, BRIGHT = 25, 0.15, 99.0
 
 
-def run(config: Config, run: RunDir, checkpoint: Checkpoint | None = None) -> Results:
+def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> Results:
     """Write predictions.csv and the contact sheet predictions.png to the run directory."""
+    assert run_dir is not None
+    assert isinstance(checkpoint, Checkpoint)
     console = Console()
     found = find_images(config.images or [], sys.stdin.buffer if sys.stdin else io.BytesIO())
-    predictor = Predictor.from_checkpoint(checkpoint or read_checkpoint(config.checkpoint_file), config)
+    predictor = Predictor.from_checkpoint(checkpoint, config)
     chosen = config.predict
     assert chosen is not None
     spec = input_spec(predictor, chosen.polarity, chosen.resize)
-    print_summary(console, config, predictor, found, run)
+    print_summary(console, config, predictor, found, run_dir)
     printer = PredictionPrinter(
         console.print, [file.name for file in found.files], predictor.spec.classes, chosen.top_k
     )
     warning = stand_in_warning(predictor)
     started = time.perf_counter()
     try:
-        tiles = predict_all(config, chosen, predictor, found.files, spec, printer, run.path)
+        tiles = predict_all(config, chosen, predictor, found.files, spec, printer, run_dir.path)
         seconds = time.perf_counter() - started
-        run.describe(config, predictor.device.hardware)
+        run_dir.describe(config.to_dict(), predictor.device.hardware)
         if tiles:
             title = one_line(f"{config.model.name}, trained on {predictor.checkpoint.dataset['name']}")
-            with atomic_write(run.path / "predictions.png") as scratch:
+            with atomic_write(run_dir.path / "predictions.png") as scratch:
                 contact_sheet.draw(tiles, scratch, title, warning)
     except BrokenPipeError:
         raise
     except OSError as error:  # of the run directory; what is wrong with an image is in its prediction
-        raise UserError(f"{run.path}: cannot be written: {error.strerror}; choose another") from None
-    results = make_results(config, predictor, printer, run, seconds)
-    results.write(run)
+        raise UserError(f"{run_dir.path}: cannot be written: {error.strerror}; choose another") from None
+    results = make_results(config, predictor, printer, run_dir, seconds)
+    results.write(run_dir)
     printer.print_notes()
     if printer.counts.labelled:
         console.print()
@@ -68,7 +70,7 @@ def run(config: Config, run: RunDir, checkpoint: Checkpoint | None = None) -> Re
         console.print(warning, style="bold red")
     console.print()
     written = {"table": "predictions.csv"} | ({"sheet": "predictions.png"} if tiles else {})
-    console.fields({name: str(run.path / file) for name, file in written.items()})
+    console.fields({name: str(run_dir.path / file) for name, file in written.items()})
     return results
 
 
@@ -80,7 +82,8 @@ def input_spec(predictor: Predictor, polarity: str = "auto", resize: str = "auto
             f"{predictor.checkpoint.path}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)"
         )
     checkpoint = predictor.checkpoint
-    dataset = dataset_kind(checkpoint.config["data"]["name"], checkpoint.dataset["name"], predictor.spec.mean)
+    saved = checkpoint.config
+    dataset = dataset_kind(saved["data"]["name"], checkpoint.dataset["name"], predictor.spec.mean)
     return InputSpec(channels, height, width, dataset, polarity, resize)
 
 
@@ -165,7 +168,7 @@ def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number:
     return (heat / brightest).clip(0, 1)
 
 
-def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run: RunDir) -> None:
+def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run_dir: RunDir) -> None:
     """Which network predicts what, before it does."""
     data = predictor.checkpoint.dataset
     console.print(f"smallvision: predicting with {one_line(str(config.checkpoint_file))}", style="bold")
@@ -179,7 +182,7 @@ def print_summary(console: Console, config: Config, predictor: Predictor, found:
             "": f"{shape_str(predictor.spec.shape)}, {len(predictor.spec.classes)} classes",
             "device": str(predictor.device),
             "images": f"{len(found.files):,}",
-            "run": str(run.path),
+            "run": str(run_dir.path),
         }
     )
     if found.skipped:
@@ -197,7 +200,7 @@ def stand_in_warning(predictor: Predictor) -> str | None:
 
 
 def make_results(
-    config: Config, predictor: Predictor, printer: PredictionPrinter, run: RunDir, seconds: float
+    config: Config, predictor: Predictor, printer: PredictionPrinter, run_dir: RunDir, seconds: float
 ) -> Results:
     """The metrics stay empty: these images are no test set of the run."""
     counts, dataset = printer.counts, predictor.checkpoint.dataset
@@ -212,7 +215,7 @@ def make_results(
         optimizer=config.optimizer.name,
         epochs=predictor.checkpoint.epoch,
         best_checkpoint=str(config.checkpoint),
-        seconds=Seconds(total=run.seconds),
+        seconds=Seconds(total=run_dir.seconds),
         images_per_second=counts.readable / seconds,
         extra={
             "images": counts.images,

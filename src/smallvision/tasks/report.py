@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -10,17 +11,21 @@ from rich.text import Text
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError, printable
-from smallvision.core.run_dir import write_text
+from smallvision.core.run_dir import RunDir, write_text
 from smallvision.reports.comparison import Comparison, Configuration, as_csv, compare
 from smallvision.reports.formatting import metric, shorten, two_digits
 from smallvision.reports.run_view import RunView, find_runs, task_of
 
+if TYPE_CHECKING:
+    from smallvision.training.checkpoint import BareWeights, Checkpoint  # with torch, which a report does not need
+
 MAX_COLUMNS = 3  # of keys that differ in the terminal; comparison.csv has them all
 
 
-def run(config: Config, run: None = None, checkpoint: None = None) -> None:
+def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWeights | None") -> None:
     """Print the runs of ``runs=``, the best by validation first, and write their page and comparison.csv."""
-    pattern = config["runs"]
+    pattern = config.runs
+    assert pattern is not None
     found = find_runs(pattern)
     single = found == [Path(pattern)]
     tasks = ("fit", "test", None) if single else ("fit", None)  # None: reading the file says what is wrong with it
@@ -45,7 +50,7 @@ def draw_run(directory: Path) -> str:
     """Write that run's report.html from what lies in its directory; gives the page's path."""
     from smallvision.reports import run_page  # with matplotlib, which a refusal does not wait for
 
-    page = directory / "report.html"
+    page = RunDir(directory).report_html
     try:
         run_page.write_page(directory, page)
     except OSError as error:

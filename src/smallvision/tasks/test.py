@@ -1,96 +1,72 @@
 """The test metrics of a checkpoint, from the checkpoint alone."""
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.results import Results, Seconds
 from smallvision.core.run_dir import RunDir
 from smallvision.tasks import common
-from smallvision.tasks.report_data import draw_report
-from smallvision.training import state_dict as bare
+from smallvision.tasks.report_data import write_report
+from smallvision.training import state_dict
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
-from smallvision.training.checkpoint import BareWeights, read_weights
+from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
 
 
-@dataclass
-class Loaded:
-    """A model with its weights; ``which``: the words for it; ``remark``: what to read its results with."""
-
-    experiment: Experiment
-    epochs: int
-    steps: int
-    which: str
-    remark: str | None = None
-
-
-def run(config: Config, run: RunDir, checkpoint: Any = None) -> dict[str, Any]:
-    """Rebuild the model, test it once on the test images of its data (or of ``data=``)."""
+def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> Results:
+    """Test the model of ``checkpoint`` once, on the test images of its data or of ``data=``."""
+    assert run_dir is not None
+    assert checkpoint is not None
     console = Console()
-    file = Path(config["checkpoint"])
-    loaded = load(file, config)
-    experiment = loaded.experiment
+    experiment, note = load(checkpoint, config)
     if not experiment.data.sizes["test"]:
-        raise UserError(f"data={config['data']['name']}: has no test images")
+        raise UserError(f"data={config.data.name}: has no test images")
     kept = KeepProbabilities()
     trainer = make_trainer(
-        config, experiment.device, run.directory, logger=False, enable_checkpointing=False, callbacks=[kept]
+        config, experiment.device, run_dir.path, logger=False, enable_checkpointing=False, callbacks=[kept]
     )
-    run.describe(config, experiment.device.hardware)
-    common.summary(console, config, experiment, run, f"testing {file}")
-    if loaded.remark is not None:
-        console.print(f"  note       {loaded.remark}", style="yellow")
-    record = experiment.data.dataset
+    run_dir.describe(config.to_dict(), experiment.device.hardware)
+    common.summary(console, config, experiment, run_dir, f"testing {checkpoint.path}")
+    if note is not None:
+        console.print(f"  note       {note}", style="yellow")
     started = time.perf_counter()
     trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
     seconds = time.perf_counter() - started
-    results = common.results(config, experiment, run, "completed")
-    results["metrics"] |= {name: trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
-    results |= {
-        "tested": len(kept.probabilities),
-        "epochs": loaded.epochs,
-        "steps": loaded.steps,
-        "best_checkpoint": str(file),
-        "seconds": {"total": run.seconds, "fit": None, "test": seconds},
-    }
-    run.results(results)
+    results = common.results(config, experiment, run_dir, "completed")
+    results.metrics |= {name: trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
+    results.tested = len(kept.probabilities)
+    results.best_checkpoint = str(checkpoint.path)
+    results.seconds = Seconds(total=run_dir.seconds, test=seconds)
+    which = "of a bare state dict"
+    if isinstance(checkpoint, Checkpoint):
+        results.epochs, results.steps = checkpoint.epoch, checkpoint.step
+        which = f"epoch {checkpoint.epoch}"
+    results.write(run_dir)
     console.print()
-    line = common.test_line(results["metrics"], results["tested"], loaded.which)
-    console.print(line, style="bold green")
-    common.print_if_partial(console, results["tested"], experiment)
-    if record.stand_in_for is not None:
-        console.print(common.stand_in_line(record.stand_in_for), style="bold red")
-    if config["report"]:
-        draw_report(console, experiment, run, kept.probabilities, trained=False)
+    common.tested(console, results, which)
+    if config.report:
+        write_report(console, experiment, run_dir, kept.probabilities, trained=False)
     return results
 
 
-def load(file: Path, config: Config) -> Loaded:
-    """The model of ``file``: a checkpoint, or a bare state dict for the network and data of ``config``.
+def load(checkpoint: Checkpoint | BareWeights, config: Config) -> tuple[Experiment, str | None]:
+    """The model with the weights of ``checkpoint``, and a note on how to read its test metrics.
 
-    Raises UserError where the weights do not fit.
+    A bare state dict is for the network and the data of ``config``. Raises UserError where the weights do not fit.
     """
-    found = read_weights(file)
-    if isinstance(found, BareWeights):
-        return _load_bare(found, config)
-    experiment = make_experiment(config, make_data(config), found)
-    dataset, remark = experiment.data.dataset, None
-    if found.dataset["fingerprint"] != dataset.fingerprint:
-        remark = f"trained on other data: {found.dataset['name']}, {found.dataset['source']}"
-    return Loaded(experiment, found.epoch, found.step, f"epoch {found.epoch}", remark)
-
-
-def _load_bare(found: BareWeights, config: Config) -> Loaded:
-    whiten = config["data"]["normalisation"]["whiten"]
+    if isinstance(checkpoint, Checkpoint):
+        experiment = make_experiment(config, make_data(config), checkpoint)
+        trained_on, tested_on = checkpoint.dataset, experiment.data.dataset
+        if trained_on["fingerprint"] == tested_on.fingerprint:
+            return experiment, None
+        return experiment, f"trained on other data: {trained_on['name']}, {trained_on['source']}"
+    whiten, name = config.data.normalisation.whiten, config.model.name
     if whiten:
         raise UserError(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
-    data = make_data(config)
-    experiment = make_experiment(config, data)
-    network, name = experiment.model.predictor.network, config["model"]["name"]
-    network.load_state_dict(bare.fitted(found.state_dict, network, found.path, name))
-    remark = f"{bare.SAYS_NOTHING} or its data: tested as {name}, {common.normalised_by(data)}"
-    return Loaded(experiment, 0, 0, "of a bare state dict", remark)
+    experiment = make_experiment(config, make_data(config))
+    network = experiment.model.predictor.network
+    network.load_state_dict(state_dict.fitted(checkpoint.state_dict, network, checkpoint.path, name))
+    normalised = common.normalisation(experiment.data)
+    return experiment, f"{state_dict.SAYS_NOTHING} or its data: tested as {name}, {normalised}"

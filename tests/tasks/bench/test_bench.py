@@ -14,8 +14,8 @@ def test_a_benchmark_times_our_run_its_choices_and_the_others(tmp_path, monkeypa
     monkeypatch.setattr(products, "SECONDS", 0.01)
     typed = ["task=bench", *TINY, "bench.rounds=2", "bench.seconds=0.05", "device=cpu"]
     config = resolve_config(compose(typed), typed)
-    with opened(tmp_path, typed) as run:
-        bench.run(config, run)
+    with opened(tmp_path, typed) as run_dir:
+        bench.run(config, run_dir, None)
     out, err = capfd.readouterr()
     assert err == ""
     found = results(tmp_path)

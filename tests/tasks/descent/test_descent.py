@@ -23,7 +23,7 @@ def run(path: Path, *typed: str) -> dict[str, Any]:
     config = resolve_config(compose(overrides), overrides)
     path.mkdir()
     with opened(path, overrides) as run_dir:
-        descent.run(config, run_dir)
+        descent.run(config, run_dir, None)
     return results(path)
 
 

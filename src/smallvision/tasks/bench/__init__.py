@@ -7,6 +7,7 @@ from typing import Any
 
 from smallvision.config.schema import Bench, Config
 from smallvision.core.console import Console
+from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir
 from smallvision.tasks import common
 from smallvision.tasks.bench.contenders import (
@@ -19,15 +20,17 @@ from smallvision.tasks.bench.contenders import (
 )
 from smallvision.tasks.bench.plot import plot
 from smallvision.tasks.bench.products import Products, devices, time_products
+from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.factory import Experiment, make_data, make_experiment
 
 
-def run(config: Config, run_dir: RunDir, checkpoint: object = None) -> dict[str, Any]:
+def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> Results:
     """Time every contender ``bench.rounds`` times, in turn; medians and ratios go to results.json and bench.png."""
     console = Console()
+    assert run_dir is not None
     assert config.bench is not None
     experiment = make_experiment(config, make_data(config))
-    run_dir.describe(config, experiment.device.hardware)
+    run_dir.describe(config.to_dict(), experiment.device.hardware)
     common.summary(console, config, experiment, run_dir, f"timing {config.model.name}")
     speeds = time_in_turn(console, config.bench, list(contenders(config, experiment, run_dir.path)))
     print_speeds(console, speeds)
@@ -41,14 +44,13 @@ def run(config: Config, run_dir: RunDir, checkpoint: object = None) -> dict[str,
         f" fastest matrix product here in {utilization['dtype']}"
     )
     results = common.results(config, experiment, run_dir, "completed")
-    results["images_per_second"] = ours
-    results["seconds"]["total"] = run_dir.seconds
-    results["bench"] = {
+    results.images_per_second = ours
+    results.extra["bench"] = {
         "speed": {name: asdict(speed) for name, speed in speeds.items()},
         "products": {device: asdict(of) for device, of in products.items()},
         "peak": utilization,
     }
-    run_dir.results(results)
+    results.write(run_dir)
     file = run_dir.path / "bench.png"
     plot(speeds, products, f"{config.model.name} on {experiment.data.dataset.name}, {experiment.device}", file)
     console.print()

@@ -16,14 +16,16 @@ from smallvision.tasks.descent.compare import configs_to_compare, listed
 from smallvision.tasks.descent.functions import FUNCTIONS, Function, Point
 from smallvision.tasks.descent.plot import DescentPlot
 from smallvision.tasks.descent.trajectory import Trajectory, descend
+from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.device import hardware
 
 COLUMNS = ("function", "optimizer", "step", "x", "y", "value", "lr")
 Rows = list[list[Trajectory]]  # a row for each function, a trajectory for each optimizer
 
 
-def run(config: Config, run_dir: RunDir, checkpoint: object = None) -> Results:
+def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> Results:
     """Compute the trajectories, print them, and write descent.csv, descent.png and results.json."""
+    assert run_dir is not None
     options = config.descent
     assert options is not None
     if config.device.name not in ("auto", "cpu"):
@@ -34,7 +36,7 @@ def run(config: Config, run_dir: RunDir, checkpoint: object = None) -> Results:
     for function in functions:
         start, steps = starting_point(options, function), options.steps or function.steps
         rows.append([descend(one, function, start, steps, label) for label, one in compared.items()])
-    run_dir.describe(config, hardware("cpu"))
+    run_dir.describe(config.to_dict(), hardware("cpu"))
     console = Console()
     console.print(f"smallvision: descent on {', '.join(function.name for function in functions)}", style="bold")
     console.fields(

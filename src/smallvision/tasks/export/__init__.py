@@ -13,15 +13,17 @@ from smallvision.tasks.export.formats import FORMATS
 from smallvision.tasks.export.manifest import Export
 from smallvision.tasks.export.metadata import identity, make_metadata
 from smallvision.tasks.export.verify import LIMIT, TestImages, find_images
-from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.predictor import Predictor
 
 
-def run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | None = None) -> Export:
+def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> None:
     """Write the network of ``checkpoint`` to the run directory, in the chosen format, with its manifest and model card.
 
     Raises UserError where the directory cannot be written, or the file does not compute what the network does.
     """
+    assert run_dir is not None
+    assert isinstance(checkpoint, Checkpoint)
     directory = run_dir.path
     elsewhere = "hydra.run.dir=DIRECTORY chooses another place"
     if not directory.is_dir() or not os.access(directory, os.W_OK):
@@ -30,8 +32,8 @@ def run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | None = None) -
     in_float32 = config.updated(
         {"device": {"name": "cpu", "precision": "32", "memory_format": "contiguous", "compile": False}}
     )
-    predictor = Predictor.from_checkpoint(checkpoint or read_checkpoint(config.checkpoint_file), in_float32)
-    saved, given = predictor.checkpoint.config, config.to_dict()
+    predictor = Predictor.from_checkpoint(checkpoint, in_float32)
+    saved, given = checkpoint.config, config.to_dict()
     chosen = any(given[key] != saved.get(key) for key in ("data", "data_dir"))
     images = find_images(config, predictor.spec, chosen)
     form = FORMATS[str(config.format)]
@@ -55,7 +57,6 @@ def run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | None = None) -
     for name in FORMATS:
         if name not in exports:
             console.fields({"also": command("task=export", f"checkpoint={config.checkpoint}", f"format={name}")})
-    return export
 
 
 def print_summary(console: Console, predictor: Predictor, images: TestImages, name: str) -> None:
@@ -68,7 +69,7 @@ def print_summary(console: Console, predictor: Predictor, images: TestImages, na
     console.fields(
         {
             "data": shorten(f"{data['name']}, {data['source']}", 300),
-            "network": f"{checkpoint.config['model']['name']}, {predictor.parameter_count:,} parameters,"
+            "network": f"{spec.model['name']}, {predictor.parameter_count:,} parameters,"
             f" {count(checkpoint.epoch, 'epoch')}" + (f", {views} views" if views > 1 else ""),
             "input": f"images, uint8, N x {' x '.join(map(str, spec.shape))}",
             "output": f"probabilities, float32, N x {len(spec.classes)}",

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from smallvision.core.errors import UserError, printable
 from smallvision.core.results import Results
-from smallvision.core.run_dir import command
+from smallvision.core.run_dir import RunDir, command
 from smallvision.reports.formatting import count
 from smallvision.reports.statistics import wilson
 from smallvision.tasks.export.manifest import Export
@@ -28,6 +28,7 @@ def render(predictor: Predictor, exports: list[Export], others: list[str]) -> st
     environment.filters |= {"count": count, "code": code_block}
     source = resources.files("smallvision.tasks.export").joinpath("templates/model_card.md.jinja")
     checkpoint, spec = predictor.checkpoint, predictor.spec
+    saved = checkpoint.config
     page = environment.from_string(source.read_text(encoding="utf-8")).render(
         spec=spec,
         shape=" x ".join(map(str, spec.shape)),
@@ -35,10 +36,10 @@ def render(predictor: Predictor, exports: list[Export], others: list[str]) -> st
         views=len(predictor.tta),
         parameters=predictor.parameter_count,
         epoch=checkpoint.epoch,
-        config=checkpoint.config,
+        config=saved,
         data={"stand_in_for": None, "remark": None, **checkpoint.dataset},
         accuracies=measured(predictor),
-        other_views=spec.tta != checkpoint.config["tta"],
+        other_views=spec.tta != saved["tta"],
         exports=exports,
         others=others,
         limit=LIMIT,
@@ -90,7 +91,7 @@ def measured(predictor: Predictor) -> list[Accuracy]:
     if path.name != "best.ckpt" or path.parent.name != "checkpoints":
         return []
     try:
-        results = Results.read(path.parent.parent / "results.json")
+        results = Results.read(RunDir(path.parent.parent).results_json)
     except UserError:
         return []
     if (
@@ -99,7 +100,8 @@ def measured(predictor: Predictor) -> list[Accuracy]:
         or results.best_epoch != checkpoint.epoch
     ):
         return []
-    partial = checkpoint.config["trainer"].get("limit_val_batches") is not None
+    saved = checkpoint.config
+    partial = saved["trainer"].get("limit_val_batches") is not None
     accuracies = []
     for part, metric, images in (("validation", "val/acc", results.data.val), ("test", "test/acc", results.tested)):
         accuracy = results.metrics[metric]

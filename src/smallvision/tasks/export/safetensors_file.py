@@ -87,8 +87,8 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
             content[key] = json.loads(metadata[key])
         except (KeyError, ValueError, RecursionError):
             raise UserError(f"its {key} is missing or not JSON") from None
-    config = validate_untrusted_config(content["config"], str(file))
-    typed = Config.from_dict(config)
+    saved = validate_untrusted_config(content["config"], str(file))
+    typed = Config.from_dict(saved)
     check_plain_data(content, str(file), 2 * MOST_ENTRIES)
     shape, classes, mean, std = (content[key] for key in ("shape", "classes", "mean", "std"))
     valid = {
@@ -103,13 +103,13 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
     if invalid:
         raise UserError(f"its {invalid[0]} is not what a run writes")
     return ModelSpec(
-        model=config["model"],
+        model=saved["model"],
         shape=tuple(shape),
         classes=classes,
         mean=mean,
         std=std,
         whiten=typed.data.normalisation.whiten,
-        tta=config["tta"],
+        tta=saved["tta"],
         seed=typed.seed,
     )
 

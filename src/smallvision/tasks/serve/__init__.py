@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.tasks.predict import input_spec, stand_in_warning
-from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
 BACKLOG = 128  # connections that wait to be accepted
 
 
-def run(config: Config, run_dir: None = None, checkpoint: Checkpoint | None = None) -> None:
+def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> None:
     """Serve the network of ``checkpoint`` until Ctrl-C or SIGTERM."""
     import uvicorn  # optional packages, which no other task needs
 
     from smallvision.tasks.serve.app import LOOPBACK, make_app
     from smallvision.tasks.serve.service import PredictService
 
+    assert isinstance(checkpoint, Checkpoint)
     chosen = config.serve
     assert chosen is not None
     host = chosen.host
-    predictor = Predictor.from_checkpoint(checkpoint or read_checkpoint(config.checkpoint_file), config)
+    predictor = Predictor.from_checkpoint(checkpoint, config)
     spec = input_spec(predictor)
     listening = listen(host, chosen.port)
     service = PredictService(predictor, spec, chosen.max_images, round(chosen.max_megabytes * 1e6))

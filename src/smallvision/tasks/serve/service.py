@@ -41,7 +41,7 @@ class PredictService:
         self.classes = [printable(name) for name in predictor.spec.classes]
         checkpoint = predictor.checkpoint
         self.description: dict[str, Any] = {
-            "model": checkpoint.config["model"]["name"],
+            "model": predictor.spec.model["name"],
             "classes": self.classes,
             "shape": list(predictor.spec.shape),
             "data": printable(checkpoint.dataset["name"]),
