@@ -1,4 +1,4 @@
-"""A whole run by the real command line: what it prints, what it leaves, and that it can be relied on."""
+"""A run by its command line: what it prints, which files it writes, and that it is reproducible."""
 
 import csv
 import re
@@ -11,7 +11,7 @@ from helpers.command import TINY, figures, results, start
 from helpers.forks import train
 
 
-def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):
+def test_a_run_writes_the_files_of_a_run_directory(finished):
     folder, process = finished
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (folder / "run").iterdir()} == {
@@ -24,7 +24,7 @@ def test_a_run_ends_well_and_leaves_the_files_of_a_run_directory(finished):
     assert yaml.safe_load((folder / "run/overrides.yaml").read_text())[:3] == [*TINY[:3]]
 
 
-def test_results_hold_the_figures_of_the_contract(finished):
+def test_results_json_has_the_documented_keys(finished):
     folder, _ = finished
     found = results(folder / "run")
     assert found["status"] == "completed"
@@ -42,7 +42,7 @@ def test_results_hold_the_figures_of_the_contract(finished):
     assert found["images_per_second"] > 0
 
 
-def test_metrics_have_one_row_per_epoch_and_results_take_the_chosen_one(finished):
+def test_metrics_csv_has_one_row_per_epoch_and_the_results_are_those_of_the_best(finished):
     folder, _ = finished
     with (folder / "run/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -53,7 +53,7 @@ def test_metrics_have_one_row_per_epoch_and_results_take_the_chosen_one(finished
         assert found[name] == float(best[name])
 
 
-def test_the_screen_is_tidy_in_a_log(finished):
+def test_the_output_is_plain_text_where_it_is_not_a_terminal_and_free_of_boilerplate(finished):
     _, process = finished
     assert process.stderr == ""
     assert "\r" not in process.stdout
@@ -64,7 +64,7 @@ def test_the_screen_is_tidy_in_a_log(finished):
         assert boilerplate not in process.stdout
 
 
-def test_the_commands_that_a_run_prints_work_as_they_stand(finished):
+def test_the_commands_that_a_run_prints_can_be_run(finished):
     folder, process = finished
     printed = re.findall(r"python train\.py (.*)", process.stdout)
     assert len(printed) == 3
@@ -97,7 +97,7 @@ def test_a_checkpoint_is_plain_and_carries_what_rebuilds_its_model(finished):
     assert plain(checkpoint)
 
 
-def test_the_same_command_gives_the_same_figures_to_the_last_digit(finished, tmp_path):
+def test_the_same_command_gives_the_same_results_to_the_last_digit_and_another_seed_others(finished, tmp_path):
     folder, _ = finished
     again = train(tmp_path, *TINY, "hydra.run.dir=run")
     assert again.returncode == 0, again.stderr
@@ -107,7 +107,7 @@ def test_the_same_command_gives_the_same_figures_to_the_last_digit(finished, tmp
     assert results(tmp_path / "other")["metrics"] != results(folder / "run")["metrics"]
 
 
-def test_the_kept_config_runs_again_by_itself(finished, tmp_path):
+def test_the_config_in_a_run_directory_is_enough_to_run_it_again(finished, tmp_path):
     folder, _ = finished
     again = train(tmp_path, f"--config-path={folder / 'run'}", "--config-name=config", "hydra.run.dir=again")
     assert again.returncode == 0, again.stderr
@@ -120,7 +120,7 @@ def test_runs_started_together_never_share_a_directory(tmp_path):
     assert len(list((tmp_path / "outputs/runs/shapes-mnist-adam").glob("*/results.json"))) == 3
 
 
-def test_without_a_network_mnist_is_stood_in_for_and_everything_says_so(tmp_path):
+def test_offline_a_stand_in_replaces_mnist_and_is_named_wherever_results_are_shown(tmp_path):
     process = train(tmp_path, "trainer.max_epochs=1", "hydra.run.dir=run", "data_dir=here")
     assert process.returncode == 0, process.stderr
     assert "STAND-IN: these images are not mnist" in process.stdout
@@ -136,7 +136,7 @@ def test_without_a_network_mnist_is_stood_in_for_and_everything_says_so(tmp_path
 
 
 @pytest.mark.parametrize("model", ["fashion_mnist", "cifar10"])
-def test_without_a_network_and_without_a_stand_in_wished_for_a_run_is_refused(tmp_path, model):
+def test_offline_a_run_is_refused_where_no_stand_in_is_allowed(tmp_path, model):
     process = train(tmp_path, f"model={model}", "data.offline=error", "data_dir=here")
     assert process.returncode == 2
     assert process.stderr.startswith(f"error: data={model}: not found and not downloaded")
@@ -184,7 +184,7 @@ def test_a_model_picks_its_data_and_data_on_the_command_line_wins(tmp_path, type
     assert yaml.safe_load(shown.stdout)["data"]["name"] == data
 
 
-def test_without_validation_images_the_last_epoch_is_taken(tmp_path):
+def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
     process = train(tmp_path, *TINY, "data.val_size=0", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     found = results(tmp_path / "run")
@@ -193,30 +193,24 @@ def test_without_validation_images_the_last_epoch_is_taken(tmp_path):
     assert torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
 
 
-def test_without_test_images_there_is_no_test_figure(tmp_path):
+def test_without_test_images_there_are_no_test_metrics(tmp_path):
     process = train(tmp_path, *TINY, "data.test_images=0", "data.drop_last=true", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     assert results(tmp_path / "run")["metrics"]["test/acc"] is None
 
 
-def test_early_stopping_ends_a_run_that_no_longer_gets_better(tmp_path):
+def test_early_stopping_ends_a_run_that_no_longer_improves_and_report_false_writes_no_page(tmp_path):
     process = train(
         tmp_path, *TINY, "trainer.max_epochs=50", "early_stopping.patience=1", "early_stopping.min_delta=0.9",
-        "hydra.run.dir=run",
+        "report=false", "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert results(tmp_path / "run")["epochs"] == 2
+    assert not list((tmp_path / "run").glob("report.*"))
 
 
-def test_tensorboard_hears_of_a_run_too(tmp_path):
-    process = train(tmp_path, *TINY, "trainer.max_epochs=1", "logger=tensorboard", "hydra.run.dir=run")
-    assert process.returncode == 0, process.stderr
-    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
-    assert (tmp_path / "run/metrics.csv").is_file()
-
-
-def test_two_processes_train_as_one_does(finished, tmp_path):
-    """Each takes its part of every batch; only the order of sums differs."""
+def test_two_processes_train_like_one(finished, tmp_path):
+    """Each takes a part of every batch, so only the order of sums differs."""
     folder, _ = finished
     process = train(tmp_path, *TINY, "trainer.devices=2", "trainer.strategy=ddp", "device=cpu", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
@@ -235,7 +229,7 @@ def test_a_last_batch_of_one_image_that_batch_norm_cannot_take_is_refused_before
     assert train(tmp_path, *typed, "data.drop_last=true", "trainer.max_epochs=1").returncode == 0
 
 
-def test_a_run_that_ends_in_mid_epoch_is_validated_where_it_ends(tmp_path):
+def test_a_run_that_ends_within_an_epoch_is_validated_there(tmp_path):
     process = train(tmp_path, *TINY, "trainer.max_steps=13", "trainer.profiler=simple", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()[1:]

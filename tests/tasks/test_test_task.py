@@ -1,4 +1,4 @@
-"""A checkpoint is enough to test what was learnt."""
+"""A checkpoint is enough to test its model."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from helpers.command import TINY, results
 from helpers.forks import train
 
 
-def test_a_checkpoint_alone_gives_the_figures_of_its_run_to_the_last_digit(finished, tmp_path):
+def test_a_checkpoint_alone_gives_the_test_metrics_of_its_run_to_the_last_digit(finished, tmp_path):
     folder, _ = finished
     shutil.copy(folder / "run/checkpoints/best.ckpt", tmp_path / "elsewhere.ckpt")
     process = train(tmp_path, "task=test", "checkpoint=elsewhere.ckpt")
@@ -21,7 +21,7 @@ def test_a_checkpoint_alone_gives_the_figures_of_its_run_to_the_last_digit(finis
     assert tested["data"] == trained["data"]
 
 
-def test_other_data_of_the_same_form_can_be_tested_and_are_named(finished, tmp_path):
+def test_other_data_of_the_same_shape_and_classes_can_be_tested_and_are_named(finished, tmp_path):
     folder, _ = finished
     checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
     process = train(tmp_path, "task=test", checkpoint, "data=digits", "hydra.run.dir=tested")
@@ -30,7 +30,7 @@ def test_other_data_of_the_same_form_can_be_tested_and_are_named(finished, tmp_p
     assert "trained on other data: shapes" in process.stdout
 
 
-def test_data_of_another_form_are_refused(finished, tmp_path):
+def test_data_of_another_shape_are_refused(finished, tmp_path):
     folder, _ = finished
     checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
     process = train(tmp_path, "task=test", checkpoint, "data.size=20")
@@ -39,7 +39,7 @@ def test_data_of_another_form_are_refused(finished, tmp_path):
     assert process.stderr.count("\n") == 1
 
 
-def test_the_checkpoint_says_the_model_and_nobody_else(finished, tmp_path):
+def test_the_model_of_a_checkpoint_cannot_be_changed(finished, tmp_path):
     folder, _ = finished
     checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
     process = train(tmp_path, "task=test", checkpoint, "model=lenet5")
@@ -47,7 +47,7 @@ def test_the_checkpoint_says_the_model_and_nobody_else(finished, tmp_path):
     assert process.stderr == "error: model: cannot be changed here: the checkpoint fixes it\n"
 
 
-def test_a_checkpoint_brings_its_whitening_and_its_views(tmp_path):
+def test_a_checkpoint_holds_its_whitening_and_its_test_time_views(tmp_path):
     whitened = [
         "model=airbench", "model.widths=[8,8]", "data.size=12", "data.channels=3", "optimizer=muon",
         "data.normalisation.whiten=2", "tta.flip=true", "tta.shift=1", "loss.label_smoothing=0.2",
@@ -65,8 +65,8 @@ def test_a_checkpoint_brings_its_whitening_and_its_views(tmp_path):
     assert found["one_view"]["test/loss"] != found["run"]["test/loss"]
 
 
-def test_a_failure_of_ours_is_told_as_one(tmp_path):
-    """Exit 1, a traceback, and status failed: here a class that fails once training has begun."""
+def test_an_internal_error_ends_with_exit_code_1_a_traceback_and_status_failed(tmp_path):
+    """Here of a metric that fails when training has started."""
     broken = tmp_path / "sitecustomize.py"
     broken.write_text(
         "import importlib.abc, importlib.util, sys\n"
