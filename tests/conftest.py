@@ -13,9 +13,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # one thread a test process: the suite runs
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder and the process of one tiny run in ``run``, shared by a file's tests."""
+    """The folder and the process of one tiny run with its page in ``run``, shared by a file's tests."""
     folder = tmp_path_factory.mktemp("finished")
-    return folder, train(folder, *TINY, "hydra.run.dir=run")
+    return folder, train(folder, *TINY, "report=true", "hydra.run.dir=run")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,12 +14,12 @@ from helpers.hostile import Ground, os_system, pickle_file
 from hostile import test_checkpoints, test_data_files, test_run_directories
 
 
-def test_129_hostile_files_are_tried() -> None:
+def test_132_hostile_files_are_tried() -> None:
     checkpoints = [test_checkpoints.PICKLES, test_checkpoints.DAMAGE, test_checkpoints.SECTIONS]
     runs = [getattr(test_run_directories, name) for name in ("STATES", "IGNORED", "CONFIGS", "YAML", "RESULTS")]
     data = [test_data_files.ARCHIVES, test_data_files.HARMLESS_ARCHIVES, test_data_files.IMAGE_FILES]
     single = 4  # tests of one file each: terminal commands, two pipes, an image and a zip archive in one
-    assert sum(map(len, [*checkpoints, *runs, *data])) + single == 129
+    assert sum(map(len, [*checkpoints, *runs, *data])) + single == 132
 
 
 def test_the_same_payloads_leave_marks_where_they_are_opened_without_care(ground: Ground, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from helpers.command import NO_NETWORK, TINY, TRAIN, results, start
 from helpers.comparison import same_end, same_files
 from helpers.forks import train
 
+from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import UserError
 from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
 from smallvision.training.checkpoint import read
@@ -239,7 +240,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_continued(tmp_path):
      RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")],
 )  # fmt: skip
 def test_out_of_memory_says_what_to_lower(error):
-    config = {"data": {"batch_size": 4096, "eval_batch_size": 1000}}
+    config = resolve_config(compose(["data.batch_size=4096"]), [])
     with pytest.raises(UserError, match=r"lower data.batch_size \(now 4096"), explain_out_of_memory(config):
         raise error
 

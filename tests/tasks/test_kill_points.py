@@ -4,16 +4,16 @@
 """
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.comparison import same_end, same_files
-from helpers.forks import Forks
+from helpers.forks import Forks, shared
 
 COMMON = [
     "data=shapes", "data.images=320", "data.val_size=64", "data.test_images=64", "data.size=12",
     "data.batch_size=32", "device=cpu", "device.threads=1", "trainer.max_epochs=4",
+    "report=false",
 ]  # fmt: skip
 RUNS = {
     "sgd, one cycle": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle", "data.augmentation.shift=2"],
@@ -34,11 +34,9 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    process = Forks()
-    yield process
-    process.close()
+@pytest.fixture
+def forks() -> Forks:
+    return shared()
 
 
 @pytest.mark.parametrize("kind", RUNS)

@@ -32,7 +32,7 @@ def test_a_fit_and_a_test_write_their_page(finished, tmp_path):
 
 def test_a_page_that_cannot_be_written_does_not_fail_the_run(tmp_path):
     (tmp_path / "run/report.npz").mkdir(parents=True)  # in its way
-    process = train(tmp_path, *TINY, "trainer.max_epochs=1", "hydra.run.dir=run")
+    process = train(tmp_path, *TINY, "report=true", "trainer.max_epochs=1", "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     assert "report.html could not be written" in process.stdout
     assert results(tmp_path / "run")["status"] == "completed"
@@ -40,7 +40,8 @@ def test_a_page_that_cannot_be_written_does_not_fail_the_run(tmp_path):
 
 def test_a_partial_test_is_marked_and_its_interval_is_for_the_tested_images(tmp_path):
     process = train(
-        tmp_path, *TINY, "trainer.max_epochs=1", "trainer.limit_test_batches=1", "data.eval_batch_size=50",
+        tmp_path, *TINY, "report=true", "trainer.max_epochs=1", "trainer.limit_test_batches=1",
+        "data.eval_batch_size=50",
         "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -51,7 +52,7 @@ def test_a_partial_test_is_marked_and_its_interval_is_for_the_tested_images(tmp_
 
 
 def test_the_reason_of_a_failure_is_in_the_results_and_on_the_page(tmp_path):
-    process = train(tmp_path, *TINY, "optimizer=sgd", "optimizer.lr=1e9", "hydra.run.dir=run")
+    process = train(tmp_path, *TINY, "report=true", "optimizer=sgd", "optimizer.lr=1e9", "hydra.run.dir=run")
     assert process.returncode == 2
     found = results(tmp_path / "run")
     assert found["status"] == "failed"

@@ -4,7 +4,6 @@ import random
 import re
 import shlex
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 import torch
 from helpers.command import results
 from helpers.comparison import same_end, same_files
-from helpers.forks import Forks
+from helpers.forks import Forks, shared
 
 COMMON = [
     "data=shapes", "data.size=12", "data.batch_size=32", "model=fashion_mnist", "model.hidden=[16]",
     "model.dropout=0.3", "optimizer=adam", "data.augmentation.shift=1", "device=cpu", "device.threads=1",
+    "report=false",
 ]  # fmt: skip
 # What takes the time, the file from whose appearance on a signal may come, and the share of the run's seconds
 # of that name in which it does.
@@ -32,11 +32,9 @@ MOST = 12  # attempts: a busy machine may end a run before its signal comes
 SOON = 60  # seconds, on a busy machine
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    process = Forks()
-    yield process
-    process.close()
+@pytest.fixture
+def forks() -> Forks:
+    return shared()
 
 
 def whole_run(forks: Forks, folder: Path, phase: str, *more: str) -> tuple[list[str], str, float]:

@@ -5,7 +5,7 @@ import torch
 from helpers.command import results, train
 
 RUN = ("data=shapes", "data.images=100", "data.val_size=20", "data.test_images=20", "data.size=12",
-       "data.batch_size=32", "model=cifar10", "model.widths=[8]", "model.depths=[1]", "device=cpu",
+       "data.batch_size=32", "model=cifar10", "model.widths=[8]", "model.depths=[0]", "device=cpu",
        "device.precision=32", "device.threads=1", "trainer.max_epochs=2")  # fmt: skip
 
 
