@@ -18,7 +18,7 @@ from smallvision import cli
 from smallvision.config import compose as overrides
 from smallvision.config.schema import GROUPS
 from smallvision.core.errors import UserError
-from smallvision.training import checkpoint
+from smallvision.training.checkpoint import read_checkpoint
 
 Tree = dict[str, Any]
 
@@ -28,7 +28,7 @@ def resolve_config(*typed: str) -> Tree:
     forced = overrides.force(list(typed))
     composed = overrides.compose(forced)
     file = overrides.checkpoint_to_read(composed, forced)
-    saved = checkpoint.read(file)["smallvision"]["config"] if file is not None else None
+    saved = read_checkpoint(file).config if file is not None else None
     return overrides.resolve_config(composed, forced, saved).to_dict()
 
 
@@ -246,7 +246,7 @@ def run_dir(tmp_path: Path) -> Path:
     """A run of choices that are not the defaults."""
     kept = resolve_config(
         "model=linear", "data=digits", "optimizer=sgd", "optimizer.lr=0.25", "seed=9", "trainer.max_epochs=3",
-        "scheduler=linear", "scheduler.final=0.5", "checkpoint.every_n_steps=7", "data.batch_size=32",
+        "scheduler=linear", "scheduler.final_ratio=0.5", "checkpoint.every_n_steps=7", "data.batch_size=32",
     )  # fmt: skip
     del kept["resume"]
     folder = tmp_path / "run"
@@ -283,7 +283,7 @@ def test_an_added_trainer_key_is_taken_up(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", [("scheduler=one_cycle",), ("scheduler=cosine", "scheduler.final=0.25")], ids=" ".join
+    "typed", [("scheduler=one_cycle",), ("scheduler=cosine", "scheduler.final_ratio=0.25")], ids=" ".join
 )
 def test_a_typed_group_replaces_the_whole_section(run_dir: Path, typed: tuple[str, ...]) -> None:
     made = resolve_config(f"resume={run_dir}", *typed)

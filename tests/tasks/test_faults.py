@@ -21,7 +21,7 @@ from helpers.forks import train
 from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import UserError
 from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
-from smallvision.training.checkpoint import read
+from smallvision.training.checkpoint import read_checkpoint
 
 
 def saved_step(run: Path) -> int:
@@ -103,7 +103,7 @@ def test_a_file_system_that_fills_up_does_not_end_training_and_with_space_it_goe
     assert (found["status"], found["epochs"]) == ("completed", 4)
     assert any("No space left on device" in line for line in found["unsaved"])
     assert not list(run.rglob(".*.part"))
-    left = [read(file)["global_step"] for file in run.glob("checkpoints/*.ckpt")]  # whole, all of them
+    left = [read_checkpoint(file).step for file in run.glob("checkpoints/*.ckpt")]  # whole, all of them
     assert left
     assert max(left) < found["steps"]
 
@@ -155,7 +155,7 @@ def test_a_file_system_that_is_full_for_a_while_leaves_a_good_checkpoint_after_i
     found = results(disk / "run")
     assert found["status"] == "interrupted"
     assert any("No space left on device" in line for line in found["unsaved"])
-    assert read(last)["global_step"] == found["steps"]
+    assert read_checkpoint(last).step == found["steps"]
 
 
 def test_a_file_system_without_room_for_the_results_is_told_in_one_line_and_the_run_ends_there_later(

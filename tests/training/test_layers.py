@@ -87,11 +87,11 @@ def test_identical_pixels_everywhere_are_whitened_to_finite_numbers() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(channels=st.integers(1, 4), height=st.integers(3, 9), width=st.integers(3, 9), side=st.integers(1, 3))
-def test_whitened_images_have_the_shape_that_was_foretold(channels: int, height: int, width: int, side: int) -> None:
-    whiten = Whiten(channels, side)
-    found = whiten(torch.rand(2, channels, height, width))
-    assert found.shape == (2, *whiten.shape((channels, height, width)))
-    assert whiten.shape((channels, height, width))[0] == 2 * channels * side**2
+def test_whitened_images_have_the_shape_of_their_spec(channels: int, height: int, width: int, side: int) -> None:
+    spec = ModelSpec({}, (channels, height, width), [], [0.5] * channels, [0.25] * channels, whiten=side)
+    found = Whiten(channels, side)(torch.rand(2, channels, height, width))
+    assert found.shape == (2, *spec.network_shape)
+    assert spec.network_shape[0] == 2 * channels * side**2
 
 
 def test_each_direction_and_its_negative_go_through_gelu() -> None:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from smallvision.training.schedules import LRLambda, at_step, constant, cosine, linear, one_cycle
 
 SCHEDULES: dict[str, Callable[..., LRLambda]] = {
-    "constant": lambda warmup, final: constant(warmup),
+    "constant": lambda warmup, final_ratio: constant(warmup),
     "linear": linear,
     "cosine": cosine,
     "one_cycle": one_cycle,
@@ -27,10 +27,10 @@ def test_without_a_warm_up_the_first_rate_is_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("final", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("final_ratio", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("name", FALLING)
-def test_a_fall_ends_on_its_final_share(name: str, warmup: float, final: float) -> None:
-    assert SCHEDULES[name](warmup, final)(1.0) == pytest.approx(final, abs=1e-12)
+def test_a_fall_ends_on_its_final_ratio(name: str, warmup: float, final_ratio: float) -> None:
+    assert SCHEDULES[name](warmup, final_ratio)(1.0) == pytest.approx(final_ratio, abs=1e-12)
 
 
 @pytest.mark.parametrize("warmup", [0.1, 0.5, 1.0])
@@ -54,10 +54,10 @@ def test_one_cycle_rises_from_a_twenty_fifth() -> None:
 
 
 @pytest.mark.parametrize("warmup", WARMUPS)
-@pytest.mark.parametrize("final", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("final_ratio", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_rate_rises_in_the_warm_up_then_never_again(name: str, warmup: float, final: float) -> None:
-    factor = SCHEDULES[name](warmup, final)
+def test_a_rate_rises_in_the_warm_up_then_never_again(name: str, warmup: float, final_ratio: float) -> None:
+    factor = SCHEDULES[name](warmup, final_ratio)
     rates = [factor(p) for p in GRID]
     assert all(0 <= rate <= 1 + 1e-12 for rate in rates)
     for (p, before), (q, after) in pairwise(zip(GRID, rates, strict=True)):

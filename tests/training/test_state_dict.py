@@ -17,7 +17,7 @@ from torch import nn
 from smallvision.core.errors import UserError
 from smallvision.models import MLP, CifarNet, LeNet5, MnistNet
 from smallvision.training import state_dict as bare
-from smallvision.training.checkpoint import is_bare, opened, read
+from smallvision.training.checkpoint import is_bare, opened, read_checkpoint
 
 FILE = Path("model.pt")
 
@@ -134,7 +134,7 @@ def test_other_plain_data_are_no_bare_state_dict(content: Any, tmp_path: Path) -
     torch.save(content, tmp_path / "model.pt")
     assert not is_bare(opened(tmp_path / "model.pt"))
     with pytest.raises(UserError, match=r"model\.pt: not a checkpoint of smallvision$"):
-        read(tmp_path / "model.pt")
+        read_checkpoint(tmp_path / "model.pt")
 
 
 # Hostile files, by the command line -----------------------------------------------------------------------

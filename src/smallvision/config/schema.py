@@ -163,7 +163,7 @@ class Scheduler(Target):
         """Arguments of the schedules that come with the project."""
 
         warmup: Fraction  # of all steps, in which the rate rises from 0
-        final: Fraction  # of the learning rate, at the last step
+        final_ratio: Fraction  # of the last step's learning rate to the optimizer's
 
 
 @dataclass

@@ -85,10 +85,6 @@ def instantiate(
         raise UserError(f"{where}={plain.get('name', plain['_target_'])}: {error}") from error
 
 
-build = instantiate  # until every caller has moved
-COMMON = NOT_ARGUMENTS
-
-
 def resolve(section: str, target: Any, key: str | None = None) -> Callable[..., Any]:
     """The allowed class or function itself. ``key`` as in :func:`check_target`."""
     where = key or section

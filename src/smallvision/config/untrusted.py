@@ -20,7 +20,6 @@ from smallvision.core.errors import UserError
 # endless.
 MAX_ENTRIES, MAX_DEPTH = 10_000, 20
 MAX_BITS = 1_000  # of a whole number, so that it can be printed and made a float
-MOST_ENTRIES = MAX_ENTRIES  # until every caller has moved
 
 HYDRA_TARGETS = {
     "launcher": {"hydra._internal.core_plugins.basic_launcher.BasicLauncher"},

@@ -185,7 +185,7 @@ def _json(file: Path) -> Any:
 def _yaml(file: Path) -> Any:
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        untrusted.check_plain_data(tree, str(file), untrusted.MOST_ENTRIES)
+        untrusted.check_plain_data(tree, str(file), untrusted.MAX_ENTRIES)
     except UNREADABLE:
         return None
     return tree

@@ -23,7 +23,7 @@ from smallvision.training.model_spec import ModelSpec
 
 FORMAT = 1
 PREFIX = "predictor."  # of the Predictor's tensors in a LightningModule's state dict
-MOST_ENTRIES = 1_000_000
+MAX_ENTRIES = 1_000_000
 # All that a checkpoint's pickle may name beside the kinds of storage. torch's own list for weights_only is
 # longer, and a bytearray on it, say, fills the memory.
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
@@ -103,7 +103,7 @@ def opened(path: Path) -> Any:
     except Exception as error:  # damage can surface as any kind
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged or not a checkpoint ({reason[:120]})") from None
-    check_plain_data(content, str(path), MOST_ENTRIES, torch.Tensor)
+    check_plain_data(content, str(path), MAX_ENTRIES, torch.Tensor)
     return content
 
 
@@ -303,8 +303,3 @@ def keep_older(path: Path, count: int) -> None:
             os.link(path, target)  # path itself is there at every moment
         except OSError:  # a file system without links
             copy(path, target)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Until everything takes a Checkpoint: its raw content."""
-    return read_checkpoint(path).raw

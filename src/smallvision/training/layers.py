@@ -42,10 +42,6 @@ class Whiten(nn.Module):
         self.side = side
         self.register_buffer("kernel", torch.zeros(2 * channels * side**2, channels, side, side))
 
-    def shape(self, of: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Channels, height, width of what images of that shape become."""
-        return len(self.kernel), of[1] - self.side + 1, of[2] - self.side + 1
-
     @torch.no_grad()
     def init_whiten(self, images: Tensor) -> None:
         """Learn the directions from ``images``, normalised floats."""

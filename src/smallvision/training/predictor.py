@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
 from smallvision.training import device as devices
-from smallvision.training.checkpoint import Checkpoint, read_checkpoint
+from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.layers import Normalise, TestTimeAugmentation, Whiten
-from smallvision.training.model_spec import ModelSpec, Shape, shape_str
+from smallvision.training.model_spec import ModelSpec, shape_str
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -112,34 +111,3 @@ class Predictor(nn.Module):
         finally:
             self.train(training)
         return counter.get_total_flops()
-
-    # Names that task=predict, task=serve and task=export still use --------------------------------------
-
-    @property
-    def model(self) -> "Predictor":
-        return self
-
-    @property
-    def views(self) -> TestTimeAugmentation:
-        return self.tta
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        plain: dict[str, Any] = self.checkpoint.raw["smallvision"]
-        return plain
-
-    @property
-    def epoch(self) -> int:
-        return self.checkpoint.epoch
-
-    @property
-    def classes(self) -> list[str]:
-        return self.spec.classes
-
-    @property
-    def shape(self) -> Shape:
-        return self.spec.shape
-
-
-def load(file: Path, config: Config) -> Predictor:
-    return Predictor.from_checkpoint(read_checkpoint(file), config)

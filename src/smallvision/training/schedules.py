@@ -15,21 +15,21 @@ def constant(warmup: float = 0.0) -> LRLambda:
     return _warmed(warmup, lambda progress: 1.0)
 
 
-def linear(warmup: float = 0.0, final: float = 0.0) -> LRLambda:
-    """A straight line from 1 to ``final``, after the warm-up."""
-    return _warmed(warmup, lambda progress: 1 + (final - 1) * progress)
+def linear(warmup: float = 0.0, final_ratio: float = 0.0) -> LRLambda:
+    """A straight line from 1 to ``final_ratio``, after the warm-up."""
+    return _warmed(warmup, lambda progress: 1 + (final_ratio - 1) * progress)
 
 
-def cosine(warmup: float = 0.0, final: float = 0.0) -> LRLambda:
-    """Half a cosine wave from 1 to ``final``, after the warm-up.
+def cosine(warmup: float = 0.0, final_ratio: float = 0.0) -> LRLambda:
+    """Half a cosine wave from 1 to ``final_ratio``, after the warm-up.
 
     Source: I. Loshchilov and F. Hutter, SGDR, arXiv:1608.03983, without its restarts.
     """
-    return _warmed(warmup, lambda progress: _wave(1, final, progress))
+    return _warmed(warmup, lambda progress: _wave(1, final_ratio, progress))
 
 
-def one_cycle(warmup: float = 0.3, final: float = 0.0) -> LRLambda:
-    """Cosine up from 1/25 to 1 over ``warmup``, cosine down to ``final`` (L. Smith, arXiv:1708.07120).
+def one_cycle(warmup: float = 0.3, final_ratio: float = 0.0) -> LRLambda:
+    """Cosine up from 1/25 to 1 over ``warmup``, cosine down to ``final_ratio`` (L. Smith, arXiv:1708.07120).
 
     The learning rate alone moves; momentum stays as it is.
     """
@@ -37,7 +37,7 @@ def one_cycle(warmup: float = 0.3, final: float = 0.0) -> LRLambda:
     def factor(progress: float) -> float:
         if progress < warmup:
             return _wave(1 / 25, 1, progress / warmup)
-        return _wave(1, final, (progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+        return _wave(1, final_ratio, (progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
 
     return factor
 

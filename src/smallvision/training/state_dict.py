@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from smallvision.core.errors import UserError
-from smallvision.training.checkpoint import PlainCheckpointIO, dense
+from smallvision.training.checkpoint import PlainCheckpointIO
 
 SAYS_NOTHING = "a bare state dict, which does not say its network"
 PREFIX = "network."  # of the network's own tensors in a Predictor's state dict
@@ -49,13 +49,6 @@ def write(state_dict: Mapping[str, Tensor], network: nn.Module, path: Path) -> N
     own = {name.removeprefix(PREFIX): tensor for name, tensor in state_dict.items() if name.startswith(PREFIX)}
     plain = {name_of(name): tensor.detach().cpu().contiguous() for name, tensor in own.items()}
     PlainCheckpointIO().save_checkpoint(plain, path)
-
-
-def refuse_endless(content: dict[str, Tensor], file: Path) -> None:
-    """Raise UserError at a tensor whose elements are not all in the file."""
-    for name, tensor in content.items():
-        if not dense(tensor):
-            raise UserError(f"{file}: its {name} is not all there")
 
 
 def fitted(content: dict[str, Tensor], network: nn.Module, file: Path, model: str) -> dict[str, Tensor]:

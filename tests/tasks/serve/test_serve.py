@@ -28,7 +28,8 @@ from smallvision.data.preprocess import InputSpec
 from smallvision.tasks.serve import stop_on_signal
 from smallvision.tasks.serve.app import make_app
 from smallvision.tasks.serve.service import PredictService
-from smallvision.training.predictor import load
+from smallvision.training.checkpoint import read_checkpoint
+from smallvision.training.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(checkpoint: Path) -> Iterator[str]:
     """The address of a server in this process that takes up to 3 images and 0.5 MB."""
-    predictor = load(checkpoint, resolved("task=serve", f"checkpoint={checkpoint}"))
+    predictor = Predictor.from_checkpoint(
+        read_checkpoint(checkpoint), resolved("task=serve", f"checkpoint={checkpoint}")
+    )
     service = PredictService(predictor, InputSpec(1, 28, 28, "mnist"), 3, 500_000)
     with serving(make_app(service, "127.0.0.1")) as address:
         yield address

@@ -13,7 +13,7 @@ import torch
 
 from smallvision.config.fields import Length, accepts
 from smallvision.config.schema import Config, Count, Positive
-from smallvision.config.untrusted import MOST_ENTRIES, check_plain_data, validate_untrusted_config
+from smallvision.config.untrusted import MAX_ENTRIES, check_plain_data, validate_untrusted_config
 from smallvision.core.errors import UserError
 from smallvision.tasks.export.metadata import VERSION
 from smallvision.training.model_spec import ModelSpec, no_larger_than
@@ -89,7 +89,7 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
             raise UserError(f"its {key} is missing or not JSON") from None
     saved = validate_untrusted_config(content["config"], str(file))
     typed = Config.from_dict(saved)
-    check_plain_data(content, str(file), 2 * MOST_ENTRIES)
+    check_plain_data(content, str(file), 2 * MAX_ENTRIES)
     shape, classes, mean, std = (content[key] for key in ("shape", "classes", "mean", "std"))
     valid = {
         "shape": accepts(shape, Annotated[list[Count], Length(exact=3)]),
