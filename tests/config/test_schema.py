@@ -170,7 +170,9 @@ def shipped() -> dict[str, Any]:
     config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
     chosen = {"data": "mnist", "model": "mnist", "optimizer": "adam", "scheduler": "cosine", "device": "auto"}
-    groups = {group: section(group, name) for group, name in {**chosen, "logger": "csv"}.items()}
+    groups = {
+        group: section(group, name) for group, name in {**chosen, "logger": "csv", "callbacks": "default"}.items()
+    }
     return {**config, **groups, "task": "fit", "checkpoint": dict(CHECKPOINT)}
 
 

@@ -52,6 +52,7 @@ def test_what_is_not_on_the_list_is_refused_and_not_imported(
         ("data", "smallvision.data.standard.UserError"),
         ("logger", "lightning.pytorch.loggers.os"),
         ("logger", "lightning.pytorch.loggers.logger"),
+        ("callbacks", "smallvision.training.callbacks.checkpointing.RunDir"),
     ],
 )
 def test_what_an_allowed_module_only_imports_is_refused(section: str, target: str) -> None:
@@ -67,6 +68,8 @@ def test_what_an_allowed_module_only_imports_is_refused(section: str, target: st
         ("scheduler", "smallvision.training.schedules.cosine"),
         ("data", "smallvision.data.shapes.shapes"),
         ("logger", "lightning.pytorch.loggers.CSVLogger"),
+        ("callbacks", "smallvision.training.callbacks.progress.Progress"),
+        ("callbacks", "lightning.pytorch.callbacks.Timer"),
     ],
 )
 def test_what_is_on_the_list_is_found(section: str, target: str) -> None:

@@ -4,6 +4,8 @@ import re
 import shlex
 import signal
 import time
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -64,6 +66,37 @@ def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tm
     assert train(tmp_path, *typed, "hydra.run.dir=whole").returncode == 0
     assert same_end(tmp_path / "whole", tmp_path / "cut")
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+
+
+def test_a_file_stop_ends_a_run_saved_and_does_not_stop_it_again_when_it_is_continued(tmp_path):
+    typed = [*TINY, "model=linear", "scheduler=none", "trainer.max_epochs=400", "report=false"]
+    run = tmp_path / "cut"
+    stopper = Thread(target=stop_after_first_row, args=[run])
+    stopper.start()
+    stopped = train(tmp_path, *typed, "hydra.run.dir=cut")
+    stopper.join()
+    assert stopped.returncode == 130, stopped.stderr
+    assert "cut/stop: stopping after this step" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert results(run)["status"] == "interrupted"
+    assert f"resume={run.name}" in stopped.stdout
+
+    assert (run / "stop").is_file()
+    epochs = results(run)["epochs"] + 1
+    whole = train(tmp_path, *typed, f"trainer.max_epochs={epochs}", "hydra.run.dir=whole")
+    continued = train(tmp_path, "resume=cut", f"trainer.max_epochs={epochs}")
+    assert (whole.returncode, continued.returncode) == (0, 0), continued.stderr
+    assert "removed    cut/stop, which asked for a stop before" in continued.stdout
+    assert not (run / "stop").exists()
+    assert (run / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+
+
+def stop_after_first_row(run_dir: Path) -> None:
+    for _ in range(6000):
+        if (run_dir / "metrics.csv").exists():
+            (run_dir / "stop").touch()
+            return
+        time.sleep(0.01)
 
 
 def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):

@@ -37,7 +37,7 @@ class _FractionOfEpoch:
 
 Batches = Count | Annotated[float, _FractionOfEpoch()]
 PARAM_KINDS = ("weight", "bias", "norm", "head")
-GROUPS = ("data", "model", "optimizer", "scheduler", "device", "logger")  # folders of configs/
+GROUPS = ("data", "model", "optimizer", "scheduler", "callbacks", "device", "logger")  # folders of configs/
 
 
 @dataclass
@@ -318,6 +318,7 @@ class Config(Section):
     model: Model
     optimizer: Optimizer
     scheduler: Scheduler
+    callbacks: dict[str, dict[str, Any] | None]  # by name, each with its _target_, in order; None: left out
     device: Device
     logger: Logger
     report: bool  # draw report.html at the end

@@ -11,21 +11,30 @@ from typing import Any, Protocol
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError, did_you_mean
 
-# Section of the config: modules whose own public names it may name in `_target_`, and for modules that are not
-# ours the class that it must derive from.
+# Section of the config: modules whose own public names it may name in `_target_` (.*: those of a package), and for
+# modules that are not ours the class that it must derive from.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "data": ("smallvision.data.standard", "smallvision.data.digits", "smallvision.data.shapes",
              "smallvision.data.arrays", "smallvision.data.folder"),
     "model": ("smallvision.models",),
     "optimizer": ("torch.optim",),
     "scheduler": ("smallvision.training.schedules",),
+    "callbacks": ("smallvision.training.callbacks.*", "lightning.pytorch.callbacks"),
     "logger": ("lightning.pytorch.loggers",),
 }  # fmt: skip
 BASES = {
     "model": ("torch.nn", "Module"),
     "optimizer": ("torch.optim", "Optimizer"),
+    "callbacks": ("lightning.pytorch.callbacks", "Callback"),
     "logger": ("lightning.pytorch.loggers", "Logger"),
 }
+# Of a module of which not everything is allowed. Other callbacks of Lightning's choose folders to write to.
+NAMES = {
+    "lightning.pytorch.callbacks": (
+        "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler",
+        "LearningRateMonitor", "ModelSummary", "StochasticWeightAveraging", "Timer", "WeightAveraging",
+    ),
+}  # fmt: skip
 NOT_ARGUMENTS = ("name", "_target_")
 
 
@@ -37,10 +46,13 @@ class Buildable(Protocol):
 
 def check_targets(config: Config) -> None:
     """Raise UserError where a section names what is not on the list. Imports nothing."""
-    for section in ALLOWED:
+    for section in ("data", "model", "optimizer", "scheduler", "logger"):
         target = getattr(config, section).target
         if target is not None or section != "logger":
             check_target(section, target)
+    for name, callback in config.callbacks.items():
+        if callback is not None:
+            check_target("callbacks", callback.get("_target_"), f"callbacks.{name}")
     if config.optimizer.rest is not None:
         check_target("optimizer", config.optimizer.rest.target, "optimizer.rest")
 
@@ -51,14 +63,18 @@ def check_target(section: str, target: Any, key: str | None = None) -> tuple[str
     ``key``: where the config has it, if not at the section's name.
     """
     module, _, name = str(target).rpartition(".")
-    if module not in ALLOWED[section] or not name.isidentifier() or name.startswith("_"):
-        allowed = " or ".join(f"{module}.NAME" for module in ALLOWED[section])
-        raise UserError(f"{key or section}._target_={target}: not allowed here; a {section} is {allowed}")
+    public = name.isidentifier() and not name.startswith("_") and name in NAMES.get(module, (name,))
+    package, _, file = module.rpartition(".")
+    if not public or not (module in ALLOWED[section] or (f"{package}.*" in ALLOWED[section] and file.isidentifier())):
+        allowed = " or ".join(f"{one}.{'|'.join(NAMES.get(one, ('NAME',)))}" for one in ALLOWED[section])
+        raise UserError(
+            f"{key or section}._target_={target}: not allowed here; a {section.removesuffix('s')} is {allowed}"
+        )
     return module, name
 
 
 def instantiate(
-    section: str, config: Buildable | dict[str, Any], *args: Any, key: str | None = None, **runtime: Any
+    section: str, config: Buildable | dict[str, Any], /, *args: Any, key: str | None = None, **runtime: Any
 ) -> Any:
     """Call what ``_target_`` names with the section's other keys.
 

@@ -26,13 +26,8 @@ from smallvision.training import device as devices
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
-from smallvision.training.callbacks.exact_resume import ExactResume
-from smallvision.training.callbacks.graceful_stop import GracefulStop
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
-from smallvision.training.callbacks.keyed_randomness import KeyedRandomness
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
-from smallvision.training.callbacks.progress import Progress
-from smallvision.training.callbacks.terminate_on_nan import TerminateOnNaN
 from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointIO
 from smallvision.training.classifier import Classifier
 from smallvision.training.layers import Normalise, Whiten
@@ -42,6 +37,7 @@ from smallvision.training.predictor import Predictor
 
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
+NEEDED = (EpochTimer, MetricsCSV, Checkpointing, KeepProbabilities)  # results.json is made from these
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -179,23 +175,34 @@ class NoProfiler(PassThroughProfiler):
 def make_callbacks(
     config: Config, experiment: Experiment, run_dir: Path, console: Console, checkpoint: Checkpoint | None
 ) -> list[Callback]:
-    """What runs beside the loop of a fit, in the order in which Lightning is to call it."""
-    patience, min_delta = config.early_stopping.patience, config.early_stopping.min_delta
-    stopping = [] if patience is None else [EarlyStopping("val/acc", min_delta, patience, mode="max")]
-    raw, file = (None, "") if checkpoint is None else (checkpoint.raw, str(checkpoint.path))
-    contents = describe(config, experiment.data)
-    return [
-        KeyedRandomness(config.seed),
-        ExactResume(raw, file),
-        TerminateOnNaN(config),
-        EpochTimer(),
-        *stopping,
-        MetricsCSV(run_dir),
-        Checkpointing(run_dir, contents, **config.checkpointing.to_dict(), console=console),
-        Progress(console, config.trainer.max_epochs, config.log_every_n_batches),
-        KeepProbabilities(),
-        GracefulStop(run_dir),
-    ]
+    """The callbacks of a fit: those of ``config.callbacks`` in its order, then early stopping where it is set.
+
+    The project's own also get, by the names of their parameters, the keys that have a place of their own in the
+    config and what only the program knows. Raises UserError where one is missing that results.json is made from.
+    """
+    runtime: dict[str, Any] = {
+        "config": config,
+        "seed": config.seed,
+        "max_epochs": config.trainer.max_epochs,
+        "log_every_n_batches": config.log_every_n_batches,
+        **config.checkpointing.to_dict(),
+        "run_dir": run_dir,
+        "console": console,
+        "checkpoint": checkpoint,
+        "contents": describe(config, experiment.data),
+    }
+    callbacks: list[Callback] = []
+    for name, section in config.callbacks.items():
+        if section is not None:
+            known = runtime if section["_target_"].startswith("smallvision.") else {}
+            callbacks.append(instantiate("callbacks", section, key=f"callbacks.{name}", **known))
+    for kind in NEEDED:
+        if not any(isinstance(callback, kind) for callback in callbacks):
+            raise UserError(f"callbacks: results.json needs {kind.__module__}.{kind.__name__}; leave it in")
+    stopping = config.early_stopping
+    if stopping.patience is not None:
+        callbacks.append(EarlyStopping("val/acc", stopping.min_delta, stopping.patience, mode="max"))
+    return callbacks
 
 
 def make_trainer(

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import LambdaLR
 
 from smallvision.data.loader import BatchLoader
+from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.resume import validate_optimizers, validate_resume
 
 
@@ -14,12 +15,13 @@ class ExactResume(Callback):
     """Keeps the loader's position in the checkpoint, and checks a checkpoint before anything is taken from it.
 
     Optimizers keep their state but take their arguments (lr, weight decay, ...) from the config, which may have
-    changed; so do schedules of the step's number (LambdaLR). ``checkpoint``: what :func:`newest` found, its raw
-    content; None for a run from the start. Raises UserError where it does not fit the run.
+    changed; so do schedules of the step's number (LambdaLR). ``checkpoint``: the one to continue from; None for a run
+    from the start. Raises UserError where it does not fit the run.
     """
 
-    def __init__(self, checkpoint: dict[str, Any] | None = None, file: str = "") -> None:
-        self.checkpoint, self.file = checkpoint, file
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self.checkpoint = None if checkpoint is None else checkpoint.raw
+        self.file = "" if checkpoint is None else str(checkpoint.path)
         self._groups: list[list[dict[str, Any]]] = []
 
     def on_save_checkpoint(
