@@ -86,7 +86,7 @@ def test_a_file_stop_ends_a_run_saved_and_does_not_stop_it_again_when_it_is_cont
     whole = train(tmp_path, *typed, f"trainer.max_epochs={epochs}", "hydra.run.dir=whole")
     continued = train(tmp_path, "resume=cut", f"trainer.max_epochs={epochs}")
     assert (whole.returncode, continued.returncode) == (0, 0), continued.stderr
-    assert "removed    cut/stop, which asked for a stop before" in continued.stdout
+    assert "removed    cut/stop, which stopped the run before" in continued.stdout
     assert not (run / "stop").exists()
     assert (run / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
 
