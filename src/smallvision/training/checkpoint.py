@@ -24,7 +24,7 @@ from smallvision.training.model_spec import ModelSpec
 FORMAT = 1
 PREFIX = "predictor."  # of the Predictor's tensors in a LightningModule's state dict
 MAX_ENTRIES = 1_000_000
-# All that a checkpoint's pickle may name beside the kinds of storage. torch's own list for weights_only is
+# All that a checkpoint's pickle may name, apart from the kinds of storage. torch's own list for weights_only is
 # longer, and a bytearray on it, say, fills the memory.
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 VERSION = re.compile(r"\d+(\.\d+)+(rc\d+|\.?(post|dev)\d+)?$")

@@ -21,7 +21,7 @@ S = TypeVar("S", schema.Optimizer, schema.RestOptimizer)
 
 @dataclass(frozen=True)
 class Device:
-    """``kind``: cpu, cuda or mps; ``precision``: Lightning's word for it; ``hardware``: in words.
+    """``kind``: cpu, cuda or mps; ``precision``: by Lightning's name; ``hardware``: its product name.
 
     ``compile``: whether torch.compile makes code of the network for it.
     """

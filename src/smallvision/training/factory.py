@@ -230,7 +230,7 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            model_registry=None,  # it would upload what was learnt
+            model_registry=None,  # it would upload checkpoints
             **arguments,
             **{"callbacks": [], **own},
         )

@@ -1,4 +1,4 @@
-"""`logger=`: who is told of a run beside its directory."""
+"""`logger=`: where a run's metrics go in addition to its directory."""
 
 import warnings
 from dataclasses import replace
@@ -15,7 +15,7 @@ from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.training.classifier import Classifier
 
-# What a config may tell a logger. Theirs have others, which start programs (wandb's settings) or choose
+# Arguments of loggers that a config may set. They have others, which start programs (wandb's settings) or choose
 # folders to write to.
 KEYS = (
     "experiment_name", "tracking_uri", "project", "offline", "entity", "group", "notes",
@@ -42,7 +42,7 @@ def make_logger(config: LoggerConfig, run_dir: Path) -> Logger | None:
     return logger
 
 
-MOST_CLASSES = 50  # that a confusion matrix is drawn of
+MOST_CLASSES = 50  # of a confusion matrix that is plotted
 Images = tuple[Tensor, Tensor]
 
 
@@ -56,7 +56,7 @@ def tell(
     tested_labels: Tensor,
     graph: bool,
 ) -> None:
-    """Hyperparameters with the run's final figures, the first batch of training as pictures, the confusion
+    """Hyperparameters with the run's final metrics, the first batch of training as images, the confusion
     matrix of the test and, with ``graph``, the network's graph.
 
     ``samples``: uint8 images N x C x H x W and their classes; ``tested_labels``: N, of the tested ``probabilities``.
@@ -87,7 +87,7 @@ def tell(
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By full keys; what is no number or word, as a word."""
+    """By full keys; numbers as they are, anything else as text."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

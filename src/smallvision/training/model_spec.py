@@ -25,7 +25,7 @@ class ModelSpec:
     ``model``: the config's section of that name, ``_target_`` and its arguments; ``shape``: channels, height and
     width of an image; ``mean`` and ``std``: one number per channel, as fractions of 255; ``whiten``: the side of the
     patches that are whitened, 0 for no such layer; ``tta``: the arguments of test-time augmentation; ``seed``: names
-    the stream that initial weights are drawn from.
+    the random stream of the initial weights.
 
     Raises UserError where the shape is too small for ``whiten`` or ``tta``.
     """

@@ -11,7 +11,7 @@ LRLambda = Callable[[float], float]
 
 
 def constant(warmup: float = 0.0) -> LRLambda:
-    """1, after a straight rise over the first ``warmup`` (a share of all steps)."""
+    """1, after a straight rise over the first ``warmup`` (a fraction of all steps)."""
     return _warmed(warmup, lambda progress: 1.0)
 
 

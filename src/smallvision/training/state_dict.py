@@ -1,6 +1,6 @@
 """Bare state dicts: `torch.save(model.state_dict(), "model.pt")`, as tutorials save a network and load it.
 
-Such a file says nothing of its network, its data or its normalisation: these are typed beside it.
+Such a file does not name its network, its data or its normalisation: these are typed on the command line.
 """
 
 import os
@@ -17,7 +17,7 @@ PREFIX = "network."  # of the network's own tensors in a Predictor's state dict
 
 
 def target(save_model: str | None, run_dir: Path) -> Path | None:
-    """Where ``save_model`` is to be written: beside the run's other files, or where a whole path says.
+    """Where ``save_model`` is to be written: in the run directory, or at an absolute path.
 
     Raises UserError where nothing could be written there.
     """
@@ -40,7 +40,7 @@ def target(save_model: str | None, run_dir: Path) -> Path | None:
 
 
 def write(state_dict: Mapping[str, Tensor], network: nn.Module, path: Path) -> None:
-    """The ``network``'s part of a checkpoint's ``state_dict`` as a file of its own, whole or not at all.
+    """The ``network``'s part of a checkpoint's ``state_dict`` as a file of its own, completely or not at all.
 
     A network that is a tutorial's own class has that class's names (its ``plain_name``), others have theirs.
     Raises OSError where it cannot be written.
@@ -55,7 +55,7 @@ def fitted(content: dict[str, Tensor], network: nn.Module, file: Path, model: st
     """The same tensors under the network's own names.
 
     Another class may call the same layers otherwise: where the names differ, the tensors are taken in their
-    order, which is that of the layers. ``model``: the network's name, for what is said.
+    order, which is that of the layers. ``model``: the network's name, for error messages.
 
     Raises UserError at the first tensor that does not fit.
     """

@@ -39,8 +39,8 @@ class Compiler(Callback):
                     )
                 loss.backward()
         except Exception as error:  # compilers fail in many ways
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"device.compile=true: torch cannot compile this network here ({said[:200]})") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"device.compile=true: torch cannot compile this network here ({reason[:200]})") from error
         network.zero_grad()
         for name, buffer in network.named_buffers():
             buffer.copy_(before[name])
