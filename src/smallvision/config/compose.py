@@ -295,14 +295,14 @@ def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: 
     task_keys = {"task", "resume", *(composed.keys() - saved.keys())}
     if isinstance(composed.get("checkpoint"), str):
         task_keys.add("checkpoint")
-    config = copy.deepcopy(saved) | {key: composed[key] for key in composed if key in task_keys}
+    merged = copy.deepcopy(saved) | {key: composed[key] for key in composed if key in task_keys}
     kind = _optimizer_kind(saved["optimizer"])
     for override in overrides:
         *path, name = override.key_or_group.split(".")
         if [*path, name][0] == "hydra":
             continue
         source: Any = composed
-        target: Any = config
+        target: Any = merged
         for part in path:
             source = source.get(part) if isinstance(source, dict) else None
             target = target.get(part) if isinstance(target, dict) else None
@@ -311,9 +311,9 @@ def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: 
             nearest = did_you_mean(name, known, prefix=".".join([*path, ""]))
             raise UserError(f"{override.key_or_group}: no such key.{nearest}")
         target[name] = source[name]
-    if _optimizer_kind(config["optimizer"]) != kind:
+    if _optimizer_kind(merged["optimizer"]) != kind:
         raise UserError(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
-    return config
+    return merged
 
 
 def _optimizer_kind(optimizer: Any) -> str:

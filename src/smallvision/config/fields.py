@@ -182,29 +182,6 @@ class Section:
             tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
         return type(self).from_dict(tree)
 
-    # The dict form of access, as long as anybody uses it.
-
-    def __getitem__(self, key: str) -> Any:
-        return self.to_dict()[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.to_dict()
-
-    def __iter__(self) -> Any:
-        return iter(self.to_dict())
-
-    def __len__(self) -> int:
-        return len(self.to_dict())
-
-    def keys(self) -> Any:
-        return self.to_dict().keys()
-
-    def items(self) -> Any:
-        return self.to_dict().items()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.to_dict().get(key, default)
-
 
 @cache
 def key_types(cls: type[Any]) -> dict[str, Any]:

@@ -41,13 +41,13 @@ def load_run_config(run_dir: Path) -> dict[str, Any]:
     return validate_untrusted_config(_read_yaml(file), str(file))
 
 
-def validate_untrusted_config(config: Any, file: str) -> dict[str, Any]:
-    """``config``, out of ``file``, if it has the form of a run's config. Raises UserError, naming the file."""
+def validate_untrusted_config(tree: Any, file: str) -> dict[str, Any]:
+    """``tree``, out of ``file``, if it has the form of a run's config. Raises UserError, naming the file."""
     sections = ("trainer", "early_stopping", *GROUPS)
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in sections):
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(name), dict) for name in sections):
         raise UserError(f"{file}: does not hold the config of a run")
-    check_plain_data(config, file, MAX_ENTRIES)
-    return config
+    check_plain_data(tree, file, MAX_ENTRIES)
+    return tree
 
 
 def check_plain_data(tree: Any, file: str, max_entries: int, *others: type) -> None:
