@@ -11,8 +11,12 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
-class Interrupted(Exception):
-    """SIGINT, SIGTERM or a file ``stop`` came, and the run's state is saved; exit code 130."""
+class Interrupted(BaseException):
+    """SIGINT, SIGTERM or a file ``stop`` came; exit code 130.
+
+    A second signal raises it wherever the program is, so like KeyboardInterrupt it is no Exception: whoever reports
+    faults of a file or a library must not take it for one.
+    """
 
 
 class Pruned(Exception):
