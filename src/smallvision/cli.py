@@ -155,8 +155,8 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
         raise UserError(f"hydra.run.dir={path}: holds a run already; resume={path} continues it")
     if not os.access(path, os.W_OK):
         raise UserError(f"hydra.run.dir={path}: cannot be written; choose another")
-    os.environ[RUN_DIR_VARIABLE] = str(path.resolve())
     absolute = path.resolve()
+    os.environ[RUN_DIR_VARIABLE] = str(absolute)
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
 

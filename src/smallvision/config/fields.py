@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from smallvision.core.errors import UserError, did_you_mean
 
-LARGEST_INTEGER = 2**31 - 1  # more than anything counts here
+LARGEST_INTEGER = 2**31 - 1  # of whole numbers without a bound of their own; more than anything counts here
 S = TypeVar("S", bound="Section")
 # Metadata of fields that only some runs have: None where there is none, and then not in the file. One may also be
 # null in the file.
@@ -90,7 +90,10 @@ def accepts(value: Any, annotation: Any) -> bool:
     origin = get_origin(annotation)
     if origin is Annotated:
         base, *limits = get_args(annotation)
-        return accepts(value, base) and all(limit.accepts(value) for limit in limits)
+        if not accepts(value, base) or not all(limit.accepts(value) for limit in limits):
+            return False
+        bounded = any(isinstance(limit, Range) and limit.high is not None for limit in limits)
+        return base is not int or bounded or value <= LARGEST_INTEGER
     if origin in (Union, types.UnionType):
         return any(accepts(value, option) for option in get_args(annotation))
     if origin is Literal:
@@ -104,7 +107,7 @@ def accepts(value: Any, annotation: Any) -> bool:
     if annotation in (None, types.NoneType):
         return value is None
     if annotation is int:
-        return type(value) is int and abs(value) <= max(LARGEST_INTEGER, 2**32 - 1)
+        return type(value) is int
     if annotation is float:
         return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
     if annotation is str:
