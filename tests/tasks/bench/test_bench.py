@@ -6,12 +6,12 @@ from PIL import Image
 from smallvision.config.compose import compose, resolve_config
 from smallvision.core.run_dir import opened
 from smallvision.tasks import bench
-from smallvision.tasks.bench import products
+from smallvision.tasks.bench import measure
 
 
 def test_a_benchmark_times_our_run_its_choices_and_the_others(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(products, "SIZES", (50, 500))
-    monkeypatch.setattr(products, "SECONDS", 0.01)
+    monkeypatch.setattr(measure, "SIZES", (50, 500))
+    monkeypatch.setattr(measure, "SECONDS", 0.01)
     typed = ["task=bench", *TINY, "bench.rounds=2", "bench.seconds=0.05", "device=cpu"]
     config = resolve_config(compose(typed), typed)
     with opened(tmp_path, typed) as run_dir:

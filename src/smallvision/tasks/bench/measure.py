@@ -1,19 +1,21 @@
-"""Ways to train the same network on the same images, each timed by the same clock."""
+"""What task=bench times: ways to train the same network on the same images, and products on each device."""
 
 import copy
+import logging
 import os
 import statistics
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import rich.console
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -24,23 +26,32 @@ from torchmetrics.classification import MulticlassAccuracy
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.rng import stream
+from smallvision.data.loader import Batch
 from smallvision.data.module import ImageDataModule
-from smallvision.training.callbacks.exact_resume import ExactResume
-from smallvision.training.callbacks.keyed_randomness import KeyedRandomness
-from smallvision.training.callbacks.progress import Progress
-from smallvision.training.factory import Experiment, make_experiment, make_trainer
+from smallvision.training.factory import Experiment, make_callbacks, make_experiment, make_trainer
 from smallvision.training.optimizers import make_optimizer
+
+# Its import warns where there is a CUDA compiler and no GPU.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+from torch.utils.benchmark import Timer  # noqa: E402
+from torch.utils.benchmark.utils.timer import timer as now  # noqa: E402 - once the device has finished
 
 WARM_UP_STEPS = 5
 # A progress bar is drawn as on a terminal, but nobody sees it.
-UNSEEN: dict[str, Any] = {"file": open(os.devnull, "w"), "force_terminal": True}  # noqa: SIM115, PTH123
+UNSEEN = open(os.devnull, "w")  # noqa: SIM115, PTH123
+SIZES = (100, 300, 1000, 2000, 4000)
+SECONDS = 0.3  # each product is repeated for at least that long
+ELEMENTS, LARGE = 1_000_000, 10_000
+
+
+# Training ------------------------------------------------------------------------------------------------
 
 
 class Clock(Callback):
     """Counts images from the end of the warm-up until ``seconds`` have passed, in a Trainer or in a loop."""
 
-    def __init__(self, seconds: float, device: torch.device) -> None:
-        self.seconds, self.device = seconds, device
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.steps = self.images = 0
         self.start = self.elapsed = 0.0
 
@@ -48,16 +59,16 @@ class Clock(Callback):
         """Count a step of that many images; True when the time is over."""
         self.steps += 1
         if self.steps <= WARM_UP_STEPS:
-            self.start = self._now() if self.steps == WARM_UP_STEPS else 0.0
+            self.start = now() if self.steps == WARM_UP_STEPS else 0.0
             return False
         self.images += images
         if time.perf_counter() - self.start < self.seconds:
             return False
-        self.elapsed = self._now() - self.start
+        self.elapsed = now() - self.start
         return True
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         if not trainer.should_stop:
             trainer.should_stop = self.step(len(batch[1]))
@@ -66,12 +77,6 @@ class Clock(Callback):
     def rate(self) -> float:
         """Images per second."""
         return self.images / self.elapsed
-
-    def _now(self) -> float:
-        """The time when the device has finished."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -92,16 +97,17 @@ class Speed:
         return cls(statistics.median(rates), min(rates), max(rates), statistics.median(ratios), rates)
 
 
+@dataclass(frozen=True)
 class Contender(ABC):
     """One way to train ``experiment``'s network, from its initial weights, on its training images."""
 
-    def __init__(self, name: str, config: Config, experiment: Experiment, run_dir: Path) -> None:
-        self.name, self.config, self.experiment, self.run_dir = name, config, experiment, run_dir
-        self.device = torch.device(experiment.device.kind)
+    name: str
+    config: Config
+    experiment: Experiment
 
     def measure(self, seconds: float) -> float:
         """Images per second, over about that long."""
-        clock = Clock(seconds, self.device)
+        clock = Clock(seconds)
         self.train(clock)
         return clock.rate
 
@@ -109,53 +115,59 @@ class Contender(ABC):
     def train(self, clock: Clock) -> None:
         """Train until the clock stops it."""
 
-    def network_and_optimizer(self, device: torch.device, like_ours: bool) -> tuple[nn.Module, Optimizer]:
+    def network_and_optimizer(self, device: str, like_ours: bool = False) -> tuple[nn.Module, Optimizer]:
         """Both in our memory format and with our optimizer kernel, or in PyTorch's defaults. A whitening layer comes
         first, where the config has one.
         """
-        model = self.experiment.model
-        whiten, network = copy.deepcopy(model.predictor.whiten), copy.deepcopy(model.predictor.network)
-        network = network.to(device)
-        optimizer = make_optimizer(self.config, network, self.experiment.device if like_ours else None)
-        layout = memory_format(like_ours and self.experiment.device.channels_last)
-        whole = nn.Sequential(whiten, network).to(device)
+        predictor, ours = self.experiment.model.predictor, self.experiment.device
+        network = copy.deepcopy(predictor.network).to(device)
+        optimizer = make_optimizer(self.config, network, ours if like_ours else None)
+        layout = memory_format(like_ours and ours.channels_last)
+        whole = nn.Sequential(copy.deepcopy(predictor.whiten), network).to(device)
         return whole.to(memory_format=layout), optimizer  # type: ignore[call-overload]
 
 
 class SmallVision(Contender):
-    """Our run: the data module, LightningModule and Trainer of ``task=fit``."""
+    """Our run: the data module, LightningModule, Trainer and callbacks of ``task=fit``."""
 
     def train(self, clock: Clock) -> None:
         experiment = make_experiment(self.config, self.experiment.data)
-        config = self.config.updated({"trainer": {"max_epochs": 1000, "check_val_every_n_epoch": 1000}})
-        progress = Progress(Console(rich.console.Console(**UNSEEN)), max_epochs=1000)
-        callbacks = [KeyedRandomness(config.seed), ExactResume(), progress, clock]
-        own: dict[str, Any] = {"callbacks": callbacks, "logger": False}
-        trainer = make_trainer(config, experiment.device, self.run_dir, **own)
-        trainer.fit(experiment.model, datamodule=experiment.data)
+        config = self.config.updated(
+            {
+                "trainer": {"max_epochs": 1000, "check_val_every_n_epoch": 1000},
+                "checkpoint": {"every_n_steps": None, "every_n_minutes": 0.1, "keep": 2},  # as in configs/task/fit.yaml
+            }
+        )
+        console = Console(rich.console.Console(file=UNSEEN, force_terminal=True))
+        with tempfile.TemporaryDirectory() as folder:  # for its checkpoints and metrics
+            callbacks = [*make_callbacks(config, experiment, Path(folder), console, None), clock]
+            trainer = make_trainer(config, experiment.device, Path(folder), callbacks=callbacks, logger=False)
+            trainer.fit(experiment.model, datamodule=experiment.data)
 
 
+@dataclass(frozen=True)
 class RawLoop(Contender):
     """The loop that a good engineer writes by hand: normalised float images in memory, batches by index.
 
-    In float32 and PyTorch's default memory format. Augmentation, where the config has it, is ours, on the whole batch.
+    In float32, PyTorch's default memory format and optimizer kernel, or in ours. Augmentation, where the config has
+    it, is ours, on the whole batch.
     """
 
-    like_ours = False
+    like_ours: bool = False
 
     def train(self, clock: Clock) -> None:
         device, data = self.experiment.device, self.experiment.data
         torch.use_deterministic_algorithms(False)  # our own run may have turned it on
-        network, optimizer = self.network_and_optimizer(self.device, self.like_ours)
+        network, optimizer = self.network_and_optimizer(device.kind, self.like_ours)
         images, labels = float_images(data, self.like_ours and device.channels_last)
-        images, labels = images.to(self.device), labels.to(self.device)
+        images, labels = images.to(device.kind), labels.to(device.kind)
         bf16 = self.like_ours and device.precision == "bf16-mixed"
         smoothing = self.config.loss.label_smoothing
         while True:
-            for indices in torch.randperm(len(labels)).to(self.device).split(data.batch_size):
+            for indices in torch.randperm(len(labels)).to(device.kind).split(data.batch_size):
                 batch, targets = images[indices], labels[indices]
                 if data.augmentation:
-                    generator = stream(0, "bench", device=self.device)
+                    generator = stream(0, "bench", device=device.kind)
                     batch = data.augmentation(batch, data.augmentation.draw(len(batch), generator))
                 with torch.autocast(device.kind, torch.bfloat16) if bf16 else nullcontext():
                     loss = F.cross_entropy(network(batch), targets, label_smoothing=smoothing)
@@ -166,12 +178,6 @@ class RawLoop(Contender):
                     return
 
 
-class RawLoopLikeOurs(RawLoop):
-    """The same loop in our memory format and precision, and with our optimizer kernel."""
-
-    like_ours = True
-
-
 class ClassicPipeline(Contender):
     """What templates do: torchvision's dataset with transforms of each image, a DataLoader, and a LightningModule
     that logs loss and accuracy at every step to a progress bar; in float32.
@@ -179,9 +185,7 @@ class ClassicPipeline(Contender):
 
     def train(self, clock: Clock) -> None:
         data = self.experiment.data
-        network, optimizer = self.network_and_optimizer(torch.device("cpu"), like_ours=False)
-        loader = DataLoader(per_image_dataset(data), batch_size=data.batch_size, shuffle=True)
-        module = ClassicModule(network, optimizer, len(data.dataset.classes))
+        module = ClassicModule(*self.network_and_optimizer("cpu"), len(data.dataset.classes))
         trainer = pl.Trainer(
             accelerator=self.experiment.device.accelerator,
             devices=1,
@@ -189,9 +193,9 @@ class ClassicPipeline(Contender):
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            callbacks=[RichProgressBar(console_kwargs=UNSEEN), clock],
+            callbacks=[RichProgressBar(console_kwargs={"file": UNSEEN, "force_terminal": True}), clock],
         )
-        trainer.fit(module, train_dataloaders=loader)
+        trainer.fit(module, DataLoader(per_image_dataset(data), batch_size=data.batch_size, shuffle=True))
 
 
 class ClassicModule(pl.LightningModule):
@@ -201,7 +205,7 @@ class ClassicModule(pl.LightningModule):
         self.loss = MeanMetric()
         self.accuracy = MulticlassAccuracy(classes, average="micro")
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
@@ -227,24 +231,65 @@ def float_images(data: ImageDataModule, channels_last: bool) -> tuple[Tensor, Te
     return images.contiguous(memory_format=memory_format(channels_last)), data.dataset.train_labels[indices]
 
 
-def per_image_dataset(data: ImageDataModule) -> Dataset[Any]:
+def per_image_dataset(data: ImageDataModule) -> Dataset[tuple[Tensor, int]]:
     """torchvision's dataset, which makes a PIL image of each, over our training images."""
     from torchvision import datasets, transforms
 
-    steps: list[Any] = []
-    if data.augmentation.shift:
-        steps.append(transforms.RandomCrop(data.dataset.shape[1:], data.augmentation.shift, padding_mode="reflect"))
-    if data.augmentation.flip:
-        steps.append(transforms.RandomHorizontalFlip())
-    steps += [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
-    indices = data.indices["train"]
+    indices, (channels, *size) = data.indices["train"], data.dataset.shape
     images, labels = data.dataset.train_images[indices], data.dataset.train_labels[indices]
-    dataset: Any
-    if data.dataset.shape[0] == 1:
-        dataset = datasets.MNIST.__new__(datasets.MNIST)  # its __init__ reads files
-        dataset.data, dataset.targets = images[:, 0], labels
-    else:
-        dataset = datasets.CIFAR10.__new__(datasets.CIFAR10)
-        dataset.data, dataset.targets = images.permute(0, 2, 3, 1).numpy(), labels.tolist()
-    dataset.transform, dataset.target_transform = transforms.Compose(steps), None
+    kind = datasets.MNIST if channels == 1 else datasets.CIFAR10
+    dataset = kind.__new__(kind)  # its __init__ reads files
+    dataset.data = images[:, 0] if channels == 1 else images.permute(0, 2, 3, 1).numpy()
+    dataset.targets = labels if channels == 1 else labels.tolist()
+    shift = data.augmentation.shift
+    crop = [transforms.RandomCrop(size, shift, padding_mode="reflect")] if shift else []
+    flip = [transforms.RandomHorizontalFlip()] if data.augmentation.flip else []
+    normalise = transforms.Normalize(data.mean, data.std)
+    dataset.transform = transforms.Compose([*crop, *flip, transforms.ToTensor(), normalise])
+    dataset.target_transform = None
     return dataset
+
+
+# Products ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Products:
+    """``gflops``: by dtype and size n, of n x n by n x n. The others are float32: ``elementwise_ms`` multiplies two
+    arrays of a million elements, ``oblong_ms`` is 512 x 1024 by 1024 x 512, ``large_s`` a square of 10,000 x 10,000.
+    """
+
+    gflops: dict[str, dict[int, float]] = field(default_factory=dict)
+    elementwise_ms: float = 0.0
+    oblong_ms: float = 0.0
+    large_s: float | None = None
+
+
+def time_products(device: torch.device, with_large: bool) -> Products:
+    """All products of random numbers on one device."""
+    products = Products()
+    for dtype in (torch.float32, torch.bfloat16):
+        rates = products.gflops[str(dtype).removeprefix("torch.")] = {}
+        for size in SIZES:
+            a, b = torch.randn(2, size, size, device=device).to(dtype)
+            rates[size] = 2 * size**3 / seconds("a @ b", a, b) / 1e9
+    a, b = torch.randn(2, ELEMENTS, device=device)
+    products.elementwise_ms = 1e3 * seconds("a * b", a, b)
+    a, b = torch.randn(512, 1024, device=device), torch.randn(1024, 512, device=device)
+    products.oblong_ms = 1e3 * seconds("a @ b", a, b)
+    if with_large:
+        square = torch.randn(LARGE, LARGE, device=device)
+        products.large_s = seconds("a @ b", square, square)
+    return products
+
+
+def seconds(statement: str, a: Tensor, b: Tensor) -> float:
+    """Median seconds of a statement in ``a`` and ``b``, after a warm-up."""
+    timed = Timer(statement, globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    return timed.blocked_autorange(min_run_time=SECONDS).median
+
+
+def devices() -> list[torch.device]:
+    """The CPU, and the accelerator if there is one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return [torch.device("cpu"), *([accelerator] if accelerator is not None else [])]
