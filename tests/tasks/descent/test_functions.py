@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smallvision.config.fields import key_types
 from smallvision.config.schema import Descent
-from smallvision.tasks.descent.functions import FUNCTIONS, Function
+from smallvision.tasks.descent.trajectory import FUNCTIONS, Function
 
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 NUMBERS = st.floats(-6, 6)

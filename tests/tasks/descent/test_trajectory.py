@@ -14,8 +14,7 @@ from smallvision.config.compose import CONFIG_DIR, compose, compose_section, res
 from smallvision.config.schema import Config, Optimizer
 from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
-from smallvision.tasks.descent.functions import FUNCTIONS
-from smallvision.tasks.descent.trajectory import Trajectory, descend
+from smallvision.tasks.descent.trajectory import FUNCTIONS, Trajectory, descend
 from smallvision.training.schedules import at_step
 
 OPTIMIZERS = sorted(file.stem for file in (CONFIG_DIR / "optimizer").glob("[!_]*.yaml"))
@@ -161,6 +160,24 @@ def test_a_learning_rate_a_little_too_large_diverges_though_all_values_are_finit
 def test_when_it_diverged_and_when_it_converged(gaps: list[float], diverged: int | None, converged: int | None) -> None:
     found = made(gaps)
     assert (found.diverged_after, found.converged_after) == (diverged, converged)
+
+
+@pytest.mark.parametrize(
+    ("end", "ending"),
+    [
+        (-1.0, "converged after step 1"),
+        (1.2, "20 % of the distance remains"),
+        (90.0, "diverged after step 1"),
+    ],
+)
+def test_how_it_ended_in_words(end: float, ending: str) -> None:
+    assert Trajectory(PARABOLA, "made", 1, [(10.0,), (end,)], [363.0, PARABOLA.at((end,))], [0.1]).ending == ending
+
+
+def test_a_trajectory_from_the_minimum_may_leave_it() -> None:
+    found = Trajectory(PARABOLA, "made", 1, [(-1.0,), (-0.5,)], [-12.0, PARABOLA.at((-0.5,))], [0.1])
+    assert found.ending == "left the minimum"
+    assert math.isinf(found.remaining[-1])
 
 
 def test_a_trajectory_without_a_finite_step_diverged_after_step_1() -> None:

@@ -3,42 +3,36 @@
 import csv
 import hashlib
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from smallvision.config.schema import Config, Descent
+from smallvision.config.compose import CONFIG_DIR, compose_section
+from smallvision.config.schema import Config, Optimizer
 from smallvision.core.console import Console
-from smallvision.core.errors import UserError
+from smallvision.core.errors import UserError, did_you_mean
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir, atomic_write
-from smallvision.tasks.descent.compare import configs_to_compare, listed
-from smallvision.tasks.descent.functions import FUNCTIONS, Function, Point
-from smallvision.tasks.descent.plot import DescentPlot
-from smallvision.tasks.descent.trajectory import Trajectory, descend
+from smallvision.tasks.descent.plot import COLORS, DescentPlot, Row
+from smallvision.tasks.descent.trajectory import FUNCTIONS, Function, Point, Trajectory, descend
 from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.device import hardware
-
-COLUMNS = ("function", "optimizer", "step", "x", "y", "value", "lr")
-Rows = list[list[Trajectory]]  # a row for each function, a trajectory for each optimizer
 
 
 def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> Results:
     """Compute the trajectories, print them, and write descent.csv, descent.png and results.json."""
     assert run_dir is not None
-    options = config.descent
-    assert options is not None
+    assert config.descent is not None
     if config.device.name not in ("auto", "cpu"):
         raise UserError(f"device={config.device.name}: task=descent runs on the CPU; leave device= out")
     compared = configs_to_compare(config)
-    functions = list(FUNCTIONS.values()) if options.function == "all" else [FUNCTIONS[options.function]]
-    rows: Rows = []
-    for function in functions:
-        start, steps = starting_point(options, function), options.steps or function.steps
-        rows.append([descend(one, function, start, steps, label) for label, one in compared.items()])
+    name, steps = config.descent.function, config.descent.steps
+    rows: list[Row] = []
+    for function in FUNCTIONS.values() if name == "all" else [FUNCTIONS[name]]:
+        start = starting_point(config.descent.start, name, function)
+        rows.append([descend(one, function, start, steps or function.steps, label) for label, one in compared.items()])
     run_dir.describe(config.to_dict(), hardware("cpu"))
     console = Console()
-    console.print(f"smallvision: descent on {', '.join(function.name for function in functions)}", style="bold")
+    console.print(f"smallvision: descent on {', '.join(row[0].function.name for row in rows)}", style="bold")
     console.fields(
         {
             "optimizer": "; ".join(compared),
@@ -55,45 +49,106 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     files = {"plot": run_dir.path / "descent.png", "steps": run_dir.path / "descent.csv"}
     write_steps(files["steps"], rows)
     plot = DescentPlot(rows, config.scheduler.name)
-    plot.save(files["plot"])
-    if options.animation:
+    plot.figure.savefig(files["plot"])
+    if config.descent.animation:
         files["animation"] = run_dir.path / "descent.gif"
         plot.animate(files["animation"])
-    results = make_results(config, rows, run_dir)
+    formulas = "; ".join(row[0].function.formula for row in rows)
+    results = Results(  # the data are formulas, the model is a point
+        status="completed",
+        task=config.task,
+        seed=config.seed,
+        device="cpu",
+        precision="64",
+        data=DataResults(name, formulas, hashlib.sha256(formulas.encode()).hexdigest()[:16]),
+        model=ModelResults("point", max(len(row[0].function.start) for row in rows)),
+        optimizer=config.optimizer.name,
+        steps=sum(len(row[0].lrs) for row in rows),
+        seconds=Seconds(total=run_dir.seconds),
+        extra={"descent": [in_results(trajectory) for row in rows for trajectory in row]},
+    )
     results.write(run_dir)
     console.print()
     console.fields({name: str(file) for name, file in files.items()})
     return results
 
 
-def starting_point(options: Descent, function: Function) -> Point:
-    """``descent.start`` or the function's own. Raises UserError where it is not a point of this function."""
-    if options.start is None:
+# What is compared, and from where --------------------------------------------------------------------------
+
+
+def configs_to_compare(config: Config) -> dict[str, Config]:
+    """By label, ``config`` with each optimizer in turn, the chosen one first.
+
+    Raises UserError where one of ``descent.compare_with`` is unknown or invalid, and where there are too many.
+    """
+    options = config.descent
+    assert options is not None  # single values may be typed without brackets
+    rates = options.rates if isinstance(options.rates, list) else [options.rates]
+    others = options.compare_with if isinstance(options.compare_with, list) else [options.compare_with]
+    compared = [config, *(config.updated({"optimizer": {"lr": lr}}) for lr in rates)]
+    compared += [with_optimizer(config, typed) for typed in others]
+    found = {label(one): one for one in compared}
+    if len(found) > len(COLORS):
+        raise UserError(f"descent.compare_with, descent.rates: {len(found)} optimizers; use at most {len(COLORS)}")
+    return found
+
+
+def with_optimizer(config: Config, typed: str) -> Config:
+    """``config`` with the optimizer of ``adam``, at its default learning rate, or of ``adam@0.5``, at this one."""
+    name, at, lr = typed.partition("@")
+    choices = [file.stem for file in (CONFIG_DIR / "optimizer").glob("[!_]*.yaml")]
+    if name not in choices:
+        raise UserError(f"descent.compare_with={typed}: no such optimizer.{did_you_mean(name, choices)}")
+    optimizer = Optimizer.from_dict(compose_section("optimizer", name), "optimizer")
+    if at:
+        try:
+            optimizer = replace(optimizer, lr=float(lr))
+        except ValueError:
+            optimizer = replace(optimizer, lr=math.nan)
+        if not 0 < optimizer.lr < math.inf:
+            raise UserError(f"descent.compare_with={typed}: a learning rate above 0 goes after the @, as in {name}@0.1")
+    return replace(config, optimizer=optimizer)
+
+
+def label(config: Config) -> str:
+    """Name and learning rate, momentum if any, and whatever differs from the defaults of that ``optimizer=``."""
+    optimizer, own_lr = config.optimizer, config.param_groups.weight.lr
+    parts = [optimizer.name, f"lr {optimizer.lr if own_lr is None else own_lr:g}"]
+    known = (CONFIG_DIR / "optimizer" / f"{optimizer.name}.yaml").is_file()
+    for key, default in (compose_section("optimizer", optimizer.name) if known else {}).items():
+        value = optimizer.extra.get(key, default)
+        if value != default or (key == "momentum" and value):
+            parts.append(f"{key} {'null' if value is None else str(value).lower()}")
+    return ", ".join(parts)
+
+
+def starting_point(typed: float | list[float] | None, name: str, function: Function) -> Point:
+    """``descent.start`` or the function's own. Raises UserError where it is not a point of ``descent.function``."""
+    if typed is None:
         return function.start
-    point = tuple(float(coordinate) for coordinate in listed(options.start))
-    if options.function == "all":
+    if name == "all":
         raise UserError("descent.start: goes with one function; choose it: descent.function=parabola")
+    point = tuple(map(float, typed if isinstance(typed, list) else [typed]))
     if len(point) != len(function.start):
         form = "one number" if len(function.start) == 1 else "two numbers, [x,y]"
-        raise UserError(f"descent.start={options.start}: a point of {function.name} is {form}")
+        raise UserError(f"descent.start={typed}: a point of {name} is {form}")
     return point
 
 
-def print_row(console: Console, row: Sequence[Trajectory]) -> None:
+# What is reported -------------------------------------------------------------------------------------------
+
+
+def print_row(console: Console, row: Row) -> None:
     """One function's trajectories as a table, and hints for those that diverged or hardly moved."""
-    function, start = row[0].function, point_text(row[0].points[0])
+    function, start, steps = row[0].function, point_text(row[0].points[0]), row[0].steps
     width = max(len("optimizer"), *(len(one.label) for one in row))
     ends = max(20, *(len(point_text(one.points[-1])) + 2 for one in row))
     console.print()
-    console.print(f"  {function.name}: {function.formula}, from {start}, {row[0].steps} steps")
-    heading = f"  {'optimizer':<{width}}{'end':>{ends}}{'value':>13}{'to minimum':>12}   1 % of the distance remains"
-    console.print(heading, style="bold")
+    console.print(f"  {function.name}: {function.formula}, from {start}, {steps} steps")
+    console.print(f"  {'optimizer':<{width}}{'end':>{ends}}{'value':>13}{'to minimum':>12}", style="bold")
     for one in row:
-        reached = f"after step {one.converged_after}" if one.converged_after is not None else "-"
-        if one.diverged_after is not None:
-            reached = f"diverged after step {one.diverged_after}"
-        end = f"{point_text(one.points[-1]):>{ends}}{one.values[-1]:>13.5g}{one.distance:>12.3g}"
-        console.print(f"  {one.label:<{width}}{end}   {reached}")
+        end = f"{point_text(one.points[-1]):>{ends}}{one.values[-1]:>13.5g}{one.distances[-1]:>12.3g}"
+        console.print(f"  {one.label:<{width}}{end}   {one.ending}")
     if any(one.diverged_after is not None for one in row):
         limit = f"gradient descent converges below lr {function.largest_stable_lr():.3g}"
         console.print(f"  {limit}, which is 2 / the largest curvature", style="yellow")
@@ -107,47 +162,26 @@ def point_text(point: Point) -> str:
     return numbers if len(point) == 1 else f"({numbers})"
 
 
-def write_steps(file: Path, rows: Rows) -> None:
+def write_steps(file: Path, rows: list[Row]) -> None:
     """Every step of every trajectory; the start is step 0 and has no learning rate, a curve has no y."""
     with atomic_write(file) as scratch, scratch.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(["function", "optimizer", "step", "x", "y", "value", "lr"])
         for one in (trajectory for row in rows for trajectory in row):
-            steps = zip(one.points, one.values, [None, *one.lrs], strict=True)
-            for step, (point, value, lr) in enumerate(steps):
-                x, y = point if len(point) == 2 else (*point, None)
-                writer.writerow([one.function.name, one.label, step, x, y, value, lr])
+            for step, (point, value, lr) in enumerate(zip(one.points, one.values, [None, *one.lrs], strict=True)):
+                writer.writerow([one.function.name, one.label, step, *(*point, None)[:2], value, lr])
 
 
-def make_results(config: Config, rows: Rows, run_dir: RunDir) -> Results:
-    """results.json with the trajectories under "descent"; its data are formulas and its model is a point."""
-    assert config.descent is not None
-    formulas = "; ".join(row[0].function.formula for row in rows)
-    fingerprint = hashlib.sha256(formulas.encode()).hexdigest()[:16]
-    return Results(
-        status="completed",
-        task=config.task,
-        seed=config.seed,
-        device="cpu",
-        precision="64",
-        data=DataResults(config.descent.function, formulas, fingerprint),
-        model=ModelResults("point", max(len(row[0].function.start) for row in rows)),
-        optimizer=config.optimizer.name,
-        steps=sum(len(row[0].lrs) for row in rows),
-        seconds=Seconds(total=run_dir.seconds),
-        extra={"descent": [trajectory_results(one) for row in rows for one in row]},
-    )
-
-
-def trajectory_results(one: Trajectory) -> dict[str, Any]:
+def in_results(trajectory: Trajectory) -> dict[str, object]:
+    distance = trajectory.distances[-1]
     return {
-        "function": one.function.name,
-        "optimizer": one.label,
-        "steps": len(one.lrs),
-        "start": list(one.points[0]),
-        "end": list(one.points[-1]),
-        "value": one.values[-1],
-        "distance_to_minimum": one.distance if math.isfinite(one.distance) else None,
-        "converged_after": one.converged_after,
-        "diverged_after": one.diverged_after,
+        "function": trajectory.function.name,
+        "optimizer": trajectory.label,
+        "steps": len(trajectory.lrs),
+        "start": list(trajectory.points[0]),
+        "end": list(trajectory.points[-1]),
+        "value": trajectory.values[-1],
+        "distance_to_minimum": distance if math.isfinite(distance) else None,
+        "converged_after": trajectory.converged_after,
+        "diverged_after": trajectory.diverged_after,
     }
