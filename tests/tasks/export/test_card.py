@@ -1,7 +1,11 @@
-"""The model card shows text from files as text, and the accuracy of this network's own run or none."""
+"""The model card shows text from files as text, and the accuracy of this network's own run or none; exports.json lists
+the files that were verified and have not changed since.
+"""
 
 import json
 import re
+from dataclasses import replace
+from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +14,8 @@ from helpers.predictors import DATASET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallvision.tasks.export.card import Accuracy, code_block, escape, measured
+from smallvision.tasks.export import card
+from smallvision.tasks.export.card import MANIFEST, Accuracy, Export, code_block, escape, measured, read_exports
 
 DATA = {**DATASET, "remark": None}
 RESULTS = {
@@ -84,3 +89,62 @@ def test_no_code_ends_its_block(code):
     first, *inside, last = code_block(code, "sh").split("\n")
     assert first == last + "sh"
     assert not any(line.startswith(last) for line in inside)
+
+
+# exports.json -----------------------------------------------------------------------------------------
+
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
+CONTENT = b"a network"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A folder with one export."""
+    (tmp_path / "model.onnx").write_bytes(CONTENT)
+    export = Export(
+        format="onnx", file="model.onnx", bytes=len(CONTENT), sha256=sha256(CONTENT).hexdigest(), of="0123",
+        difference=1e-7, agreed=9, images=10, batches="1, 7", compared_on="10 test images of x", caution=None,
+        runtime="onnxruntime", seconds=1.5,
+    )  # fmt: skip
+    card.write_exports(tmp_path, [export])
+    return tmp_path, export
+
+
+def test_what_was_written_is_read(written):
+    folder, export = written
+    assert read_exports(folder, FILES, "0123") == {"onnx": export}
+
+
+def test_a_file_of_another_network_or_changed_or_missing_is_left_out(written):
+    folder, _ = written
+    assert read_exports(folder, FILES, "4567") == {}
+    (folder / "model.onnx").write_bytes(b"another network")
+    assert read_exports(folder, FILES, "0123") == {}
+    (folder / "model.onnx").unlink()
+    assert read_exports(folder, FILES, "0123") == {}
+
+
+def test_malformed_entries_are_ignored(written):
+    folder, export = written
+    entry = json.loads((folder / MANIFEST).read_text())[0]
+    card.write_exports(folder, [replace(export, file="../model.onnx")])
+    assert read_exports(folder, FILES, "0123") == {}
+    wrong = [
+        {**entry, "difference": "<b>"},
+        {**entry, "agreed": True},
+        {**entry, "difference": None},
+        {**entry, "caution": ["x"]},
+        {**entry, "format": ["onnx"]},
+        {**entry, "format": "exe"},
+        {**entry, "more": 1},
+        {},
+        [],
+        None,
+    ]
+    for content in (*(json.dumps([one]) for one in wrong), "{}", "[", "[" * 100_000, "1" * 10_000, "\udcff"):
+        (folder / MANIFEST).write_text(content, errors="surrogateescape")
+        assert read_exports(folder, FILES, "0123") == {}
+    (folder / MANIFEST).write_text(json.dumps([*wrong, entry]))
+    assert read_exports(folder, FILES, "0123") == {"onnx": export}
+    (folder / MANIFEST).write_text(" " * card.MAX_BYTES + json.dumps([entry]))
+    assert read_exports(folder, FILES, "0123") == {}

@@ -22,8 +22,10 @@ from smallvision.core import run_dir as files
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
 from smallvision.tasks import export
+from smallvision.tasks.export import find_images
 from smallvision.tasks.export.safetensors_file import load
 from smallvision.training.checkpoint import read_checkpoint
+from smallvision.training.model_spec import ModelSpec
 
 CHECKPOINT = "checkpoint=run/checkpoints/best.ckpt"
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
@@ -77,6 +79,9 @@ def test_a_network_with_whitening_and_views_trained_in_bf16_is_exported_and_veri
         assert "in batches of 1, 7, 192 images" in process.stdout
         assert "how to use run/model_card.md" in process.stdout
         assert "Warning" not in process.stdout
+    exports = json.loads((folder / "run/exports.json").read_text())
+    assert [entry["format"] for entry in exports] == [*FILES]
+    assert max(entry["difference"] for entry in exports) <= 1e-6
     missing = {name: re.findall(r"also .*format=(\w+)", process.stdout) for name, process in processes.items()}
     assert missing == {"onnx": ["torch_export", "safetensors"], "torch_export": ["safetensors"], "safetensors": []}
 
@@ -259,3 +264,56 @@ def test_hydra_leaves_nothing_of_its_own(airbench):
     of_the_run |= {"checkpoints", "train.log"}
     assert {file.name for file in (folder / "run").iterdir() if file.name[0] != "."} == written | of_the_run
     assert OmegaConf.load(folder / "run/config.yaml").task == "fit"
+
+
+# What it is compared on ------------------------------------------------------------------------------------
+
+SHAPES = ("data=shapes", "data.images=60", "data.test_images=40", "data.size=12", "data.val_size=0")
+
+
+def spec(*shape: int, classes: int = 10) -> ModelSpec:
+    channels, height, width = shape
+    return ModelSpec({}, (channels, height, width), ["x"] * classes, [0.5] * channels, [0.5] * channels)
+
+
+def test_test_images_are_used_where_there_are_any():
+    found = find_images(resolved(*SHAPES), spec(1, 12, 12), chosen=True)
+    assert found.images.shape == (40, 1, 12, 12)
+    assert (found.description, found.caution) == ("40 test images of shapes", None)
+
+
+def test_training_images_are_used_where_there_are_no_test_images():
+    found = find_images(resolved(*SHAPES, "data.test_images=0"), spec(1, 12, 12), chosen=True)
+    assert found.description == "60 training images of shapes"
+
+
+def test_a_stand_in_is_named(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    typed = ("data=mnist", f"data_dir={tmp_path}")
+    found = find_images(resolved(*typed, "data.offline=stand_in"), spec(1, 28, 28), chosen=False)
+    assert found.description == f"{len(found.images):,} test images of digits, a stand-in for mnist"
+    assert found.caution is not None
+    assert found.caution.startswith("these images are not mnist (stand-in for mnist")
+    with pytest.raises(UserError, match="data=mnist: not found"):
+        find_images(resolved(*typed, "data.offline=error"), spec(1, 28, 28), chosen=True)
+
+
+def test_random_images_are_used_where_the_data_cannot_be_read_unless_the_user_chose_them(tmp_path):
+    (tmp_path / "x.npz").write_text("not an archive")
+    config = resolved("data=arrays", f"data.path={tmp_path / 'x.npz'}")
+    found = find_images(config, spec(1, 12, 12), chosen=False)
+    assert found.images.shape == (1000, 1, 12, 12)
+    assert found.images.dtype == torch.uint8
+    assert found.description == "1,000 random images"
+    assert found.caution is not None
+    assert found.caution.startswith("the images of arrays are missing (")
+    assert torch.equal(found.images, find_images(config, spec(1, 12, 12), chosen=False).images)
+    assert len(find_images(config, spec(3, 1024, 1024), chosen=False).images) == 16
+    with pytest.raises(UserError, match=r"x\.npz"):
+        find_images(config, spec(1, 12, 12), chosen=True)
+
+
+def test_chosen_data_of_another_shape_are_refused():
+    with pytest.raises(UserError, match="images of 1x12x12 in 10 classes; the checkpoint is for 3x8x8 in 2"):
+        find_images(resolved(*SHAPES), spec(3, 8, 8, classes=2), chosen=True)

@@ -17,8 +17,7 @@ from safetensors.torch import save
 
 from smallvision.core.errors import UserError
 from smallvision.tasks.export import safetensors_file
-from smallvision.tasks.export.metadata import make_metadata
-from smallvision.tasks.export.safetensors_file import KEYS, load
+from smallvision.tasks.export.safetensors_file import KEYS, load, make_metadata
 
 TYPED = ("model=fashion_mnist", "model.hidden=[4]", "tta.flip=true")
 

@@ -1,24 +1,29 @@
 """Write a trained network as a file for use elsewhere, verify the file, and describe the network in a model card."""
 
+import math
 import os
-from pathlib import Path
+
+import torch
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import RunDir, command, write_text
+from smallvision.core.rng import stream
+from smallvision.core.run_dir import RunDir, command
 from smallvision.reports.formatting import count, duration, shorten
-from smallvision.tasks.export import card, manifest
-from smallvision.tasks.export.formats import FORMATS
-from smallvision.tasks.export.manifest import Export
-from smallvision.tasks.export.metadata import identity, make_metadata
-from smallvision.tasks.export.verify import LIMIT, TestImages, find_images
+from smallvision.tasks.export import card
+from smallvision.tasks.export.formats import FORMATS, LIMIT, TestImages
 from smallvision.training.checkpoint import BareWeights, Checkpoint
+from smallvision.training.factory import make_data
+from smallvision.training.model_spec import ModelSpec, shape_str
 from smallvision.training.predictor import Predictor
+
+MIN_IMAGES, MAX_IMAGES = 16, 1_000  # that an export is compared on
+MAX_NUMBERS = 12_000_000  # in all images: of large images there are fewer
 
 
 def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> None:
-    """Write the network of ``checkpoint`` to the run directory, in the chosen format, with its manifest and model card.
+    """Write the network of ``checkpoint`` to the run directory, in the chosen format, with its model card.
 
     Raises UserError where the directory cannot be written, or the file does not compute what the network does.
     """
@@ -28,32 +33,32 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     elsewhere = "hydra.run.dir=DIRECTORY chooses another place"
     if not directory.is_dir() or not os.access(directory, os.W_OK):
         raise UserError(f"{directory}: cannot be written; {elsewhere} for the export")
-    console = Console()
-    in_float32 = config.updated(
-        {"device": {"name": "cpu", "precision": "32", "memory_format": "contiguous", "compile": False}}
-    )
-    predictor = Predictor.from_checkpoint(checkpoint, in_float32)
-    saved, given = checkpoint.config, config.to_dict()
-    chosen = any(given[key] != saved.get(key) for key in ("data", "data_dir"))
-    images = find_images(config, predictor.spec, chosen)
+    in_float32 = {"name": "cpu", "precision": "32", "memory_format": "contiguous", "compile": False}
+    predictor = Predictor.from_checkpoint(checkpoint, config.updated({"device": in_float32}))
+    given, saved = config.to_dict(), checkpoint.config
+    images = find_images(config, predictor.spec, any(given[key] != saved.get(key) for key in ("data", "data_dir")))
     form = FORMATS[str(config.format)]
+    console = Console()
     print_summary(console, predictor, images, form.name)
-    metadata = make_metadata(predictor)
-    of = identity(predictor, metadata)
-    export = form.export(predictor, metadata, of, images, directory)
-    files = {name: each.file for name, each in FORMATS.items()}
-    exports = {each.format: each for each in manifest.read(directory, files, of)} | {export.format: export}
-    in_order = [exports[name] for name in FORMATS if name in exports]
-    others = [file for name, file in files.items() if name not in exports and (directory / file).exists()]
-    page = directory / card.FILE
+    export = form.export(predictor, images, directory)
     try:
-        manifest.write(directory, in_order)
-        write_text(page, card.render(predictor, in_order, others))
+        exports = card.update(directory, predictor, export, {name: each.file for name, each in FORMATS.items()}, LIMIT)
     except OSError as error:
-        raise UserError(f"{page}: cannot be written: {error.strerror}; {elsewhere}") from None
-    print_result(console, export, directory)
+        raise UserError(f"{directory / card.FILE}: cannot be written: {error.strerror}; {elsewhere}") from None
+    agreement = f"largest difference {export.difference:.2g} ({LIMIT:g} allowed)"
     console.print()
-    console.fields({"how to use": str(page)})
+    console.print(
+        f"same  {agreement}, {export.agreed:,} of {export.images:,} predicted classes agree", style="bold green"
+    )
+    console.fields(
+        {
+            "file": f"{directory / export.file}, {export.bytes:,} bytes",
+            "verified": f"in {export.runtime}; in batches of {export.batches} images",
+            "time": duration(export.seconds),
+        }
+    )
+    console.print()
+    console.fields({"how to use": str(directory / card.FILE)})
     for name in FORMATS:
         if name not in exports:
             console.fields({"also": command("task=export", f"checkpoint={config.checkpoint}", f"format={name}")})
@@ -80,18 +85,32 @@ def print_summary(console: Console, predictor: Predictor, images: TestImages, na
         console.print(f"  note       {images.caution}", style="yellow")
 
 
-def print_result(console: Console, export: Export, directory: Path) -> None:
-    """The file, and how closely it agrees with the network."""
-    console.print()
-    console.print(
-        f"same  largest difference {export.difference:.2g} ({LIMIT:g} allowed), {export.agreed:,} of"
-        f" {export.images:,} predicted classes agree",
-        style="bold green",
-    )
-    console.fields(
-        {
-            "file": f"{directory / export.file}, {export.bytes:,} bytes",
-            "verified": f"in {export.runtime}; in batches of {export.batches} images",
-            "time": duration(export.seconds),
-        }
-    )
+def find_images(config: Config, spec: ModelSpec, chosen: bool) -> TestImages:
+    """Test images of ``config.data``; where there are none, training images; where the data are missing, noise.
+
+    ``chosen``: whether the data are the user's choice and not the checkpoint's own. Such data are not replaced:
+    raises UserError where they are missing or of another shape.
+    """
+    name = config.data.name
+    count = min(MAX_IMAGES, max(MIN_IMAGES, MAX_NUMBERS // math.prod(spec.shape)))
+    try:
+        dataset = make_data(config).dataset
+        if dataset.shape != spec.shape or len(dataset.classes) != len(spec.classes):
+            raise UserError(
+                f"data={name}: images of {shape_str(dataset.shape)} in {len(dataset.classes)} classes;"
+                f" the checkpoint is for {shape_str(spec.shape)} in {len(spec.classes)}"
+            )
+    except UserError as error:
+        if chosen:
+            raise
+        noise = stream(config.seed, "export")
+        images = torch.randint(0, 256, (count, *spec.shape), dtype=torch.uint8, generator=noise)
+        return TestImages(images, f"{count:,} random images", f"the images of {name} are missing ({error})")
+    part, images = "test", dataset.test_images[:count]
+    if not len(images):
+        part, images = "training", dataset.train_images[:count]
+    description = f"{len(images):,} {part} images of {dataset.name}"
+    if dataset.stand_in_for is None:
+        return TestImages(images, description)
+    caution = f"these images are not {dataset.stand_in_for} ({dataset.source})"
+    return TestImages(images, f"{description}, a stand-in for {dataset.stand_in_for}", caution)

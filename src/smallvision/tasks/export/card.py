@@ -1,55 +1,138 @@
-"""model_card.md: what the network is, what it was trained on, how accurate it is, and what is not known of it."""
+"""exports.json, which lists the verified files of a directory, and model_card.md, which describes their network."""
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import get_type_hints
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from smallvision.config.fields import accepts
 from smallvision.core.errors import UserError, printable
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, command
+from smallvision.core.run_dir import RunDir, command, write_text
 from smallvision.reports.formatting import count
 from smallvision.reports.statistics import wilson
-from smallvision.tasks.export.manifest import Export
-from smallvision.tasks.export.verify import LIMIT
 from smallvision.training.predictor import Predictor
 
-FILE = "model_card.md"
+FILE, MANIFEST = "model_card.md", "exports.json"
+MAX_BYTES = 1_000_000  # of exports.json
 MAX_CLASSES = 100  # that the card names
 MAX_LENGTH = 300  # of an inserted text
 
 
-def render(predictor: Predictor, exports: list[Export], others: list[str]) -> str:
-    """The page. ``others``: files of exports in the same directory that are of another network."""
+@dataclass(frozen=True)
+class Export:
+    """One file. ``of``: the identity of the network (see safetensors_file); ``difference``: the largest between
+    two probabilities on the ``images`` of verification; ``agreed``: how many of them get the same class;
+    ``batches``: the sizes of the batches; ``caution``: why the images are not test images of the chosen data;
+    ``seconds``: to write and verify it.
+    """
+
+    format: str
+    file: str
+    bytes: int
+    sha256: str
+    of: str
+    difference: float
+    agreed: int
+    images: int
+    batches: str
+    compared_on: str
+    caution: str | None
+    runtime: str
+    seconds: float
+
+
+# exports.json ---------------------------------------------------------------------------------------------
+
+
+def update(
+    folder: Path, predictor: Predictor, export: Export, files: dict[str, str], limit: float
+) -> dict[str, Export]:
+    """Add ``export`` to exports.json and to the card, with those of the same network, which are returned by format.
+
+    ``files``: their names by format. Raises OSError where the folder cannot be written.
+    """
+    known = read_exports(folder, files, export.of) | {export.format: export}
+    exports = {name: known[name] for name in files if name in known}
+    others = [file for name, file in files.items() if name not in exports and (folder / file).exists()]
+    write_exports(folder, list(exports.values()))
+    write_text(folder / FILE, render(predictor, list(exports.values()), others, limit))
+    return exports
+
+
+def read_exports(folder: Path, files: dict[str, str], of: str) -> dict[str, Export]:
+    """By format, the exports in ``folder`` of the network ``of`` whose files are as they were written.
+
+    ``files``: their names by format. A file that is missing and an entry that is malformed are ignored.
+    """
+    try:
+        if (folder / MANIFEST).stat().st_size > MAX_BYTES:
+            return {}
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    exports, types = {}, get_type_hints(Export)
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict) or entry.keys() != types.keys():
+            continue
+        if not all(accepts(entry[name], kind) for name, kind in types.items()):
+            continue
+        export = Export(**entry)
+        if (
+            export.of == of
+            and files.get(export.format) == export.file
+            and _sha256(folder / export.file) == export.sha256
+        ):
+            exports[export.format] = export
+    return exports
+
+
+def _sha256(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def write_exports(folder: Path, exports: list[Export]) -> None:
+    write_text(folder / MANIFEST, json.dumps([asdict(export) for export in exports], indent=2) + "\n")
+
+
+# model_card.md --------------------------------------------------------------------------------------------
+
+
+def render(predictor: Predictor, exports: list[Export], others: list[str], limit: float) -> str:
+    """The page. ``others``: files of exports in the same directory that are of another network; ``limit``: of the
+    difference.
+    """
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=escape)
     environment.filters |= {"count": count, "code": code_block}
     source = resources.files("smallvision.tasks.export").joinpath("templates/model_card.md.jinja")
     checkpoint, spec = predictor.checkpoint, predictor.spec
-    saved = checkpoint.config
     page = environment.from_string(source.read_text(encoding="utf-8")).render(
         spec=spec,
-        shape=" x ".join(map(str, spec.shape)),
-        size=", ".join(map(str, spec.shape)),
         views=len(predictor.tta),
         parameters=predictor.parameter_count,
         epoch=checkpoint.epoch,
-        config=saved,
+        config=checkpoint.config,
         data={"stand_in_for": None, "remark": None, **checkpoint.dataset},
         accuracies=measured(predictor),
-        other_views=spec.tta != saved["tta"],
         exports=exports,
         others=others,
-        limit=LIMIT,
+        limit=limit,
         max_classes=MAX_CLASSES,
         command=command("task=export", f"checkpoint={checkpoint.path}", f"format={exports[0].format}"),
     )
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
 
 
-def escape(value: Any) -> Any:
+def escape(value: object) -> str:
     """Text as Markdown shows it: one line in which nothing is a mark, a link, a tag or the end of a cell."""
     if isinstance(value, Markup):
         return value
@@ -94,17 +177,16 @@ def measured(predictor: Predictor) -> list[Accuracy]:
         results = Results.read(RunDir(path.parent.parent).results_json)
     except UserError:
         return []
-    if (
-        results.task != "fit"
-        or results.data.fingerprint != checkpoint.dataset["fingerprint"]
-        or results.best_epoch != checkpoint.epoch
-    ):
+    trained_on = (results.task, results.data.fingerprint, results.best_epoch)
+    if trained_on != ("fit", checkpoint.dataset["fingerprint"], checkpoint.epoch):
         return []
-    saved = checkpoint.config
-    partial = saved["trainer"].get("limit_val_batches") is not None
+    partial = checkpoint.config["trainer"].get("limit_val_batches") is not None
     accuracies = []
-    for part, metric, images in (("validation", "val/acc", results.data.val), ("test", "test/acc", results.tested)):
+    for part, metric, images in (
+        ("validation", "val/acc", None if partial else results.data.val),
+        ("test", "test/acc", results.tested),
+    ):
         accuracy = results.metrics[metric]
-        if accuracy is not None and 0 <= accuracy <= 1 and images > 0:
-            accuracies.append(Accuracy(part, accuracy, None if partial and part == "validation" else images))
+        if accuracy is not None and 0 <= accuracy <= 1 and images != 0:
+            accuracies.append(Accuracy(part, accuracy, images))
     return accuracies

@@ -1,14 +1,16 @@
-"""The file formats: how a predictor is written in each, and how such a file is run."""
+"""The file formats: how a predictor is written in each, how such a file is run, and whether both compute the same."""
 
 import hashlib
 import io
 import json
 import logging
+import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,9 +19,27 @@ from torch import Tensor
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import atomic_write
 from smallvision.tasks.export import safetensors_file
-from smallvision.tasks.export.manifest import Export
-from smallvision.tasks.export.verify import Agreement, Runtime, TestImages, compare, verify
+from smallvision.tasks.export.card import Export
 from smallvision.training.predictor import Predictor
+
+LIMIT = 1e-5  # between two probabilities; summing in another order already changes float32 by 1e-7
+# Sizes of the batches, the last one repeated: a file that fixes the number of images fails at the second batch.
+BATCHES = (1, 7, 248)
+
+Runtime = Callable[[Tensor], Tensor]  # images (uint8, N x C x H x W) become probabilities (float32, N x classes)
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """``images``: uint8, N x C x H x W; ``caution``: why they are not test images of the chosen data, None where
+    they are.
+    """
+
+    __test__ = False
+
+    images: Tensor
+    description: str
+    caution: str | None = None
 
 
 class ExportFormat(ABC):
@@ -40,22 +60,29 @@ class ExportFormat(ABC):
     def runtime(self) -> str:
         """Name and version of that runtime."""
 
-    def export(
-        self, predictor: Predictor, metadata: dict[str, str], of: str, images: TestImages, folder: Path
-    ) -> Export:
+    def export(self, predictor: Predictor, images: TestImages, folder: Path) -> Export:
         """Write the file to ``folder``, once it has been opened in its runtime and agrees with ``predictor``.
 
-        ``of``: the identity of the network. Raises UserError where the network cannot be written in this format,
-        where the file computes something else, or where it cannot be written.
+        Raises UserError where the network cannot be written in this format, where the file computes something else,
+        or where it cannot be written.
         """
         started = time.perf_counter()
-        path = folder / self.file
-        content = self._to_bytes(predictor, metadata)
+        path, metadata = folder / self.file, safetensors_file.make_metadata(predictor)
+        try:
+            with silence_output():
+                content = self.to_bytes(predictor, metadata)
+        except UserError:
+            raise
+        except Exception as error:  # torch's exporters raise a dozen types for a network that they cannot trace
+            other = "onnx" if self.name == "safetensors" else "safetensors"
+            raise UserError(
+                f"format={self.name}: this network cannot be exported in this format ({_one_line(error)});"
+                f" try format={other}"
+            ) from error
         try:
             with atomic_write(path) as scratch:
                 scratch.write_bytes(content)
-                agreement = self._compare(scratch, predictor, images)
-                verify(self.file, self.runtime(), agreement)
+                difference, agreed, batches = self.verify(scratch, predictor, images.images)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be written: {error.strerror or error}; hydra.run.dir=DIRECTORY chooses another place"
@@ -65,38 +92,53 @@ class ExportFormat(ABC):
             file=self.file,
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
-            of=of,
-            difference=agreement.difference,
-            agreed=agreement.agreed,
-            images=agreement.images,
-            batches=", ".join(f"{size:,}" for size in dict.fromkeys(agreement.batches)),
+            of=safetensors_file.identity(predictor, metadata),
+            difference=difference,
+            agreed=agreed,
+            images=len(images.images),
+            batches=", ".join(f"{size:,}" for size in dict.fromkeys(batches)),
             compared_on=images.description,
             caution=images.caution,
             runtime=self.runtime(),
             seconds=time.perf_counter() - started,
         )
 
-    def _to_bytes(self, predictor: Predictor, metadata: dict[str, str]) -> bytes:
-        try:
-            with silence_output():
-                return self.to_bytes(predictor, metadata)
-        except UserError:
-            raise
-        except Exception as error:  # torch's exporters raise a dozen types for a network that they cannot trace
-            other = "onnx" if self.name == "safetensors" else "safetensors"
-            raise UserError(
-                f"format={self.name}: this network cannot be exported in this format ({_one_line(error)});"
-                f" try format={other}"
-            ) from error
+    def verify(self, file: Path, predictor: Predictor, images: Tensor) -> tuple[float, int, list[int]]:
+        """The largest difference between two probabilities of the file and of the ``predictor`` (in eager float32 on
+        the CPU), how many images get the same class, and the sizes of the batches.
 
-    def _compare(self, file: Path, predictor: Predictor, images: TestImages) -> Agreement:
+        Raises UserError where the file cannot be run, and where the difference is above ``LIMIT`` or NaN.
+        """
+        batches: list[int] = []
+        while (left := len(images) - sum(batches)) > 0:
+            batches.append(min(left, BATCHES[min(len(batches), len(BATCHES) - 1)]))
         try:
-            with silence_output():
-                return compare(predictor, self.open(file), images.images)
+            with silence_output(), torch.no_grad():
+                difference, agreed = compare(predictor, self.open(file), images.split(batches))
         except (UserError, OSError):
             raise
         except Exception as error:  # each runtime has types of its own
             raise UserError(f"{self.file}: not kept: {self.runtime()} cannot run it ({_one_line(error)})") from error
+        if math.isnan(difference):
+            raise UserError(f"{self.file}: not kept: the network's probabilities are NaN; its training diverged")
+        if difference > LIMIT:
+            raise UserError(
+                f"{self.file}: not kept: on {len(images):,} images its probabilities in {self.runtime()} differ from"
+                f" the network's by up to {difference:.3g}; {LIMIT:g} is allowed ({agreed:,} predicted classes agree)"
+            )
+        return difference, agreed, batches
+
+
+def compare(predictor: Predictor, runtime: Runtime, batches: tuple[Tensor, ...]) -> tuple[float, int]:
+    """The largest difference between two probabilities, and how many images get the same class."""
+    difference, agreed = torch.zeros(()), 0
+    for batch in batches:
+        expected, found = predictor(batch), runtime(batch)
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            return math.inf, 0
+        difference = torch.maximum(difference, (expected - found).abs().max())  # NaN if either is
+        agreed += int((expected.argmax(1) == found.argmax(1)).sum())
+    return difference.item(), agreed
 
 
 class OnnxFormat(ExportFormat):
@@ -130,10 +172,9 @@ class OnnxFormat(ExportFormat):
         assert program is not None
         model = program.model_proto
         model.doc_string = ""
-        parts = [model.graph, *model.functions]
-        for part in [model.graph, *model.functions]:
-            parts += [*part.node, *part.value_info]
-        for part in [*parts, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        graph = model.graph
+        inside = [part for each in (graph, *model.functions) for part in (each, *each.node, *each.value_info)]
+        for part in (*inside, *graph.input, *graph.output, *graph.initializer):
             del part.metadata_props[:]  # the exporter's notes, which name files of this machine
         onnx.helper.set_model_props(model, _without_config(metadata))
         onnx.checker.check_model(model, full_check=True)
@@ -146,12 +187,7 @@ class OnnxFormat(ExportFormat):
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-        def run(images: Tensor) -> Tensor:
-            (probabilities,) = session.run([self.output], {self.input: images.numpy()})
-            return torch.from_numpy(probabilities)
-
-        return run
+        return lambda images: torch.from_numpy(session.run([self.output], {self.input: images.numpy()})[0])
 
     def runtime(self) -> str:
         import onnxruntime

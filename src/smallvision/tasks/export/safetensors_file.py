@@ -1,13 +1,14 @@
-"""``format=safetensors``: the weights, and in the metadata what rebuilds the predictor around them.
+"""What every exported file says of its network, and ``format=safetensors``: the weights with that as metadata.
 
 A file of this format holds tensors and text and nothing that could run. Its text is checked as strictly as that of a
 checkpoint.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 
@@ -15,14 +16,37 @@ from smallvision.config.fields import Length, accepts
 from smallvision.config.schema import Config, Count, Positive
 from smallvision.config.untrusted import MAX_ENTRIES, check_plain_data, validate_untrusted_config
 from smallvision.core.errors import UserError
-from smallvision.tasks.export.metadata import VERSION
 from smallvision.training.model_spec import ModelSpec, no_larger_than
 from smallvision.training.predictor import Predictor
 
+VERSION = "1"  # of the metadata's format
 MAX_HEADER = 1_000_000  # bytes; a run writes about 10,000
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # in the format's own terms
-KEYS = ("shape", "classes", "mean", "std", "data", "config")
+KEYS = ("shape", "classes", "mean", "std", "data", "config")  # whose values are JSON
 Form = tuple[tuple[int, ...], str]  # shape and dtype of a tensor
+
+
+def make_metadata(predictor: Predictor) -> dict[str, str]:
+    """Of an exported file. ``config`` is the run's own, with the views of the export."""
+    spec, checkpoint = predictor.spec, predictor.checkpoint
+    config = {**checkpoint.config, "tta": spec.tta}
+    values = (spec.shape, spec.classes, spec.mean, spec.std, checkpoint.dataset, config)
+    return {
+        "smallvision": VERSION,
+        "input": "images: uint8, N x C x H x W, 0 to 255",
+        "output": "probabilities: float32, N x classes",
+        **{key: json.dumps(value) for key, value in zip(KEYS, values, strict=True)},
+    }
+
+
+def identity(predictor: Predictor, metadata: dict[str, str]) -> str:
+    """Sixteen hex digits that depend on the weights and on all that the metadata say of the network."""
+    model = {**metadata, "config": json.dumps([predictor.spec.model, predictor.spec.tta])}
+    digest = hashlib.sha256(json.dumps(model).encode())
+    for name, tensor in sorted(predictor.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def to_bytes(predictor: Predictor, metadata: dict[str, str]) -> bytes:
@@ -38,42 +62,38 @@ def load(path: str | Path) -> Predictor:
     Raises UserError, naming the file, for any other file: truncated, with a config that no run could have, with
     weights that do not fit it. Nothing is allocated before its size is known to be that of the file's weights.
     """
+    from safetensors import SafetensorError
+
     file = Path(path)
-    _check_header(file)
     try:
         return _load(file)
     except UserError as error:
         line = str(error)
         raise UserError(line if line.startswith(f"{file}: ") else f"{file}: {line}") from None
-
-
-def _check_header(file: Path) -> None:
-    """A file begins with the length of its header, eight bytes, little-endian."""
-    if not os.path.isfile(file):  # noqa: PTH113 - Path's own raises for a name that is too long
-        raise UserError(f"{file}: no such file")
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    if not 2 <= length <= min(MAX_HEADER, file.stat().st_size - 8):
-        raise UserError(f"{file}: damaged, or not a .safetensors file of smallvision")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged, or not a .safetensors file ({str(error)[:120]})") from None
 
 
 def _load(file: Path) -> Predictor:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            forms: dict[str, Form] = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-            spec = _read_spec(file, opened.metadata() or {})
+    if not os.path.isfile(file):  # noqa: PTH113 - Path's own raises for a name that is too long
+        raise UserError("no such file")
+    with file.open("rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")  # its length, with which the file begins
+    if not 2 <= header <= min(MAX_HEADER, file.stat().st_size - 8):
+        raise UserError("damaged, or not a .safetensors file of smallvision")
+    with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        forms: dict[str, Form] = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+        spec = _read_spec(file, opened.metadata() or {})
+        try:
             with no_larger_than(shape for shape, _ in forms.values()), torch.device("meta"):
-                _check_forms(_build(spec), forms)
-            predictor = _build(spec)
-            predictor.load_state_dict({name: opened.get_tensor(name) for name in forms})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"damaged, or not a .safetensors file ({str(error)[:120]})") from None
+                _check_forms(Predictor(spec, spec.make_network()), forms)
+            predictor = Predictor(spec, spec.make_network())
+        except (RuntimeError, ArithmeticError, AssertionError) as error:  # of networks of impossible sizes
+            raise UserError(f"its network cannot be built ({error})") from None
+        predictor.load_state_dict({name: opened.get_tensor(name) for name in forms})
     return predictor.eval().requires_grad_(False)
 
 
@@ -81,14 +101,14 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
     """What the metadata says of the network, if it has the form that ``task=export`` writes."""
     if metadata.get("smallvision") != VERSION:
         raise UserError("not written by task=export of this smallvision")
-    content: dict[str, Any] = {}
+    content = {}
     for key in KEYS:
         try:
             content[key] = json.loads(metadata[key])
         except (KeyError, ValueError, RecursionError):
             raise UserError(f"its {key} is missing or not JSON") from None
     saved = validate_untrusted_config(content["config"], str(file))
-    typed = Config.from_dict(saved)
+    config = Config.from_dict(saved)
     check_plain_data(content, str(file), 2 * MAX_ENTRIES)
     shape, classes, mean, std = (content[key] for key in ("shape", "classes", "mean", "std"))
     valid = {
@@ -102,24 +122,8 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
         invalid = ["mean"]
     if invalid:
         raise UserError(f"its {invalid[0]} is not what a run writes")
-    return ModelSpec(
-        model=saved["model"],
-        shape=tuple(shape),
-        classes=classes,
-        mean=mean,
-        std=std,
-        whiten=typed.data.normalisation.whiten,
-        tta=saved["tta"],
-        seed=typed.seed,
-    )
-
-
-def _build(spec: ModelSpec) -> Predictor:
-    """With initial weights."""
-    try:
-        return Predictor(spec, spec.make_network())
-    except (RuntimeError, ArithmeticError, AssertionError) as error:  # of networks of impossible sizes
-        raise UserError(f"its network cannot be built ({error})") from None
+    whiten, model = config.data.normalisation.whiten, config.model.to_dict()
+    return ModelSpec(model, tuple(shape), classes, mean, std, whiten, config.tta.to_dict(), config.seed)
 
 
 def _check_forms(predictor: Predictor, forms: dict[str, Form]) -> None:
