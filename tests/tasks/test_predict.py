@@ -1,6 +1,7 @@
 """Images of any kind are classified, by a checkpoint alone."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -12,14 +13,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import odd_files
-from helpers.command import NO_NETWORK, TRAIN, results
+from helpers.command import results
+from helpers.configs import resolved
 from helpers.forks import train
 from PIL import Image
 
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import opened
 from smallvision.data.shapes import shapes
 from smallvision.reports.predictions import one_line
-from smallvision.tasks.predict import input_spec
+from smallvision.tasks import predict as predict_task
+from smallvision.training.checkpoint import read_checkpoint
 
 DATA = os.environ.get("SMALLVISION_DATA", "")
 
@@ -122,16 +126,15 @@ def test_images_must_be_typed(finished, tmp_path):
     assert process.stderr == "error: images: needs a value; type images=VALUE\n"
 
 
-def test_an_image_comes_in_by_standard_input(finished, test_images, tmp_path):
+def test_an_image_comes_in_by_standard_input(finished, test_images, tmp_path, monkeypatch):
     folder, _ = finished
     file = next(test_images.glob("*/1.png"))
-    process = subprocess.run(
-        [sys.executable, TRAIN, "task=predict", f"checkpoint={folder / 'run/checkpoints/best.ckpt'}",
-         "images=-", "hydra.run.dir=piped"],
-        cwd=tmp_path, env={**os.environ, **NO_NETWORK}, input=file.read_bytes(), capture_output=True, timeout=120,
-        check=False,
-    )  # fmt: skip
-    assert (process.returncode, process.stderr) == (0, b"")
+    typed = ["task=predict", f"checkpoint={folder / 'run/checkpoints/best.ckpt'}", "images=-"]
+    config = resolved(*typed)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    (tmp_path / "piped").mkdir()
+    with opened(tmp_path / "piped", typed) as run_dir:
+        predict_task.run(config, run_dir, read_checkpoint(config.checkpoint_file))
     assert predict(folder, tmp_path / "named", f"images={file}").returncode == 0
     (piped,), (named,) = rows(tmp_path / "piped"), rows(tmp_path / "named")
     assert (piped["file"], piped["actual"]) == ("standard input", "")
@@ -198,7 +201,7 @@ def test_networks_of_other_than_grey_or_colour_images_are_refused(channels):
         spec=SimpleNamespace(shape=(channels, 8, 8)), checkpoint=SimpleNamespace(path=Path("best.ckpt"))
     )
     with pytest.raises(UserError, match=f"^best.ckpt: takes images of {channels} channels; image files have 1 "):
-        input_spec(predictor)
+        predict_task.input_spec(predictor)
 
 
 @pytest.mark.real_data
@@ -206,7 +209,13 @@ def test_networks_of_other_than_grey_or_colour_images_are_refused(channels):
 def test_mnist_saved_as_images_is_predicted_as_the_arrays_are(tmp_path):
     from smallvision.data.standard import mnist
 
-    typed = ["model=linear", "trainer.max_epochs=1", f"data_dir={DATA}", "report=false"]
+    typed = [
+        "model=linear",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=0.2",
+        f"data_dir={DATA}",
+        "report=false",
+    ]
     assert train(tmp_path, *typed, "hydra.run.dir=run").returncode == 0
     data = mnist(DATA, offline="error")
     images = data.test_images[:200, 0].numpy()

@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from smallvision.config.schema import Config, Predict
+from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
@@ -36,36 +36,48 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     """Write predictions.csv and the contact sheet predictions.png to the run directory."""
     assert run_dir is not None
     assert isinstance(checkpoint, Checkpoint)
+    assert config.predict is not None
     console = Console()
     found = find_images(config.images or [], sys.stdin.buffer if sys.stdin else io.BytesIO())
     predictor = Predictor.from_checkpoint(checkpoint, config)
-    chosen = config.predict
-    assert chosen is not None
-    spec = input_spec(predictor, chosen.polarity, chosen.resize)
+    spec = input_spec(predictor, config.predict.polarity, config.predict.resize)
     print_summary(console, config, predictor, found, run_dir)
-    printer = PredictionPrinter(
-        console.print, [file.name for file in found.files], predictor.spec.classes, chosen.top_k
-    )
-    warning = stand_in_warning(predictor)
+    names = [file.name for file in found.files]
+    printer = PredictionPrinter(console.print, names, predictor.spec.classes, config.predict.top_k)
+    counts, dataset, warning = printer.counts, checkpoint.dataset, stand_in_warning(predictor)
     started = time.perf_counter()
     try:
-        tiles = predict_all(config, chosen, predictor, found.files, spec, printer, run_dir.path)
+        tiles = predict_all(config, predictor, found.files, spec, printer, run_dir.path)
         seconds = time.perf_counter() - started
         run_dir.describe(config.to_dict(), predictor.device.hardware)
         if tiles:
-            title = one_line(f"{config.model.name}, trained on {predictor.checkpoint.dataset['name']}")
+            title = one_line(f"{config.model.name}, trained on {dataset['name']}")
             with atomic_write(run_dir.path / "predictions.png") as scratch:
                 contact_sheet.draw(tiles, scratch, title, warning)
     except BrokenPipeError:
         raise
     except OSError as error:  # of the run directory; what is wrong with an image is in its prediction
         raise UserError(f"{run_dir.path}: cannot be written: {error.strerror}; choose another") from None
-    results = make_results(config, predictor, printer, run_dir, seconds)
+    results = Results(  # without metrics: these images are no test set of the run
+        status="completed",
+        task=config.task,
+        seed=config.seed,
+        device=predictor.device.kind,
+        precision=predictor.device.precision,
+        data=DataResults(dataset["name"], dataset["source"], dataset["fingerprint"], dataset.get("stand_in_for")),
+        model=ModelResults(config.model.name, predictor.parameter_count),
+        optimizer=config.optimizer.name,
+        epochs=checkpoint.epoch,
+        best_checkpoint=str(config.checkpoint),
+        seconds=Seconds(total=run_dir.seconds),
+        images_per_second=counts.readable / seconds,
+        extra={key: getattr(counts, key) for key in ("images", "unreadable", "inverted", "labelled", "correct")},
+    )
     results.write(run_dir)
     printer.print_notes()
-    if printer.counts.labelled:
+    if counts.labelled:
         console.print()
-        console.print(accuracy_line(printer.counts), style="bold green")
+        console.print(accuracy_line(counts), style="bold green")
     if warning:
         console.print(warning, style="bold red")
     console.print()
@@ -76,20 +88,17 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
 
 def input_spec(predictor: Predictor, polarity: str = "auto", resize: str = "auto") -> InputSpec:
     """How images are prepared for the network. Raises UserError where it takes neither grey nor colour images."""
-    channels, height, width = predictor.spec.shape
+    checkpoint, (channels, height, width) = predictor.checkpoint, predictor.spec.shape
     if channels not in MODES:
         raise UserError(
-            f"{predictor.checkpoint.path}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)"
+            f"{checkpoint.path}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)"
         )
-    checkpoint = predictor.checkpoint
-    saved = checkpoint.config
-    dataset = dataset_kind(saved["data"]["name"], checkpoint.dataset["name"], predictor.spec.mean)
+    dataset = dataset_kind(checkpoint.config["data"]["name"], checkpoint.dataset["name"], predictor.spec.mean)
     return InputSpec(channels, height, width, dataset, polarity, resize)
 
 
 def predict_all(
     config: Config,
-    chosen: Predict,
     predictor: Predictor,
     files: Sequence[ImageFile],
     spec: InputSpec,
@@ -100,18 +109,25 @@ def predict_all(
 
     Raises UserError where no image can be read.
     """
+    assert config.predict is not None
     tiles: list[contact_sheet.Tile] = []
+    sheet, classes = config.predict.contact_sheet, predictor.spec.classes
     chunk = min(config.data.eval_batch_size, CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
     with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(csv_header(printer.top))
-            for images in load_in_chunks(files, spec, chunk, chosen.contact_sheet):
+            for images in load_in_chunks(files, spec, chunk, sheet):
                 for image, prediction in zip(images, predict_chunk(predictor, images, printer), strict=True):
                     printer.print(prediction)
                     table.writerow(csv_row(prediction, printer.top))
-                    if image.thumbnail is not None and len(tiles) < chosen.contact_sheet:
-                        tiles.append(make_tile(predictor, image, prediction, config.seed, len(tiles), chosen.saliency))
+                    if image.input is None or image.thumbnail is None or len(tiles) == sheet:
+                        continue
+                    seen, heat = image.input.pixels, None
+                    if config.predict.saliency:
+                        label = classes.index(prediction.top[0][0])
+                        heat = saliency(predictor, torch.from_numpy(seen), label, config.seed, number=len(tiles))
+                    tiles.append(contact_sheet.Tile(prediction, image.thumbnail, seen, heat))
         if not printer.counts.readable:
             raise UserError(one_line(none_readable(config.images or [], *printer.first_error, len(files))))
     return tiles
@@ -136,22 +152,8 @@ def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], printer: 
     return predictions
 
 
-def make_tile(
-    predictor: Predictor, image: LoadedImage, prediction: Prediction, seed: int, number: int, with_saliency: bool
-) -> contact_sheet.Tile:
-    """The image's tile of the contact sheet; ``seed`` and ``number``, its place there, name the noise of saliency."""
-    assert image.input is not None
-    assert image.thumbnail is not None
-    seen, heat = image.input.pixels, None
-    if with_saliency:
-        label = predictor.spec.classes.index(prediction.top[0][0])
-        heat = saliency(predictor, torch.from_numpy(seen), label, seed, number)
-    return contact_sheet.Tile(prediction, image.thumbnail, seen, heat)
-
-
-def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number: int) -> np.ndarray[Any, Any]:
-    """How much each pixel of ``image`` (uint8, C x H x W) changes the logit of class ``label``: float32, H x W,
-    from 0 to 1.
+def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number: int) -> npt.NDArray[np.float32]:
+    """How much each pixel of ``image`` (uint8, C x H x W) changes the logit of class ``label``: H x W, from 0 to 1.
 
     The magnitude of the gradient, the largest over the channels (K. Simonyan et al., arXiv:1312.6034), averaged
     over noisy copies (SmoothGrad, D. Smilkov et al., arXiv:1706.03825), in float32 on any device. ``seed`` and
@@ -170,15 +172,14 @@ def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number:
 
 def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run_dir: RunDir) -> None:
     """Which network predicts what, before it does."""
-    data = predictor.checkpoint.dataset
+    checkpoint = predictor.checkpoint
     console.print(f"smallvision: predicting with {one_line(str(config.checkpoint_file))}", style="bold")
     if warning := stand_in_warning(predictor):
         console.print(f"  {warning}", style="bold red")
     console.fields(
         {
-            "network": f"{config.model.name}, {predictor.parameter_count:,} parameters,"
-            f" epoch {predictor.checkpoint.epoch}",
-            "trained on": one_line(f"{data['name']}, {data['source']}"),
+            "network": f"{config.model.name}, {predictor.parameter_count:,} parameters, epoch {checkpoint.epoch}",
+            "trained on": one_line(f"{checkpoint.dataset['name']}, {checkpoint.dataset['source']}"),
             "": f"{shape_str(predictor.spec.shape)}, {len(predictor.spec.classes)} classes",
             "device": str(predictor.device),
             "images": f"{len(found.files):,}",
@@ -193,35 +194,7 @@ def print_summary(console: Console, config: Config, predictor: Predictor, found:
 def stand_in_warning(predictor: Predictor) -> str | None:
     """For a network that was trained on a stand-in for the data set that was asked for."""
     data = predictor.checkpoint.dataset
-    if data.get("stand_in_for") is None:
+    named = data.get("stand_in_for")
+    if named is None:
         return None
-    named = data["stand_in_for"]
     return one_line(f"STAND-IN: trained on {data['name']}, not on {named}: the predictions mean nothing for {named}")
-
-
-def make_results(
-    config: Config, predictor: Predictor, printer: PredictionPrinter, run_dir: RunDir, seconds: float
-) -> Results:
-    """The metrics stay empty: these images are no test set of the run."""
-    counts, dataset = printer.counts, predictor.checkpoint.dataset
-    return Results(
-        status="completed",
-        task=config.task,
-        seed=config.seed,
-        device=predictor.device.kind,
-        precision=predictor.device.precision,
-        data=DataResults(dataset["name"], dataset["source"], dataset["fingerprint"], dataset.get("stand_in_for")),
-        model=ModelResults(config.model.name, predictor.parameter_count),
-        optimizer=config.optimizer.name,
-        epochs=predictor.checkpoint.epoch,
-        best_checkpoint=str(config.checkpoint),
-        seconds=Seconds(total=run_dir.seconds),
-        images_per_second=counts.readable / seconds,
-        extra={
-            "images": counts.images,
-            "unreadable": counts.unreadable,
-            "inverted": counts.inverted,
-            "labelled": counts.labelled,
-            "correct": counts.correct,
-        },
-    )

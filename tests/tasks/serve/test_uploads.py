@@ -16,10 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from smallvision.tasks.serve import linger
+from smallvision.tasks.serve import uploads
 from smallvision.tasks.serve.app import error_response
-from smallvision.tasks.serve.linger import LingeringClose
-from smallvision.tasks.serve.uploads import read_uploads
+from smallvision.tasks.serve.uploads import LingeringClose, read_uploads
 
 LARGE = 2_000_000  # bytes: more than the buffers of a socket hold, and four times what is allowed
 REFUSED = {"error": "more than 0.5 MB"}
@@ -84,8 +83,8 @@ async def refuse(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize(("pause", "received"), [(0.0, 1000), (600.0, 0)])
 def test_what_is_read_after_the_answer_is_bounded_in_bytes_and_in_time(monkeypatch, pause, received):
-    monkeypatch.setattr(linger, "MAX_BYTES", 1000)
-    monkeypatch.setattr(linger, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(uploads, "MAX_LATE_BYTES", 1000)
+    monkeypatch.setattr(uploads, "MAX_LATE_SECONDS", 0.1)
     read, sent = [], []
 
     async def receive() -> dict[str, Any]:

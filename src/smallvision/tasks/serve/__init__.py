@@ -25,17 +25,14 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     """Serve the network of ``checkpoint`` until Ctrl-C or SIGTERM."""
     import uvicorn  # optional packages, which no other task needs
 
-    from smallvision.tasks.serve.app import LOOPBACK, make_app
-    from smallvision.tasks.serve.service import PredictService
+    from smallvision.tasks.serve.app import LOOPBACK, PredictService, make_app
 
     assert isinstance(checkpoint, Checkpoint)
-    chosen = config.serve
-    assert chosen is not None
-    host = chosen.host
+    assert config.serve is not None
+    host, max_bytes = config.serve.host, round(config.serve.max_megabytes * 1e6)
     predictor = Predictor.from_checkpoint(checkpoint, config)
-    spec = input_spec(predictor)
-    listening = listen(host, chosen.port)
-    service = PredictService(predictor, spec, chosen.max_images, round(chosen.max_megabytes * 1e6))
+    service = PredictService(predictor, input_spec(predictor), config.serve.max_images, max_bytes)
+    listening = listen(host, config.serve.port)
     app = make_app(service, host)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
     stop_on_signal(server)

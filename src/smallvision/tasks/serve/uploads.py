@@ -1,13 +1,18 @@
-"""The images in a request, within limits."""
+"""The images in a request, within limits, and a client that sees the answer where it sent more."""
 
+import asyncio
 import base64
 import binascii
 import json
+from contextlib import suppress
 from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_LATE_BYTES, MAX_LATE_SECONDS = 256_000_000, 30.0  # read after the answer
 
 
 class Upload(NamedTuple):
@@ -42,13 +47,12 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large
-    parts, total = [], 0
+    body = bytearray()
     async for part in request.stream():
-        total += len(part)
-        if total > max_bytes:
+        body += part
+        if len(body) > max_bytes:
             raise too_large
-        parts.append(part)
-    request._body = b"".join(parts)  # where Starlette keeps it; its parser of forms reads it there
+    request._body = bytes(body)  # where Starlette keeps it; its parser of forms reads it there
     return request._body
 
 
@@ -75,3 +79,46 @@ def _decode(text: str) -> bytes:
     """Base64, also as a browser has it: ``data:image/png;base64,...``."""
     head, comma, rest = text.partition(",")
     return base64.b64decode(rest if comma and head.startswith("data:") else text, validate=True)
+
+
+class LingeringClose:
+    """ASGI middleware that sends the answer at once, and then reads and drops the rest of the request.
+
+    A connection that is closed with bytes unread is reset, and clients that send their whole body before they
+    read the answer (urllib, requests) would see no more than that. Reading is bounded by ``MAX_LATE_BYTES`` and
+    ``MAX_LATE_SECONDS``; nothing is kept.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = _Exchange(receive, send)
+        await self.app(scope, exchange.receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its answer. ``received``: whether all of the request's body has arrived."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send, self.received = receive, send, False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.received = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if not last or self.received:
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._drop(), MAX_LATE_SECONDS)
+        await self._send({"type": "http.response.body"})
+
+    async def _drop(self) -> None:
+        dropped = 0
+        while not self.received and dropped < MAX_LATE_BYTES:
+            dropped += len((await self.receive()).get("body", b""))
