@@ -201,7 +201,7 @@ def test_networks_of_other_than_grey_or_colour_images_are_refused(channels):
         spec=SimpleNamespace(shape=(channels, 8, 8)), checkpoint=SimpleNamespace(path=Path("best.ckpt"))
     )
     with pytest.raises(UserError, match=f"^best.ckpt: takes images of {channels} channels; image files have 1 "):
-        predict_task.input_spec(predictor)
+        predict_task.input_spec(predictor, "shapes")
 
 
 @pytest.mark.real_data

@@ -40,7 +40,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     console = Console()
     found = find_images(config.images or [], sys.stdin.buffer if sys.stdin else io.BytesIO())
     predictor = Predictor.from_checkpoint(checkpoint, config)
-    spec = input_spec(predictor, config.predict.polarity, config.predict.resize)
+    spec = input_spec(predictor, config.data.name, config.predict.polarity, config.predict.resize)
     print_summary(console, config, predictor, found, run_dir)
     names = [file.name for file in found.files]
     printer = PredictionPrinter(console.print, names, predictor.spec.classes, config.predict.top_k)
@@ -86,14 +86,17 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     return results
 
 
-def input_spec(predictor: Predictor, polarity: str = "auto", resize: str = "auto") -> InputSpec:
-    """How images are prepared for the network. Raises UserError where it takes neither grey nor colour images."""
+def input_spec(predictor: Predictor, data: str, polarity: str = "auto", resize: str = "auto") -> InputSpec:
+    """How images are prepared for a network that was trained with ``data=``.
+
+    Raises UserError where it takes neither grey nor colour images.
+    """
     checkpoint, (channels, height, width) = predictor.checkpoint, predictor.spec.shape
     if channels not in MODES:
         raise UserError(
             f"{checkpoint.path}: takes images of {channels} channels; image files have 1 (grey) or 3 (colour)"
         )
-    dataset = dataset_kind(checkpoint.config["data"]["name"], checkpoint.dataset["name"], predictor.spec.mean)
+    dataset = dataset_kind(data, checkpoint.dataset["name"], predictor.spec.mean)
     return InputSpec(channels, height, width, dataset, polarity, resize)
 
 

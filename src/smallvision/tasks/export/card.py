@@ -180,7 +180,8 @@ def measured(predictor: Predictor) -> list[Accuracy]:
     trained_on = (results.task, results.data.fingerprint, results.best_epoch)
     if trained_on != ("fit", checkpoint.dataset["fingerprint"], checkpoint.epoch):
         return []
-    partial = checkpoint.config["trainer"].get("limit_val_batches") is not None
+    saved = checkpoint.config
+    partial = saved["trainer"].get("limit_val_batches") is not None
     accuracies = []
     for part, metric, images in (
         ("validation", "val/acc", None if partial else results.data.val),

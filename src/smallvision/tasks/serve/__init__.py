@@ -31,7 +31,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     assert config.serve is not None
     host, max_bytes = config.serve.host, round(config.serve.max_megabytes * 1e6)
     predictor = Predictor.from_checkpoint(checkpoint, config)
-    service = PredictService(predictor, input_spec(predictor), config.serve.max_images, max_bytes)
+    service = PredictService(predictor, input_spec(predictor, config.data.name), config.serve.max_images, max_bytes)
     listening = listen(host, config.serve.port)
     app = make_app(service, host)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
