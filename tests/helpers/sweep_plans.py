@@ -1,13 +1,18 @@
-"""Plans of sweeps, made without a command line."""
+"""Plans of sweeps, made without a command line, and their runs without processes."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from helpers.command import TRAIN
+from smallvision.core.errors import Interrupted
+from smallvision.sweeps.executors import Event
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import Dimension, grid
+from smallvision.sweeps.sweep import Sweep
+from smallvision.sweeps.trial import TrialRun
 
 # A run of half a second: 9 steps an epoch.
 SMALL = (
@@ -26,3 +31,43 @@ def make_plan(directory: Path, *space: str, method: str = "grid", **more: Any) -
         "count": len(grid(dimensions)) if method == "grid" else 5, **more,
     }  # fmt: skip
     return Plan(**values)
+
+
+class InProcess:
+    """Runs one run at a time, in this process; ``sweep`` judges it after each epoch."""
+
+    slots, asks = 1, True
+    sweep: Sweep
+
+    def __init__(self) -> None:
+        self.run: TrialRun | None = None
+
+    def submit(self, run: TrialRun) -> None:
+        self.run = run
+
+    def wait(self, seconds: float) -> list[Event]:
+        from smallvision.sweeps.pruning import AskAfterEpoch
+
+        run = self.run
+        assert run is not None
+        reason = None
+        with suppress(Interrupted):
+            reason = run.execute([AskAfterEpoch(self)] if run.judged else [])
+        return [Event(run, "ended", reason)]
+
+    def send(self, message: object) -> None:
+        """As the connection of a worker."""
+        assert self.run is not None
+        self.sweep.handle(Event(self.run, "epoch"), stopping=False)
+
+    def recv(self) -> object:
+        return None
+
+    def go_on(self, run: TrialRun) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

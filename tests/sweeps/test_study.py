@@ -5,28 +5,38 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
 
-import optuna
 import pytest
+from filelock import FileLock
 from helpers.sweep_plans import make_plan
 from optuna.trial import TrialState
 
-from smallvision.core.errors import Pruned, UserError
+from smallvision.core.errors import UserError
+from smallvision.core.results import DataResults, ModelResults, Results
 from smallvision.sweeps.collect import read_runs, read_study, read_sweep
 from smallvision.sweeps.plan import PLAN_FILE, Plan
 from smallvision.sweeps.space import grid
-from smallvision.sweeps.study import JOURNAL, Study, TrialRun, open_storage
+from smallvision.sweeps.study import JOURNAL, Study, open_storage
+from smallvision.sweeps.trial import TrialRun
+
+RESULTS = Results("completed", "fit", 0, "cpu", "32-true", DataResults("shapes", "made", "0"), ModelResults("mnist", 1),
+                  "adam", epochs=4)  # fmt: skip
 
 
 def learning_rate(run: TrialRun) -> float:
-    return float(run.params.get("optimizer.lr", 0))
+    typed = dict(line.split("=", 1) for line in run.overrides)
+    return float(typed.get("optimizer.lr", 0))
+
+
+def complete(study: Study, run: TrialRun, value: float, status: str = "completed") -> None:
+    study.store(run, replace(RESULTS, status=status, metrics={"val/acc": value}))
 
 
 def run_all(study: Study, value: Callable[[TrialRun], float] = learning_rate) -> list[str]:
     """Complete every run that is left; their directories' names."""
     names = []
-    while (run := study.next_run()) is not None:
+    while (run := study.next_run([])) is not None:
         names.append(run.directory.name)
-        study.complete(run, value(run))
+        complete(study, run, value(run))
     return names
 
 
@@ -34,46 +44,41 @@ def values_of(study: Study) -> list[float | None]:
     return [trial.value for trial in study.trials.values()]
 
 
-def die(run: TrialRun) -> None:
-    """What the kernel does when the process that runs it is killed."""
-    run.lock.release()
-
-
 def test_a_grid_runs_each_combination_once_and_in_order(tmp_path):
     plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1", "model=mnist,lenet5")
     study = Study.create(plan)
-    one, two = Study(plan, "one"), Study(plan, "two")
-    first, second = one.next_run(), two.next_run()
-    assert [first.params, second.params] == grid(plan.dimensions)[:2]
-    two.complete(second, 0.5)
-    one.complete(first, 0.6)
-    assert run_all(one) == ["2", "3"]
-    assert two.next_run() is None
+    first = study.next_run([])
+    second = study.next_run([first])
+    typed = [f"{key}={value}" for params in grid(plan.dimensions)[:2] for key, value in params.items()]
+    assert [line for run in (first, second) for line in run.overrides if line in typed] == typed
+    complete(study, second, 0.5)
+    complete(study, first, 0.6)
+    assert run_all(study) == ["2", "3"]
     view = read_study(study)
     assert [trial.value for trial in view.trials] == [0.6, 0.5, 0.1, 0.1]
     assert view.best.number == 0
 
 
-def test_an_interrupted_run_is_continued_and_a_running_one_is_left_alone(tmp_path):
-    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
-    study = Study.create(plan)
-    one, two = Study(plan, "one"), Study(plan, "two")
-    killed, running = one.next_run(), two.next_run()
-    assert (killed.number, running.number) == (0, 1)
-    die(killed)
-    assert [trial.state for trial in read_runs(study).trials] == ["interrupted", "running"]
-    continued = two.next_run()
-    assert (continued.number, continued.directory) == (0, tmp_path / "0")
+def test_an_interrupted_run_is_continued_before_a_new_one_starts(tmp_path):
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1"))
+    first = study.next_run([])
+    assert [trial.state for trial in read_runs(study).trials] == ["interrupted"]
+    with FileLock(tmp_path / ".lock"):  # a sweep is at work
+        assert [trial.state for trial in read_runs(study).trials] == ["running"]
+    second = study.next_run([first])
+    assert [study.next_run([]), study.next_run([first]), study.next_run([first, second])] == [first, second, None]
+    assert (first.directory, second.directory) == (tmp_path / "0", tmp_path / "1")
 
 
 def test_a_trial_killed_between_its_last_value_and_its_end_is_complete(tmp_path):
     plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
     study = Study.create(plan)
-    killed = Study(plan, "one").next_run()
-    killed.trial.set_user_attr("value/0", 0.7)
-    die(killed)
-    assert run_all(study) == ["1"]
-    assert values_of(study) == [0.7, 0.1]
+    study.next_run([])
+    study._set(study.trials[0], "value/0", 0.7)
+    again = Study.create(plan)
+    again.complete_trials()
+    assert run_all(again) == ["1"]
+    assert values_of(again) == [0.7, 0.1]
 
 
 def test_the_value_of_a_trial_is_its_mean_over_seeds(tmp_path):
@@ -86,23 +91,21 @@ def test_the_value_of_a_trial_is_its_mean_over_seeds(tmp_path):
 
 
 def test_the_seeds_of_a_trial_run_at_the_same_time(tmp_path):
-    plan = make_plan(tmp_path, seeds=[0, 1])
-    study = Study.create(plan)
-    one, two = Study(plan, "one"), Study(plan, "two")
-    first, second = one.next_run(), two.next_run()
+    study = Study.create(make_plan(tmp_path, seeds=[0, 1]))
+    first = study.next_run([])
+    second = study.next_run([first])
     assert (first.seed, second.seed) == (0, 1)
-    two.complete(second, 0.2)
-    one.complete(first, 0.4)
+    complete(study, second, 0.2)
+    complete(study, first, 0.4)
     assert values_of(study) == [pytest.approx(0.3)]
 
 
 def test_with_a_pruner_the_seeds_of_a_trial_wait_for_each_other(tmp_path):
-    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1", seeds=[0, 1], pruner="median")
-    Study.create(plan)
-    one, two = Study(plan, "one"), Study(plan, "two")
-    running = [one.next_run(), two.next_run()]
-    assert [run.directory.name for run in running] == ["0-seed0", "1-seed0"]
-    assert two.next_run() is None
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1", seeds=[0, 1], pruner="median"))
+    first = study.next_run([])
+    second = study.next_run([first])
+    assert [first.directory.name, second.directory.name] == ["0-seed0", "1-seed0"]
+    assert study.next_run([first, second]) is None
 
 
 def test_a_pruned_trial_runs_no_more_seeds(tmp_path):
@@ -110,17 +113,14 @@ def test_a_pruned_trial_runs_no_more_seeds(tmp_path):
     study = Study.create(make_plan(tmp_path, "optimizer.lr=0.9,0.8,0.1", seeds=[0, 1, 2], pruner="median",
                                    pruner_options=options))  # fmt: skip
     names = []
-    while (run := study.next_run()) is not None:
+    while (run := study.next_run([])) is not None:
         names.append(run.directory.name)
-        try:
-            for epoch in (1, 2, 3, 4):
-                study.report(run, [(epoch, learning_rate(run))])
-            study.complete(run, learning_rate(run))
-        except Pruned as reason:
-            study.prune(run, str(reason))
+        value = learning_rate(run)
+        pruned = any([study.report(run, {epoch: value}) for epoch in (1, 2, 3, 4)])
+        complete(study, run, value, "pruned" if pruned else "completed")
     assert names[-1] == "2-seed0"
     assert study.trials[2].state == TrialState.PRUNED
-    assert study.trials[2].user_attrs["reason"] == "median pruner"
+    assert study.trials[2].user_attrs["reason"] == "median pruner, after epoch 4"
 
 
 def test_the_wilcoxon_pruner_compares_seed_by_seed(tmp_path):
@@ -133,44 +133,35 @@ def test_the_wilcoxon_pruner_compares_seed_by_seed(tmp_path):
 
 
 def test_a_failed_trial_leaves_the_others_alone_and_is_retried_on_request(tmp_path):
-    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1"))
-    study.fail(study.next_run(), "the loss became NaN\nmore of it")
-    assert run_all(study) == ["1"]
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.2,0.1"))
+    study.fail(study.next_run([]), "the loss became NaN\nmore of it")
+    complete(study, study.next_run([]), 0.2)
     assert study.retry_failed() == 1
-    retried = study.next_run()
-    assert (retried.number, retried.params, retried.directory.name) == (0, {"optimizer.lr": "0.3"}, "0")
-    study.complete(retried, 0.5)
+    retried = study.next_run([])
+    assert (retried.number, learning_rate(retried), retried.directory.name) == (0, 0.3, "0")
+    complete(study, retried, 0.5)
+    assert run_all(study) == ["2"]
     trials = read_study(study).trials
-    assert [(trial.number, trial.state, trial.value) for trial in trials] == [(0, "done", 0.5), (1, "done", 0.1)]
+    assert [(trial.number, trial.state, trial.value) for trial in trials] == [
+        (0, "done", 0.5), (1, "done", 0.2), (2, "done", 0.1)]  # fmt: skip
     assert study.retry_failed() == 0
 
 
-def test_the_trial_of_a_dead_worker_fails_with_its_reason(tmp_path):
-    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
-    study = Study.create(plan)
-    runs = [Study(plan, name).next_run() for name in ("one", "two")]
-    assert [run.number for run in runs] == [0, 1]
-    assert study.abandon("two", "killed by SIGKILL\nlast line") == [1]
-    trials = read_study(study).trials
-    assert [trial.state for trial in trials] == ["running", "failed"]
-    assert trials[1].reason == "killed by SIGKILL\nlast line"
-
-
 @pytest.mark.parametrize("method", ["random", "tpe"])
-def test_sampled_values_depend_on_the_trial_s_number_and_not_on_the_worker(tmp_path, method):
+def test_sampled_values_depend_on_the_trial_s_number_and_not_on_the_process(tmp_path, method):
     space = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "model=mnist,lenet5", "data.size=int(interval(8,32))"]
     sampled = []
-    for workers in (["one"] * 14, ["one", *["two"] * 6, *["three"] * 7]):
+    for restarts in (False, True):
         directory = tmp_path / f"{len(sampled)}"
         directory.mkdir()
         plan = make_plan(directory, *space, method=method, count=14)
         study = Study.create(plan)
-        for name in workers:
-            worker = Study(plan, name)  # as a new process would
-            run = worker.next_run()
-            worker.complete(run, -learning_rate(run))
+        for _ in range(14):
+            study = Study.create(plan) if restarts else study  # as a new process would
+            run = study.next_run([])
+            complete(study, run, -learning_rate(run))
         sampled.append([trial.params for trial in study.trials.values()])
-        assert study.next_run() is None
+        assert study.next_run([]) is None
     assert sampled[0] == sampled[1]
     assert len({json.dumps(params) for params in sampled[0]}) == 14
 
@@ -179,9 +170,9 @@ def test_a_trial_killed_while_it_was_sampled_gets_its_other_values(tmp_path):
     plan = make_plan(tmp_path, "optimizer.lr=interval(0,1)", "optimizer.eps=interval(0,1)", method="random")
     study = Study.create(plan)
     study.optuna.ask({"optimizer.lr": plan.dimensions[0].distribution})  # and here the process is killed
-    run = study.next_run()
+    run = study.next_run([])
     assert run.number == 0
-    assert set(run.params) == {"optimizer.lr", "optimizer.eps"}
+    assert {"optimizer.lr", "optimizer.eps"} <= {line.split("=")[0] for line in run.overrides}
 
 
 def test_values_sampled_before_are_not_run_twice(tmp_path):
@@ -215,30 +206,28 @@ def test_a_search_with_more_trials_goes_on_where_it_ended(tmp_path):
 def test_an_incomplete_last_line_of_the_journal_loses_no_trial(tmp_path):
     plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
     study = Study.create(plan)
-    study.complete(study.next_run(), 0.3)
+    complete(study, study.next_run([]), 0.3)
     with (tmp_path / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code":6,"worker_id":"x')  # a kill, or a full disk
-    assert run_all(Study(plan, "two")) == ["1"]
+    assert run_all(Study(plan)) == ["1"]
     assert values_of(Study.create(plan)) == [0.3, 0.1]
 
 
-def test_a_grid_killed_while_it_was_enqueued_is_completed_once(tmp_path, monkeypatch):
-    plan = make_plan(tmp_path, "optimizer.lr=range(1,9)")
-    enqueue, enqueued = optuna.Study.enqueue_trial, []
+def test_processes_that_ask_at_once_start_each_trial_once(tmp_path, monkeypatch):
+    """Whoever asks is numbered by the storage; what is one too many is put aside."""
+    plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
+    study, other = Study.create(plan), Study.create(plan)
+    assert study.next_run([]).number == 0
+    ask = study.optuna.ask
 
-    def killed_at_the_fourth(study, params):
-        if len(enqueued) == 3:
-            raise KeyboardInterrupt
-        enqueued.append(params)
-        enqueue(study, params)
+    def overtaken():
+        other._start_trial()
+        return ask()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "enqueue_trial", killed_at_the_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            Study.create(plan)
-    study = Study.create(plan)
-    run_all(study)
-    assert values_of(study) == [*range(1, 9)]
+    monkeypatch.setattr(study.optuna, "ask", overtaken)
+    assert study._start_trial() is None
+    assert [trial.params["optimizer.lr"] for trial in study.trials.values()] == ["0.3", "0.1"]
+    assert len(study.optuna.get_trials()) == 3
 
 
 @pytest.mark.parametrize(
@@ -257,7 +246,7 @@ def test_two_machines_share_a_database_and_leave_each_other_s_trials_alone(tmp_p
         directory.mkdir()
         studies.append(Study.create(make_plan(directory, "optimizer.lr=0.4,0.3,0.2,0.1", storage=storage)))
     here, there = studies
-    die(here.next_run())  # only its own machine has what it saved
+    here.next_run([])  # and here the process is killed; only its own machine has what it saved
     assert run_all(there) == ["1", "2", "3"]
     assert run_all(here) == ["0"]
 

@@ -38,7 +38,7 @@ TASKS = ("fit", "test", "predict", "export", "serve", "report", "bench", "descen
 # learned from and selected by, as they are.
 WITH_RESUME = (
     "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
-    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "report",
+    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "test", "report",
     "save_model", "log_every_n_batches", "callbacks", "hydra",
 )  # fmt: skip
 # Tasks that start from a checkpoint, which fixes everything else, and what may be typed with each.

@@ -325,6 +325,7 @@ class Config(Section):
     save_model: WeightsFile | None  # file for the best epoch's plain state dict
     log_every_n_batches: Count | None
     resume: str | None = None  # a run directory to continue in place
+    test: bool = True  # test the best epoch at the end
     checkpoint: Checkpointing | str | None = field(default=None, metadata=OPTIONAL)
     # Keys of one task each.
     images: str | Annotated[list[str], Length(1)] | None = field(default=None, metadata=OPTIONAL)

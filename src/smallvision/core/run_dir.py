@@ -122,6 +122,10 @@ class RunDir:
             self._handler = None
         self._lock.release()
 
+    def is_locked(self) -> bool:
+        """Whether a process is at work on this run."""
+        return is_locked(self.path)
+
     def discard(self) -> None:
         """Leave no trace of a run that was refused before it began."""
         locked = self._lock.is_locked
@@ -163,6 +167,17 @@ class RunDir:
             raise UserError(
                 f"{file}: cannot be written: {error.strerror}; with free space resume={self.path} goes on"
             ) from None
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a process holds the lock of that directory, of a run or of a sweep."""
+    if not (directory / ".lock").is_file():
+        return False
+    try:
+        with FileLock(directory / ".lock", timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 @contextmanager

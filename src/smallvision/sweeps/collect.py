@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir
+from smallvision.core.run_dir import RunDir, is_locked
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
@@ -62,14 +62,20 @@ def read_study(study: Study) -> SweepView:
     )
 
 
-def read_runs(study: Study) -> SweepView:
-    """The sweep with what its run directories hold: learning curves, test metrics, which runs were interrupted."""
-    view, unclaimed = read_study(study), study.unclaimed()
+def read_runs(study: Study, at_work: bool | None = None) -> SweepView:
+    """The sweep with what its run directories hold: learning curves, test metrics, which runs were interrupted.
+
+    ``at_work``: whether a process is carrying out the sweep; None: its lock tells.
+    """
+    view = read_study(study)
+    if at_work is None:
+        at_work = is_locked(view.directory)
     trials = []
     for trial in view.trials:
-        state = "interrupted" if trial.state == "running" and trial.number in unclaimed else trial.state
         runs = {seed: run for seed, run in trial.runs.items() if run.is_dir()}
-        curves = {seed: _read_curve(run, view.metric) or trial.curves[seed] for seed, run in trial.runs.items()}
+        running = trial.state == "running" and (at_work or any(is_locked(run) for run in runs.values()))
+        state = "interrupted" if trial.state == "running" and not running else trial.state
+        curves = {seed: read_curve(run, view.metric) or trial.curves[seed] for seed, run in trial.runs.items()}
         trials.append(replace(trial, state=state, runs=runs, curves=curves))
     view = replace(view, trials=trials)
     return replace(view, test=_test_accuracies(study, view))
@@ -90,10 +96,7 @@ def _trial_view(study: Study, number: int, trial: FrozenTrial) -> TrialView:
         },
         values=_by_seed(trial, "value"),
         curves={seed: _reported_curve(study, trial, seed) for seed in plan.seeds},
-        runs={
-            seed: plan.directory / plan.run_dir(number if same_as is None else same_as, seed).name
-            for seed in plan.seeds
-        },
+        runs={seed: plan.run_dir(number if same_as is None else same_as, seed) for seed in plan.seeds},
         reason=trial.user_attrs.get("reason"),
         same_as=same_as,
         seconds=sum(seconds.values()) if seconds else None,
@@ -117,7 +120,7 @@ def _reported_curve(study: Study, trial: FrozenTrial, seed: int) -> dict[int, fl
     }
 
 
-def _read_curve(run: Path, metric: str) -> dict[int, float]:
+def read_curve(run: Path, metric: str) -> dict[int, float]:
     """The metric by epoch, of a run's metrics.csv; empty where there is none, perhaps on another machine."""
     try:
         with RunDir(run).metrics_csv.open(encoding="utf-8") as file:

@@ -1,34 +1,37 @@
-"""The callback by which a run of a sweep reports its metric and is pruned."""
+"""The callback by which a run waits for its sweep's pruner."""
 
-import csv
+from typing import Protocol
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from smallvision.core.run_dir import RunDir
-from smallvision.sweeps.study import Study, TrialRun
+import smallvision.tasks.fit  # noqa: F401 - a worker imports everything once
+from smallvision.core.errors import Interrupted
 
 
-class PruneTrial(Callback):
-    """After each epoch, reports the rows of the run's metrics.csv to the study and asks its pruner.
+class Channel(Protocol):
+    """One end of a connection to the sweep."""
 
-    An epoch is in metrics.csv once it is saved, which is before the next one starts: so what was reported can always
-    be continued from, and a resumed run first reports what it had before. Raises Pruned.
+    def send(self, message: object, /) -> None: ...
+
+    def recv(self) -> object: ...
+
+
+class AskAfterEpoch(Callback):
+    """Before each epoch but the first, waits until the sweep has looked at the run's directory.
+
+    An epoch is in metrics.csv once it is saved, which is before the next one starts. Where the pruner decided against
+    the run, there is a file ``stop`` then.
     """
 
-    def __init__(self, study: Study, run: TrialRun) -> None:
-        self.study, self.run = study, run
-        self.metrics_csv = RunDir(run.directory).metrics_csv
+    def __init__(self, connection: Channel) -> None:
+        self.connection = connection
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._report()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._report()
-
-    def _report(self) -> None:
-        if not self.metrics_csv.is_file():  # before the first epoch
+        if trainer.current_epoch == 0:
             return
-        with self.metrics_csv.open(encoding="utf-8") as file:
-            rows = [(int(row["epoch"]), row[self.study.plan.metric]) for row in csv.DictReader(file)]
-        self.study.report(self.run, [(epoch, float(value)) for epoch, value in rows if value])
+        try:
+            self.connection.send(("epoch", None))
+            self.connection.recv()
+        except (EOFError, BrokenPipeError):  # the sweep was killed
+            raise Interrupted from None

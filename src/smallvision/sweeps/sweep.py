@@ -1,9 +1,13 @@
 """A sweep from its command line to its best trial."""
 
+import math
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
+from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
@@ -11,18 +15,20 @@ from smallvision.config.compose import quote
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, write_text
+from smallvision.core.run_dir import RunDir, clear_scratch, write_text
 from smallvision.core.system import STOP
 from smallvision.reports import leaderboard
-from smallvision.sweeps.collect import read_runs, read_study
-from smallvision.sweeps.command_line import make_plan
+from smallvision.sweeps.collect import read_curve, read_runs, read_study
 from smallvision.sweeps.display import ENDED, SweepDisplay
+from smallvision.sweeps.executors import Event, Executor, make_executor
+from smallvision.sweeps.plan import make_plan
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.summary import print_summary, write_report
-from smallvision.sweeps.workers import Launcher, Workers, make_launcher
+from smallvision.sweeps.trial import TrialRun
 
 POLL_SECONDS = 0.25
 LEADERBOARD_SECONDS = 5.0
+MAX_DEATHS = 3  # of processes that ran the same run, and of processes that had not begun any
 
 
 def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> None:
@@ -32,12 +38,14 @@ def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -
         plan.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"hydra.sweep.dir={plan.directory}: cannot be made: {error.strerror}") from None
-    launcher = make_launcher(plan, settings, str(config.device.name))
+    executor = make_executor(plan.directory, settings, str(config.device.name))
     STOP.install()
-    study = Study.create(plan)
-    retried = study.retry_failed() if settings.retry_failed else 0
     try:
-        Sweep(study, launcher).run(retried, settings.test_best)
+        with FileLock(plan.directory / ".lock", timeout=0):
+            study = Study.create(plan)
+            Sweep(study, executor).run(study.retry_failed() if settings.retry_failed else 0, settings.test_best)
+    except Timeout:
+        raise UserError(f"{plan.directory}: another process is at work on this sweep; wait for its end") from None
     except OSError as error:
         raise UserError(
             f"{plan.directory}: {error.strerror or error}; once that is mended the same command goes on"
@@ -45,20 +53,24 @@ def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -
 
 
 class Sweep:
-    """Carries out a study with the workers of ``launcher``."""
+    """Carries out a study by ``executor``: asks for trials, starts their runs, follows and judges them."""
 
-    def __init__(self, study: Study, launcher: Launcher) -> None:
-        self.study, self.plan, self.launcher = study, study.plan, launcher
+    def __init__(self, study: Study, executor: Executor) -> None:
+        self.study, self.plan, self.executor = study, study.plan, executor
         self.console = Console()
+        self.running: dict[Path, TrialRun] = {}  # by run directory
+        self.foreign: set[Path] = set()  # of those, the ones that a process of the sweep before has not quite left
+        self.deaths: dict[Path, int] = {}
+        self.startup_deaths = 0  # in a row
 
     def run(self, retried: int, test_best: bool) -> None:
         """Everything up to the report. Raises Interrupted after a signal, UserError where every trial failed."""
         started = time.monotonic()
         self.print_header(retried)
-        interrupted = self.run_workers()
+        interrupted = self.run_trials()
         if test_best and not interrupted:
             self.test_best()
-        view = read_runs(self.study)
+        view = read_runs(self.study, at_work=False)
         write_report(view)
         print_summary(self.console, view, time.monotonic() - started)
         if interrupted:
@@ -78,7 +90,7 @@ class Sweep:
                 "over": space[0],
                 **{" " * number: line for number, line in enumerate(space[1:], 1)},
                 "seeds": ", ".join(map(str, plan.seeds)),
-                "workers": f"{self.launcher.count}",
+                "workers": f"{self.executor.slots}",
                 "directory": str(plan.directory),
             }
         )
@@ -87,40 +99,116 @@ class Sweep:
         if retried:
             self.console.fields({"retried": f"{retried} trials that failed"})
 
-    def run_workers(self) -> bool:
-        """Keep workers running until no run is left; whether a signal ended it before."""
-        view = read_study(self.study)
-        runs_left = (view.planned - len(view.of(*ENDED))) * len(self.plan.seeds)
-        workers = Workers(self.study, self.launcher, min(self.launcher.count, runs_left))
+    def run_trials(self) -> bool:
+        """Start runs until none is left; whether a signal ended it before."""
         stopping, written = False, time.monotonic()
-        continued: set[int] = set()
+        self.study.complete_trials()
         try:
             with SweepDisplay(self.console) as display:
-                while workers.running:
-                    for message in workers.check(stopping):
-                        self.console.print(f"  {message}", style="bold red")
+                while True:
                     if STOP.signal is not None and not stopping:
                         stopping = True
-                        workers.stop()
+                        self.executor.stop()
+                    if not stopping:
+                        self.submit_runs()
+                    if not self.running:
+                        break
+                    for event in self.executor.wait(POLL_SECONDS):
+                        self.handle(event, stopping)
+                    self.look_around()
                     view = read_study(self.study)
                     if display.update(view) and time.monotonic() - written > LEADERBOARD_SECONDS:
                         write_text(self.plan.directory / "leaderboard.csv", leaderboard.as_csv(view))
                         written = time.monotonic()
-                    time.sleep(POLL_SECONDS)
-                    if not workers.running and not stopping:
-                        left = self.study.unclaimed() - continued
-                        if left:  # by a worker of the sweep before, which had not quite ended
-                            continued |= left
-                            workers.fill()
                 display.update(read_study(self.study))
-        except BaseException:  # a second signal, for instance
-            workers.kill()
-            raise
+        finally:
+            self.executor.close()
         return stopping
+
+    def submit_runs(self) -> None:
+        """Fill the free slots. What a killed sweep did not store is stored now, and not run again."""
+        while len(self.running) < self.executor.slots:
+            run = self.study.next_run(self.running.values())
+            if run is None:
+                return
+            results = run.finished()
+            if results is not None:
+                self.study.report(run, self.curve(run))
+                self.study.store(run, results)
+                continue
+            self.running[run.directory] = run
+            if RunDir(run.directory).is_locked():
+                self.foreign.add(run.directory)
+            else:
+                self.executor.submit(run)
+
+    def handle(self, event: Event, stopping: bool) -> None:
+        run = event.run
+        if event.kind == "epoch":
+            self.judge(run)
+            self.executor.go_on(run)
+            return
+        del self.running[run.directory]
+        if event.kind == "died":
+            if not stopping:
+                self.record_death(run, str(event.reason))
+            return
+        self.startup_deaths = 0
+        results = run.finished()
+        if event.reason is not None:
+            self.fail(run, event.reason)
+        elif results is not None:  # else it was interrupted
+            self.study.report(run, self.curve(run))
+            self.study.store(run, results)
+
+    def record_death(self, run: TrialRun, cause: str) -> None:
+        """A run whose process died goes on in another one, unless that is the end of too many."""
+        self.deaths[run.directory] = self.deaths.get(run.directory, 0) + 1
+        if not RunDir(run.directory).config_file.is_file():
+            self.startup_deaths += 1
+            if self.startup_deaths == MAX_DEATHS:
+                raise RuntimeError(f"{MAX_DEATHS} processes in a row died before any trial began: {cause}")
+        last = self.deaths[run.directory] == MAX_DEATHS
+        outcome = "failed" if last else "goes on"
+        self.console.print(f"  {cause.partition(chr(10))[0]}; trial {run.number} {outcome}", style="bold red")
+        if last:
+            self.fail(run, cause)
+
+    def fail(self, run: TrialRun, reason: str) -> None:
+        """End its trial, and what other seeds of it are running."""
+        self.study.fail(run, reason)
+        clear_scratch(run.directory)  # nobody continues it
+        for other in self.running.values():
+            if other.number == run.number:
+                self.prune(other)
+
+    def look_around(self) -> None:
+        """Look at the directories of runs that report to nobody."""
+        for run in list(self.running.values()):
+            if run.directory in self.foreign:
+                if not RunDir(run.directory).is_locked():
+                    self.foreign.remove(run.directory)
+                    del self.running[run.directory]
+            elif run.judged and not self.executor.asks:
+                self.judge(run)
+
+    def judge(self, run: TrialRun) -> None:
+        """Store the metric of the epochs so far; where the pruner decides against the run, stop it."""
+        if self.study.report(run, self.curve(run)):
+            self.prune(run)
+
+    def prune(self, run: TrialRun) -> None:
+        with suppress(FileNotFoundError):  # it has not begun
+            RunDir(run.directory).stop_file.write_text("pruned\n")
+
+    def curve(self, run: TrialRun) -> dict[int, float]:
+        """Its metric by epoch, as far as it was validated."""
+        curve = read_curve(run.directory, self.plan.metric)
+        return {epoch: value for epoch, value in curve.items() if not math.isnan(value)}
 
     def test_best(self) -> None:
         """Test the best trial on the test set, once: the study keeps which one it was."""
-        best = read_runs(self.study).best
+        best = read_runs(self.study, at_work=False).best
         if best is None or not self.plan.searches:
             return
         if self.study.test_metrics is not None:

@@ -34,12 +34,8 @@ def run(
     run_dir: RunDir | None,
     checkpoint: Checkpoint | BareWeights | None,
     callbacks: Sequence[Callback] = (),
-    test: bool = True,
 ) -> Results:
-    """Train in ``run_dir``, from the start or from its newest checkpoint; ``test``: whether the best epoch is tested.
-
-    ``callbacks``: further ones; one may raise Pruned at the end of an epoch.
-    """
+    """Train in ``run_dir``, from the start or from its newest checkpoint; ``callbacks``: further ones."""
     assert run_dir is not None
     console = Console()
     experiment = make_experiment(config, make_data(config))
@@ -71,7 +67,7 @@ def run(
             )
         if fit.checkpointing.best is not None:
             best = read_checkpoint(run_dir.best_checkpoint)
-            if test and experiment.data.sizes["test"]:
+            if config.test and experiment.data.sizes["test"]:
                 fit.test(best)
             if weights_file is not None and run_dir.is_writer:
                 fit.save_weights(best, weights_file)
@@ -88,10 +84,9 @@ def run(
         results = fit.results()
         results.write(run_dir)
         fit.print_end(results)
-        if test:
-            fit.log_end(results)
-            if config.report:
-                write_report(console, experiment, run_dir, fit.kept.probabilities, trained=True)
+        fit.log_end(results)
+        if config.report:
+            write_report(console, experiment, run_dir, fit.kept.probabilities, trained=True)
     return results
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from smallvision.core.errors import Interrupted
+from smallvision.core.errors import Interrupted, Pruned
 from smallvision.core.system import STOP
 from smallvision.training.callbacks import AfterEpoch, find_callback
 from smallvision.training.callbacks.checkpointing import Checkpointing
@@ -16,7 +16,8 @@ SECONDS = 0.2  # from one check for the file to the next
 
 
 class GracefulStop(AfterEpoch):
-    """Raises Interrupted after a SIGINT or SIGTERM, or when a file ``stop`` appears in ``run_dir``.
+    """Raises Interrupted after a SIGINT or SIGTERM, or when a file ``stop`` appears in ``run_dir``; Pruned where that
+    file reads "pruned".
 
     In training, last.ckpt is saved first; several processes agree on the step. In validation the steps since the
     last save are done again when the run is continued.
@@ -24,11 +25,16 @@ class GracefulStop(AfterEpoch):
 
     def __init__(self, run_dir: Path) -> None:
         self.file = run_dir / "stop"
+        self.pruned = False
         self._checked = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         STOP.install()  # Lightning has put its own there, which ends a run on SIGTERM with exit code 0
         self._stop_if_requested(trainer, save=True)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._checked = 0.0  # a pruner decides between epochs
+        self._stop_if_requested(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -60,7 +66,7 @@ class GracefulStop(AfterEpoch):
         checkpointing = find_callback(trainer, Checkpointing)
         if save and checkpointing is not None:
             checkpointing.save_now(trainer)
-        raise Interrupted
+        raise Pruned if self.pruned else Interrupted
 
     def _file_is_there(self) -> bool:
         now = time.monotonic()
@@ -69,5 +75,6 @@ class GracefulStop(AfterEpoch):
         self._checked = now
         if not self.file.exists():
             return False
+        self.pruned = self.file.read_text(errors="replace").strip() == "pruned"
         print(f"\n{self.file}: stopping after this step", file=sys.stderr)
         return True

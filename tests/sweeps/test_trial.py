@@ -1,4 +1,4 @@
-"""A worker runs what the study has to run. Here it works in the test's process."""
+"""The runs of a sweep and what is stored of them. Here they run in the test's process, one after another."""
 
 import json
 import shutil
@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from statistics import fmean
 
 import pytest
-from helpers.command import figures, results
-from helpers.sweep_plans import make_plan
+from helpers.command import results
+from helpers.sweep_plans import InProcess, make_plan
+from optuna.trial import TrialState
 
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_runs
+from smallvision.sweeps.executors import Event
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.summary import test_line as line_of_test
-from smallvision.sweeps.worker import INTERRUPTED, run_trials
+from smallvision.sweeps.sweep import Sweep
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,13 +28,19 @@ def signal_handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def run_trials(study: Study) -> bool:
+    executor = InProcess()
+    executor.sweep = Sweep(study, executor)
+    return executor.sweep.run_trials()
+
+
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Four trials: two that are completed, one that is pruned, and one that cannot be run."""
     plan = make_plan(tmp_path_factory.mktemp("pruned"), "optimizer.lr=0.01,0.009,1e-9,-1", pruner="median",
                      pruner_options={"n_startup_trials": 2})  # fmt: skip
     study = Study.create(plan)
-    assert run_trials(study) == 0
+    assert run_trials(study) is False
     return study
 
 
@@ -43,7 +51,7 @@ def test_a_pruned_run_ends_after_its_epoch_and_is_not_tested(pruned):
     trial = read_runs(pruned).trials[2]
     assert (trial.state, trial.reason) == ("pruned", "median pruner, after epoch 1")
     assert trial.curves == {0: {1: run["metrics"]["val/acc"]}}
-    assert figures(pruned.plan.directory / "0")["status"] == "completed"
+    assert results(pruned.plan.directory / "0")["status"] == "completed"
 
 
 def test_a_trial_that_cannot_be_run_fails_with_its_error_and_ends_no_other(pruned):
@@ -58,7 +66,7 @@ def test_each_epoch_is_reported_to_the_study(pruned):
         assert len(reported) == 2
 
 
-def test_results_that_a_killed_worker_did_not_store_are_read_and_not_run_again(pruned, tmp_path):
+def test_results_that_a_killed_sweep_did_not_store_are_read_and_not_run_again(pruned, tmp_path):
     for number in (0, 2):  # completed, pruned
         shutil.copytree(pruned.plan.directory / f"{number}", tmp_path / f"{number}")
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/results.json")}
@@ -80,13 +88,40 @@ def test_seeds_alone_are_repetitions_that_are_tested_like_any_run(tmp_path):
     assert line_of_test(accuracies).endswith("n = 2 seeds")
 
 
-def test_a_worker_that_is_to_stop_begins_no_trial(tmp_path, monkeypatch):
+def test_a_sweep_that_is_to_stop_begins_no_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(STOP, "signal", "end of the sweep")
     study = Study.create(make_plan(tmp_path, seeds=[0]))
-    assert run_trials(study) == INTERRUPTED
+    assert run_trials(study) is True
     assert not (tmp_path / "0").exists()
 
 
 def test_a_run_records_its_own_command_line(pruned):
     environment = json.loads((pruned.plan.directory / "0/environment.json").read_text())
     assert "optimizer.lr=0.01" in environment["command"]
+
+
+def test_a_run_whose_process_died_three_times_fails_with_the_cause(tmp_path):
+    study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1"))
+    sweep = Sweep(study, InProcess())
+    sweep.submit_runs()
+    (run,) = sweep.running.values()
+    run.directory.mkdir()
+    (run.directory / "config.yaml").touch()  # it had begun
+    for _ in range(3):
+        assert study.trials[0].state == TrialState.RUNNING
+        sweep.running[run.directory] = run
+        sweep.handle(Event(run, "died", "a worker was killed by SIGKILL\nlast line"), stopping=False)
+    assert (study.trials[0].state, study.trials[0].user_attrs["reason"]) == (
+        TrialState.FAIL, "a worker was killed by SIGKILL\nlast line")  # fmt: skip
+
+
+def test_a_sweep_whose_processes_cannot_start_ends_at_once(tmp_path):
+    sweep = Sweep(Study.create(make_plan(tmp_path, "optimizer.lr=range(1,9)")), InProcess())
+    for left in (2, 1):
+        sweep.submit_runs()
+        (run,) = sweep.running.values()
+        sweep.handle(Event(run, "died", "a worker ended with exit code 1\nImportError"), stopping=False)
+        assert sweep.startup_deaths == 3 - left
+    sweep.submit_runs()
+    with pytest.raises(RuntimeError, match=r"3 processes in a row died before any trial began: .*\nImportError"):
+        sweep.handle(Event(*sweep.running.values(), "died", "a worker ended with exit code 1\nImportError"), False)

@@ -12,11 +12,12 @@ from smallvision.core.system import STOP
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.sweep import Sweep
+from smallvision.sweeps.trial import TrialRun
 
 
 @pytest.fixture(autouse=True)
 def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in an empty folder up to the point where workers would start."""
+    """Commands run in an empty folder up to the point where runs would start."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(STOP, "install", lambda: None)
     monkeypatch.setattr(Sweep, "run", lambda *_: None)
@@ -76,11 +77,13 @@ def test_an_experiment_may_be_a_sweep_and_what_is_typed_is_not_searched(monkeypa
     assert (study.plan.method, study.count) == ("tpe", 12)
     assert {dimension.key for dimension in study.plan.dimensions} == {"optimizer.lr", "scheduler.warmup"}
     assert "data.batch_size=50" in study.plan.fixed
-    while (run := study.next_run()) is not None:
-        assert 3e-4 <= float(run.params["optimizer.lr"]) <= 3e-2
-        assert 0.05 <= float(run.params["scheduler.warmup"]) <= 0.5
-        study.complete(run, float(run.params["optimizer.lr"]))
-    assert len(study.trials) == 12
+    runs: list[TrialRun] = []
+    while (run := study.next_run(runs)) is not None:
+        typed = dict(line.split("=", 1) for line in run.overrides)
+        assert 3e-4 <= float(typed["optimizer.lr"]) <= 3e-2
+        assert 0.05 <= float(typed["scheduler.warmup"]) <= 0.5
+        runs.append(run)
+    assert len(study.trials) == len(runs) == 12
 
 
 def test_the_same_command_gets_the_same_directory_and_another_one_another(monkeypatch, tmp_path):

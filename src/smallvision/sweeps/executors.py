@@ -1,0 +1,279 @@
+"""What carries out the runs of a sweep: processes of this machine, or jobs of a cluster."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from smallvision.config.schema import Sweep
+from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.system import STOP, cores, gpus
+from smallvision.sweeps.trial import LAST_LINES, TrialRun
+
+if TYPE_CHECKING:
+    import submitit
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a run: it ``ended`` (``reason``: why it failed, if it did), or its process ``died`` before that
+    (``reason``: of what), or it waits after an ``epoch``.
+    """
+
+    run: TrialRun
+    kind: Literal["ended", "died", "epoch"]
+    reason: str | None = None
+
+
+class Executor(Protocol):
+    """Runs at most ``slots`` runs at once. ``asks``: whether runs that are ``judged`` wait after each epoch until
+    :meth:`go_on` is called, else they must be followed in their directories.
+    """
+
+    slots: int
+    asks: bool
+
+    def submit(self, run: TrialRun) -> None:
+        """Start it."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What happened; at once where something did, else after that time."""
+
+    def go_on(self, run: TrialRun) -> None:
+        """Let a run go on that waits after an epoch."""
+
+    def stop(self) -> None:
+        """Have every run stop at its next step, saved."""
+
+    def close(self) -> None:
+        """End whatever was started."""
+
+
+def make_executor(directory: Path, settings: Sweep, device: str) -> Executor:
+    """The one that ``sweep.launcher`` names. Raises UserError."""
+    found = gpus() if device in ("auto", "cuda") else []
+    places = [name for name in found for _ in range(settings.per_device)]
+    slots = max(1, len(places)) if settings.workers is None else settings.workers
+    if settings.launcher == "slurm":
+        return SlurmExecutor(directory, slots, settings.launcher_options)
+    if places and slots > len(places):
+        raise UserError(
+            f"sweep.workers={slots}: there are {len(found)} GPUs; for more than one worker on each use"
+            " sweep.per_device=2"
+        )
+    return LocalExecutor(directory, slots, places)
+
+
+# Processes of this machine -------------------------------------------------------------------------------------
+
+
+class LocalExecutor:
+    """Worker processes that run one trial after another, so that only the first waits for the imports.
+
+    Each has its part of the cores and one of the ``gpus``; they end with this process.
+    """
+
+    asks = True
+
+    def __init__(self, directory: Path, slots: int, gpus: list[str]) -> None:
+        self.logs, self.slots, self.gpus = directory / "logs", slots, gpus
+        self.workers: list[Worker] = []
+        self.started = 0
+
+    def submit(self, run: TrialRun) -> None:
+        worker = next((one for one in self.workers if one.run is None and one.process.is_alive()), None)
+        if worker is None:
+            worker = self._start()
+        worker.run = run
+        with suppress(BrokenPipeError):  # it has just died, which wait reports
+            worker.connection.send(run)
+
+    def _start(self) -> "Worker":
+        self.started += 1
+        self.logs.mkdir(exist_ok=True)
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": f"{max(1, cores() // self.slots)}"}
+        if self.gpus:
+            free = list(self.gpus)
+            for worker in self.workers:
+                free.remove(worker.gpu)
+            environment["CUDA_VISIBLE_DEVICES"] = free[0]
+        log = self.logs / f"{os.uname().nodename}-{os.getpid()}-{self.started}.log"
+        worker = Worker(log, environment)
+        self.workers.append(worker)
+        return worker
+
+    def wait(self, seconds: float) -> list[Event]:
+        busy = {worker.connection: worker for worker in self.workers if worker.run is not None}
+        return [event for ready in wait(list(busy), seconds) for event in self._receive(busy[ready])]  # type: ignore[index]
+
+    def _receive(self, worker: "Worker") -> list[Event]:
+        run = worker.run
+        assert run is not None
+        try:
+            kind, reason = worker.connection.recv()
+        except EOFError:
+            self.workers.remove(worker)
+            return [Event(run, "died", worker.cause_of_death())]
+        if kind == "ended":
+            worker.run = None
+        return [Event(run, kind, reason)]
+
+    def go_on(self, run: TrialRun) -> None:
+        for worker in self.workers:
+            if worker.run == run:
+                with suppress(BrokenPipeError):
+                    worker.connection.send(None)
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.connection.close()
+            if worker.run is not None:
+                worker.process.kill()
+
+
+class Worker:
+    """One worker process. ``log``: its output; ``run``: what it is running."""
+
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        self.log, self.gpu = log, environment.get("CUDA_VISIBLE_DEVICES", "")
+        self.run: TrialRun | None = None
+        self.connection, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=work, args=(theirs, log, environment), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def cause_of_death(self) -> str:
+        """How it ended, and the last lines of its output."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        cause = f"a worker ended with exit code {code}"
+        if code < 0:
+            name = signal.Signals(-code).name
+            cause = f"a worker was killed by {name}"
+            cause += ", perhaps because memory ran out" if name == "SIGKILL" else ""
+        return "\n".join([cause, *last_lines(self.log)])
+
+
+def work(connection: "Connection[object, object]", log: Path, environment: dict[str, str]) -> None:
+    """A worker process: runs what comes through the connection until it is closed or SIGTERM comes."""
+    os.environ.update(environment)
+    with log.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then stops its workers
+    STOP.numbers = (signal.SIGTERM,)
+    STOP.install()
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    from smallvision.sweeps.pruning import AskAfterEpoch  # with torch, before the first trial's clock starts
+
+    gc.freeze()  # what is imported stays: no need to search it after each trial
+    with suppress(EOFError, BrokenPipeError, Interrupted):
+        while STOP.signal is None:
+            run = connection.recv()
+            assert isinstance(run, TrialRun)
+            try:
+                reason = run.execute([AskAfterEpoch(connection)] if run.judged else [])
+            except Interrupted:
+                reason = None
+            connection.send(("ended", reason))
+            gc.collect()  # Trainer, model and loader refer to each other
+    sys.stdout.flush()
+    os._exit(0)  # without waiting for threads of libraries
+
+
+def stop_with_parent() -> None:
+    """Wait for the end of the sweep, then request the stop that a signal would request."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    STOP.signal = STOP.signal or "end of the sweep"
+
+
+def last_lines(log: Path) -> list[str]:
+    try:
+        return log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        return []
+
+
+# Jobs of a cluster -----------------------------------------------------------------------------------------------
+
+
+class SlurmExecutor:
+    """A job a run. ``options``: submitit's own (``timeout_min``, ``slurm_partition``, ``gpus_per_node``)."""
+
+    asks = False
+
+    def __init__(self, directory: Path, slots: int, options: dict[str, object]) -> None:
+        try:
+            import submitit
+        except ModuleNotFoundError:
+            raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
+        self.slots = slots
+        parameters = {"cluster": "slurm", "name": directory.name, **options}
+        try:
+            self.executor = submitit.AutoExecutor(directory / "jobs", cluster=str(parameters.pop("cluster")))
+            self.executor.update_parameters(**parameters)
+        except (RuntimeError, ValueError, NameError, TypeError) as error:
+            raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
+        os.environ.setdefault("PYTHONUNBUFFERED", "1")
+        self.jobs: list[tuple[TrialRun, submitit.Job[str | None]]] = []
+
+    def submit(self, run: TrialRun) -> None:
+        self.jobs.append((run, self.executor.submit(Job(run))))
+
+    def wait(self, seconds: float) -> list[Event]:
+        time.sleep(seconds)
+        done = [(run, job) for run, job in self.jobs if job.done()]
+        self.jobs = [pair for pair in self.jobs if pair not in done]
+        return [self._event(run, job) for run, job in done]
+
+    def _event(self, run: TrialRun, job: "submitit.Job[str | None]") -> Event:
+        failure = job.exception()
+        if failure is None:
+            return Event(run, "ended", job.result())
+        return Event(run, "died", "\n".join([str(failure), *last_lines(job.paths.stdout)]))
+
+    def go_on(self, run: TrialRun) -> None:
+        pass
+
+    def stop(self) -> None:
+        for _, job in self.jobs:
+            job.cancel(check=False)
+
+    close = stop
+
+
+class Job:
+    """What a job runs; where the cluster preempts it, it is queued again and goes on."""
+
+    def __init__(self, run: TrialRun) -> None:
+        self.run = run
+
+    def __call__(self) -> str | None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; ours stops at the next step
+        STOP.install()
+        with suppress(Interrupted):
+            return self.run.execute()
+        return None
+
+    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
+        """Called by submitit on preemption; returns the submission that goes on."""
+        from submitit.helpers import DelayedSubmission
+
+        STOP.signal = STOP.signal or "preempted"
+        return DelayedSubmission(self)

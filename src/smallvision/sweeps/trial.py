@@ -1,0 +1,82 @@
+"""One run of a sweep: overrides and a directory. Whoever has these needs nothing else, on any machine."""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smallvision.config.compose import compose, force, quote, resolve_config
+from smallvision.config.schema import Config
+from smallvision.core.errors import UserError
+from smallvision.core.results import Results
+from smallvision.core.run_dir import RunDir, opened
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """One seed of trial ``number``. ``overrides``: its command line, composed from ``configs``; ``judged``: whether a
+    pruner decides after each epoch if it goes on.
+    """
+
+    number: int
+    seed: int
+    overrides: list[str]
+    directory: Path
+    configs: Path
+    config_name: str = "train"
+    judged: bool = False
+
+    def compose(self) -> Config:
+        """Its config. Raises UserError where it could not be run, or not in a sweep."""
+        forced = force(self.overrides)
+        config = resolve_config(compose(forced, self.configs, self.config_name), forced)
+        if config.task != "fit":
+            raise UserError(f"task={config.task}: a sweep consists of fits")
+        if config.trainer.devices not in (1, [0], "auto") or config.trainer.num_nodes != 1:
+            raise UserError("trainer.devices: 1 for each run of a sweep; use sweep.workers to run several at once")
+        if config.data.val_size == 0 or config.trainer.limit_val_batches == 0:
+            raise UserError("data.val_size=0: a sweep ranks its trials by validation images")
+        return config
+
+    def finished(self) -> Results | None:
+        """Its results, once it has ended by itself or was pruned."""
+        try:
+            results = Results.read(RunDir(self.directory).results_json)
+        except UserError:
+            return None
+        return results if results.status in ("completed", "pruned") else None
+
+    def execute(self, callbacks: Sequence["Callback"] = ()) -> str | None:
+        """Fit in its directory, from the start or from its last checkpoint, in this process.
+
+        Returns why it failed: a first line that is enough by itself, and details below; None where it did not. Raises
+        Interrupted where it was asked to stop.
+        """
+        from smallvision.tasks import fit  # with torch, which the sweep itself does not need
+
+        print(f"\ntrial {self.number}, seed {self.seed}", flush=True)
+        overrides = self.overrides
+        try:
+            if RunDir(self.directory).config_file.is_file():
+                overrides = [f"resume={quote(self.directory)}"]
+                config = resolve_config(compose(overrides, self.configs, self.config_name), overrides)
+            else:
+                config = self.compose()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with opened(self.directory, overrides) as run_dir:
+                fit.run(config, run_dir, None, callbacks)
+        except UserError as error:
+            print(f"error: {error}", flush=True)
+            return str(error)
+        except Exception as error:  # ends this run, not the sweep
+            details = traceback.format_exc()
+            print(details, flush=True)
+            first_line = " ".join(f"{type(error).__name__}: {error}".split())
+            return "\n".join([first_line, *details.splitlines()[-LAST_LINES:]])
+        return None
