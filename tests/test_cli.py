@@ -3,12 +3,11 @@
 import os
 import pickle
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.forks import train
+from helpers.forks import train, train_without_torch
 
 from smallvision import cli
 from smallvision.config.compose import compose, resolve_config
@@ -17,16 +16,6 @@ from smallvision.core.run_dir import RunDir
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ROOT / "train.py"
-NO_TORCH = """
-import sys
-
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "lightning", "sklearn"):
-            raise RuntimeError(f"{name} was imported")
-
-sys.meta_path.insert(0, NoTorch())
-"""
 SMALL = ("data=shapes", "data.images=20", "data.test_images=10", "data.val_size=4")
 
 
@@ -38,18 +27,9 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
-def run(work: Path, *arguments: str, torch: bool = False) -> subprocess.CompletedProcess[str]:
-    """``train.py`` with these arguments; unless ``torch``, importing torch is an error with a traceback."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SMALLVISION")}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    if not torch:
-        site = work.parent / "site"
-        site.mkdir(exist_ok=True)
-        (site / "sitecustomize.py").write_text(NO_TORCH)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, str(TRAIN), *arguments], cwd=work, env=environment, capture_output=True, text=True
-    )
+def run(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``train.py`` with these arguments, where importing torch is an error with a traceback."""
+    return train_without_torch(work, *arguments, env={"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "80"})
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], work: Path, *words: str) -> None:
@@ -233,7 +213,7 @@ def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(work:
     with zipfile.ZipFile(hostile, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"smallvision": Marks(mark)}))
         archive.writestr("archive/version", "3\n")
-    done = run(work, "task=test", f"checkpoint={hostile}", torch=True)
+    done = train(work, "task=test", f"checkpoint={hostile}")
     assert_refused(done, work, "hostile.ckpt")
     assert not mark.exists()
     assert list(work.iterdir()) == []

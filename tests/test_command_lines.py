@@ -3,7 +3,6 @@
 `--command-lines 5000` tries more.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.command import TRAIN, train
+from helpers.command import TRAIN
+from helpers.forks import train, train_without_torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -102,10 +102,10 @@ def test_no_command_line_ends_in_a_traceback(
     assert {0, 2} == set(codes)
 
 
-REAL = 8  # of them as processes of their own
+REAL = 8  # of them to the end
 
 
-def test_as_real_processes_they_end_in_the_same_way(tmp_path: Path) -> None:
+def test_as_processes_of_their_own_they_end_in_the_same_way(tmp_path: Path) -> None:
     """Those that are understood run, on little data: what is typed last counts."""
     little = ["data=shapes", "data.images=120", "data.test_images=20", "data.size=12", "data.val_size=20",
               "model=fashion_mnist", "model.hidden=[4]", "trainer.max_epochs=1"]  # fmt: skip
@@ -157,8 +157,9 @@ def test_a_folder_of_configs_has_hydra_run_nothing(finished: Any, tmp_path: Path
     (begun / "config.yaml").write_text(yaml.safe_dump({**config, "hydra": NODES[name]}))
     (tmp_path / "marking").mkdir()
     (tmp_path / "marking/__init__.py").write_text("import os; os.mkdir('mark')")
-    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    process = train(tmp_path, *flags, f"--config-path={begun}", "--config-name=config", PYTHONPATH=path)
+    process = train_without_torch(
+        tmp_path, *flags, f"--config-path={begun}", "--config-name=config", modules=str(tmp_path)
+    )
     assert process.returncode == 2
     assert process.stderr.startswith("error: ")
     assert "hydra." in process.stderr

@@ -113,9 +113,17 @@ def plain(name: str, setup: Experiment, batches: list[Any], folder: Path, pixels
     return plain_loop.train(network, [(pixels(images), labels) for images, labels in batches], lr)
 
 
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_an_experiment_s_losses_are_those_of_the_tutorial_s_loop_to_the_last_bit(name, tmp_path):
-    setup, losses, batches = on_shapes(name, tmp_path, *EXACT)
+@pytest.fixture(scope="module", params=TUTORIALS)
+def exact(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Experiment, list[float], list[Any], Path]:
+    """A tutorial's name, what :func:`on_shapes` gives of it under the settings of EXACT, and its folder."""
+    folder = tmp_path_factory.mktemp("exact")
+    return request.param, *on_shapes(request.param, folder, *EXACT), folder
+
+
+def test_an_experiment_s_losses_are_those_of_the_tutorial_s_loop_to_the_last_bit(exact):
+    name, setup, losses, batches, tmp_path = exact
     assert losses == plain(name, setup, batches, tmp_path, setup.model.predictor.normalise.cpu())
     assert len(losses) == TUTORIALS[name][3]
 
@@ -131,15 +139,20 @@ def test_an_experiment_s_losses_are_those_of_the_tutorial_s_loop_to_the_last_bit
         assert losses == pytest.approx(recorded["train/loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("settings", [EXACT, ("device=cpu", "device.threads=1")], ids=["exact", "as it is"])
+def test_with_the_tutorial_s_own_transforms_they_agree_as_far_as_float32_does(exact):
+    name, setup, losses, batches, tmp_path = exact
+    own = plain_loop.transforms(setup.data.mean, setup.data.std)
+    assert losses == pytest.approx(plain(name, setup, batches, tmp_path, own), rel=1e-6)
+
+
 @pytest.mark.parametrize("name", TUTORIALS)
-def test_with_the_tutorial_s_own_transforms_they_agree_as_far_as_float32_does(name, settings, tmp_path):
-    setup, losses, batches = on_shapes(name, tmp_path, *settings)
+def test_with_the_usual_settings_they_agree_as_well(name, tmp_path):
+    setup, losses, batches = on_shapes(name, tmp_path, "device=cpu", "device.threads=1")
     own = plain_loop.transforms(setup.data.mean, setup.data.std)
     expected = plain(name, setup, batches, tmp_path, own)
     # Channels last sums in another order, and where a flat image's equal values meet max-pooling, one
     # rounding chooses another of them: then the losses part after the first step.
-    same = 1 if name == "tutorial_cifar10" and settings is not EXACT else len(losses)
+    same = 1 if name == "tutorial_cifar10" else len(losses)
     assert losses[:same] == pytest.approx(expected[:same], rel=1e-6)
 
 

@@ -9,21 +9,20 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from helpers.command import NO_NETWORK, TRAIN, results, start
+from helpers import command
+from helpers.command import results
 from helpers.comparison import same_files
-from helpers.forks import train
+from helpers.forks import Started, start, train
 from helpers.sweep_plans import SMALL
 
 from smallvision.sweeps.collect import read_sweep
 
-ENVIRONMENT = {**os.environ, **NO_NETWORK, "OMP_NUM_THREADS": "1"}
 SWEPT = (*SMALL, "checkpoint.every_n_steps=4", "optimizer.lr=-1,0.01,0.0001", "seed=3,4", "sweep.workers=2")
 
 
@@ -61,11 +60,15 @@ def test_the_best_trial_is_printed_as_a_command_line_and_tested_once(swept):
 
 
 def test_a_run_of_a_sweep_is_the_run_of_its_command_line(swept, tmp_path):
-    folder, _ = swept
-    alone = train(tmp_path, *SMALL, "optimizer.lr=0.01", "seed=4", "hydra.run.dir=alone")
+    """Also where the sweep and its worker are new processes."""
+    typed = [*SMALL, "optimizer.lr=0.01", "seed=4"]
+    alone = train(tmp_path, *typed, "hydra.run.dir=alone")
     assert alone.returncode == 0, alone.stderr
-    run = folder / "outputs/sweeps/lr/1-seed4"
-    assert (tmp_path / "alone/metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
+    sweep = command.train(tmp_path, "-m", *typed, "hydra.sweep.dir=sweep")
+    assert sweep.returncode == 0, sweep.stderr
+    expected = (tmp_path / "alone/metrics.csv").read_bytes()
+    for run in (swept[0] / "outputs/sweeps/lr/1-seed4", tmp_path / "sweep/0"):
+        assert (run / "metrics.csv").read_bytes() == expected
 
 
 def test_the_same_command_again_runs_nothing_twice(swept):
@@ -99,7 +102,7 @@ def test_a_report_of_a_sweep_is_written_anew(swept):
     assert (sweep / "sweep.html").is_file()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | Started) -> bool:
     """Wait for a condition; whether the process still ran when it came true."""
     while not condition():
         if process.poll() is not None:
@@ -110,17 +113,14 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 def sweep_killed(folder: Path, after: str, seconds: float, *overrides: str) -> int:
     """Exit code of a sweep whose process group is killed some time after a file that matches a pattern appeared."""
-    with (folder / "out.txt").open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, str(TRAIN), "-m", *overrides],
-            cwd=folder, env=ENVIRONMENT, stdout=out, stderr=out, start_new_session=True, text=True,
-        )  # fmt: skip
-    if wait_until(lambda: any(folder.glob(after)), process):
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+    sweep = start(folder, "-m", *overrides, session=True)
+    if wait_until(lambda: any(folder.glob(after)), sweep):
+        time.sleep(seconds)
+        if sweep.poll() is None:
+            os.killpg(sweep.pid, signal.SIGKILL)
+    out, err = sweep.communicate()
+    assert sweep.returncode in (0, -9), out + err
+    return sweep.returncode
 
 
 def test_a_sweep_killed_at_random_instants_ends_where_an_undisturbed_one_ends(swept, tmp_path, request):
@@ -140,7 +140,6 @@ def test_a_sweep_killed_at_random_instants_ends_where_an_undisturbed_one_ends(sw
             after = random.Random(sweeps).choice([f"cut{sweeps}/logs", f"cut{sweeps}/{first}/train.log"])
             code = sweep_killed(tmp_path, after, instants.uniform(0, longest), *overrides,
                                 f"hydra.sweep.dir=cut{sweeps}")  # fmt: skip
-            assert code in (0, -9), (tmp_path / "out.txt").read_text()
             killed += code == -9
         if code == -9:
             process = train(tmp_path, "-m", *overrides, f"hydra.sweep.dir=cut{sweeps}")
@@ -154,17 +153,13 @@ def test_a_sweep_killed_at_random_instants_ends_where_an_undisturbed_one_ends(sw
     print(f"{killed} kills in {sweeps} sweeps of {len(expected.trials)} trials: all as undisturbed")
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
 def test_the_run_of_a_killed_worker_goes_on_and_ctrl_c_ends_all_in_order(tmp_path):
     process = start(tmp_path, "-m", *SMALL, "data.images=3000", "optimizer.lr=0.01,0.02", "sweep.workers=2",
                     "sweep.name=w", "trainer.max_epochs=400")  # fmt: skip
     sweep = tmp_path / "outputs/sweeps/w"
     assert wait_until(lambda: len([*sweep.glob("*/checkpoints/last.ckpt")]) == 2, process), process.communicate()
-    os.kill(workers_of(process)[0], signal.SIGKILL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
     logs = [*sweep.glob("[01]/train.log")]
     assert wait_until(lambda: any("continuing" in log.read_text() for log in logs), process), process.communicate()
     process.send_signal(signal.SIGINT)

@@ -1,22 +1,19 @@
 """What goes wrong while a run trains is told, and what was saved before stays."""
 
 import contextlib
-import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.command import NO_NETWORK, TINY, TRAIN, results, start
+from helpers.command import TINY, results
 from helpers.comparison import same_end, same_files
-from helpers.forks import train
+from helpers.forks import shared, start, train
 
 from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import UserError
@@ -50,16 +47,10 @@ def test_a_loss_that_is_no_number_ends_the_run_at_that_step_and_keeps_what_was_g
 def test_a_full_disk_does_not_end_training_and_is_told(tmp_path):
     """Files of this process cannot grow beyond 40 kB: logs and figures fit, checkpoints do not."""
     typed = [*TINY, "model=fashion_mnist", "model.hidden=[64]", "checkpoint.every_n_steps=7"]
-    process = subprocess.run(
-        [sys.executable, str(TRAIN), *typed, "hydra.run.dir=run"],
-        cwd=tmp_path,
-        env={**os.environ, **NO_NETWORK},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "could not save run/checkpoints/last.ckpt: File too large; training goes on" in process.stdout
+    ended = shared().run(tmp_path, [*typed, "hydra.run.dir=run"], file_size=40_000)
+    out = (tmp_path / "out.txt").read_text()
+    assert ended["code"] == 0, out
+    assert "could not save run/checkpoints/last.ckpt: File too large; training goes on" in out
     found = results(tmp_path / "run")
     assert found["status"] == "completed"
     assert found["epochs"] == 2
@@ -122,7 +113,7 @@ def test_a_file_system_that_is_full_for_a_while_leaves_a_good_checkpoint_after_i
     enlarge("1m")
     # No validation, in which a run that is interrupted does not save.
     process = start(tmp_path, *FITTING, "trainer.max_epochs=4000", "trainer.check_val_every_n_epoch=4000",
-                    "checkpoint.every_n_steps=5", "hydra.run.dir=disk/run", PYTHONUNBUFFERED="1")  # fmt: skip
+                    "checkpoint.every_n_steps=5", "hydra.run.dir=disk/run")  # fmt: skip
     last = disk / "run/checkpoints/last.ckpt"
 
     def until(holds: Callable[[], bool]) -> None:
@@ -144,7 +135,7 @@ def test_a_file_system_that_is_full_for_a_while_leaves_a_good_checkpoint_after_i
         # A save that was under way gives back what it took, so the disk is full only when none is.
         until(lambda: filled() == 0 and not list((disk / "run").rglob(".*.part")) and filled() == 0)
     before = last.stat().st_mtime_ns
-    assert any("could not save" in line for line in process.stdout)
+    until(lambda: "could not save" in process.out.read_text())
     assert last.stat().st_mtime_ns == before
     (disk / "ballast").unlink()
     until(lambda: last.stat().st_mtime_ns > before)

@@ -1,10 +1,8 @@
 """Images of any kind are classified, by a checkpoint alone."""
 
 import csv
-import io
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +12,13 @@ import pytest
 import torch
 from helpers import odd_files
 from helpers.command import results
-from helpers.configs import resolved
-from helpers.forks import train
+from helpers.forks import shared, train
 from PIL import Image
 
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import opened
 from smallvision.data.shapes import shapes
 from smallvision.reports.predictions import one_line
 from smallvision.tasks import predict as predict_task
-from smallvision.training.checkpoint import read_checkpoint
 
 DATA = os.environ.get("SMALLVISION_DATA", "")
 
@@ -126,15 +121,14 @@ def test_images_must_be_typed(finished, tmp_path):
     assert process.stderr == "error: images: needs a value; type images=VALUE\n"
 
 
-def test_an_image_comes_in_by_standard_input(finished, test_images, tmp_path, monkeypatch):
+def test_an_image_comes_in_by_standard_input(finished, test_images, tmp_path):
     folder, _ = finished
     file = next(test_images.glob("*/1.png"))
-    typed = ["task=predict", f"checkpoint={folder / 'run/checkpoints/best.ckpt'}", "images=-"]
-    config = resolved(*typed)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
-    (tmp_path / "piped").mkdir()
-    with opened(tmp_path / "piped", typed) as run_dir:
-        predict_task.run(config, run_dir, read_checkpoint(config.checkpoint_file))
+    checkpoint = f"checkpoint={folder / 'run/checkpoints/best.ckpt'}"
+    ended = shared().run(
+        tmp_path, ["task=predict", checkpoint, "images=-", "hydra.run.dir=piped"], stdin=str(file), err="err.txt"
+    )
+    assert (ended["code"], (tmp_path / "err.txt").read_text()) == (0, "")
     assert predict(folder, tmp_path / "named", f"images={file}").returncode == 0
     (piped,), (named,) = rows(tmp_path / "piped"), rows(tmp_path / "named")
     assert (piped["file"], piped["actual"]) == ("standard input", "")

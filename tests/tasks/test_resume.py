@@ -9,9 +9,10 @@ from threading import Thread
 
 import pytest
 import torch
-from helpers.command import TINY, figures, results, start
+from helpers import command
+from helpers.command import TINY, figures, results
 from helpers.comparison import same_end
-from helpers.forks import train
+from helpers.forks import start, train
 
 
 def wait_for(condition, process) -> None:
@@ -24,7 +25,7 @@ def wait_for(condition, process) -> None:
 
 
 def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_path):
-    """As fresh processes; test_kill_points.py has more kinds of runs."""
+    """First as a new process; test_kill_points.py has more kinds of runs."""
     typed = [
         *TINY, "model=mnist", "optimizer=sgd", "scheduler=one_cycle", "trainer.max_epochs=3",
         "data.images=2000", "checkpoint.every_n_steps=3",
@@ -32,9 +33,9 @@ def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_
     whole = train(tmp_path, *typed, "hydra.run.dir=whole")
     assert whole.returncode == 0, whole.stderr
     last = tmp_path / "cut/checkpoints/last.ckpt"
-    for command in ([*typed, "hydra.run.dir=cut"], ["resume=cut"]):
+    for begin, overrides in ((command.start, [*typed, "hydra.run.dir=cut"]), (start, ["resume=cut"])):
         before = last.stat().st_mtime_ns if last.exists() else 0
-        process = start(tmp_path, *command)
+        process = begin(tmp_path, *overrides)
         wait_for(lambda before=before: last.exists() and last.stat().st_mtime_ns > before, process)
         process.kill()
         process.communicate()
@@ -48,10 +49,10 @@ def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tmp_path, sent):
+@pytest.mark.parametrize(("sent", "begin"), [(signal.SIGINT, command.start), (signal.SIGTERM, start)])
+def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tmp_path, sent, begin):
     typed = [*TINY, "data.images=4000", "trainer.max_epochs=3"]
-    process = start(tmp_path, *typed, "hydra.run.dir=cut")
+    process = begin(tmp_path, *typed, "hydra.run.dir=cut")
     wait_for((tmp_path / "cut/metrics.csv").exists, process)
     process.send_signal(sent)
     out, err = process.communicate(timeout=240)
@@ -100,7 +101,7 @@ def stop_after_first_row(run_dir: Path) -> None:
 
 
 def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):
-    process = start(tmp_path, *TINY, "hydra.run.dir=cut")
+    process = command.start(tmp_path, *TINY, "hydra.run.dir=cut")
     wait_for((tmp_path / "cut").exists, process)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

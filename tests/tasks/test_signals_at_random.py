@@ -21,11 +21,11 @@ COMMON = [
 # What takes the time, the file from whose appearance on a signal may come, and the share of the run's seconds
 # of that name in which it does.
 PHASES = {
-    "training": (["data.images=2000", "data.val_size=64", "data.test_images=64", "trainer.max_epochs=4"],
+    "training": (["data.images=1200", "data.val_size=64", "data.test_images=64", "trainer.max_epochs=4"],
                  "train.log", "total", 0.8),
-    "validation": (["data.images=800", "data.val_size=500", "data.test_images=64", "trainer.max_epochs=2",
+    "validation": (["data.images=600", "data.val_size=300", "data.test_images=64", "trainer.max_epochs=2",
                     "data.eval_batch_size=1"], "checkpoints/last.ckpt", "fit", 0.4),
-    "test": (["data.images=200", "data.val_size=40", "data.test_images=1500", "trainer.max_epochs=1",
+    "test": (["data.images=200", "data.val_size=40", "data.test_images=800", "trainer.max_epochs=1",
               "data.eval_batch_size=1"], "checkpoints/last.ckpt", "test", 0.8),
 }  # fmt: skip
 MOST = 12  # attempts: a busy machine may end a run before its signal comes

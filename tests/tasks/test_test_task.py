@@ -2,7 +2,6 @@
 
 import shutil
 
-from helpers import command
 from helpers.command import TINY, results
 from helpers.forks import train
 
@@ -67,24 +66,9 @@ def test_a_checkpoint_holds_its_whitening_and_its_test_time_views(tmp_path):
 
 def test_an_internal_error_ends_with_exit_code_1_a_traceback_and_status_failed(tmp_path):
     """Here of a metric that fails when training has started."""
-    broken = tmp_path / "sitecustomize.py"
-    broken.write_text(
-        "import importlib.abc, importlib.util, sys\n"
-        "class Finder(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'smallvision.training.metrics': return None\n"
-        "        sys.meta_path.remove(self)\n"
-        "        spec = importlib.util.find_spec(name)\n"
-        "        load = spec.loader.exec_module\n"
-        "        def exec_module(module):\n"
-        "            load(module)\n"
-        "            def update(self, *_): raise AssertionError('broken on purpose')\n"
-        "            module.LossAndAccuracy.update = update\n"
-        "        spec.loader.exec_module = exec_module\n"
-        "        return spec\n"
-        "sys.meta_path.insert(0, Finder())\n"
-    )
-    process = command.train(tmp_path, *TINY, "hydra.run.dir=run", PYTHONPATH=str(tmp_path))
+    broken = {"smallvision.training.metrics.LossAndAccuracy.compute": None}
+    process = train(tmp_path, *TINY, "hydra.run.dir=run", patches=broken)
     assert process.returncode == 1
-    assert "broken on purpose" in process.stderr
+    assert "Traceback" in process.stderr
+    assert "'NoneType' object is not callable" in process.stderr
     assert results(tmp_path / "run")["status"] == "failed"

@@ -9,7 +9,7 @@ import torch
 import yaml
 from helpers import plain_loop
 from helpers.command import TINY, results
-from helpers.forks import train
+from helpers.forks import train, train_without_torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -52,7 +52,7 @@ def test_a_tutorial_s_run_has_the_tutorial_s_defaults(mnist):
     ],
 )
 def test_an_experiment_composes_to_what_the_tutorial_says(tmp_path, name, said):
-    process = train(tmp_path, f"experiment={name}", "--cfg", "job")
+    process = train_without_torch(tmp_path, f"experiment={name}", "--cfg", "job")
     assert (process.returncode, process.stderr) == (0, "")
     found = yaml.safe_load(process.stdout)
     assert [
@@ -65,7 +65,7 @@ def test_an_experiment_composes_to_what_the_tutorial_says(tmp_path, name, said):
 
 
 def test_adam_is_one_word_more(tmp_path):
-    process = train(tmp_path, "experiment=tutorial_mnist", "optimizer=adam", "--cfg", "job")
+    process = train_without_torch(tmp_path, "experiment=tutorial_mnist", "optimizer=adam", "--cfg", "job")
     optimizer = yaml.safe_load(process.stdout)["optimizer"]
     assert (optimizer["_target_"], optimizer["lr"]) == ("torch.optim.Adam", 0.01)
 

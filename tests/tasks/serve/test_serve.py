@@ -9,7 +9,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from helpers.browser import browser
 from helpers.configs import resolved
-from helpers.forks import shared, train
+from helpers.forks import start, train
 from helpers.server import OPENER, post, serving
 from PIL import Image
 
@@ -175,28 +174,19 @@ def test_a_port_that_is_taken_and_packages_that_are_missing_are_refused(checkpoi
 
 
 def test_sigterm_stops_the_server_and_it_exits_with_0(checkpoint, tmp_path):
-    """The server is a fork, which gets the signal when the file ``asked`` appears."""
-    folder, out = tmp_path / "empty", tmp_path / "out"
-    folder.mkdir()
-    argv = ["task=serve", f"checkpoint={checkpoint}", "serve.port=0", "serve.host=0.0.0.0"]
-    job = {"after": str(tmp_path / "asked"), "signal": signal.SIGTERM, "out": str(out)}
-    with ThreadPoolExecutor(1) as pool:
-        server = pool.submit(shared().run, folder, argv, 0.0, **job)
-        while not (out.is_file() and "Ctrl-C stops the server\n" in out.read_text()):
-            assert not server.done(), out.read_text()
-            time.sleep(0.05)
-        printed = out.read_text()
-        try:
-            address = re.search(r"page +(http://0.0.0.0:\d+)/", printed)
-            assert address, printed
-            assert "open to everyone who can reach this machine" in printed
-            assert "STAND-IN: trained on digits, not on mnist" in printed
-            assert post(address[1], digit())[0] == 200
-        finally:
-            (tmp_path / "asked").write_text("")
-        ended = server.result(timeout=60)
-    assert (ended["code"], out.read_text().removeprefix(printed)) == (0, "stopped\n")
-    assert list(folder.iterdir()) == []
+    process = start(tmp_path, "task=serve", f"checkpoint={checkpoint}", "serve.port=0", "serve.host=0.0.0.0")
+    while "Ctrl-C" not in (output := process.out.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    address = re.search(r"page +(http://0.0.0.0:\d+)/", output)
+    assert address, output
+    assert "open to everyone who can reach this machine" in output
+    assert "STAND-IN: trained on digits, not on mnist" in output
+    assert post(address[1], digit())[0] == 200
+    process.send_signal(signal.SIGTERM)
+    after, errors = process.communicate(timeout=60)
+    assert (process.returncode, after.removeprefix(output), errors) == (0, "stopped\n", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_stops_the_server_as_well(monkeypatch):

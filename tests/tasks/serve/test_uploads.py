@@ -1,10 +1,13 @@
 """A client sees why its upload is refused, whatever it is and however it sends."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -53,11 +56,15 @@ def test_urllib_sees_that_its_body_is_too_large(address, header, pause):
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("headers", [{}, {"Connection": "close"}])
-def test_requests_sees_that_its_body_is_too_large(address, headers, chunked):
-    requests = pytest.importorskip("requests")
-    body = chunks(0.02) if chunked else b"x" * LARGE
-    answer = requests.post(f"{address}/predict", data=body, headers=headers, timeout=60)
-    assert (answer.status_code, answer.json()) == (413, REFUSED)
+def test_a_client_that_keeps_its_connection_sees_that_its_body_is_too_large(address, headers, chunked):
+    """As requests sends it, by http.client: all of the body before it reads the answer, on a connection to be kept."""
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=60)
+    with closing(connection):
+        connection.request(
+            "POST", "/predict", chunks(0.02) if chunked else b"x" * LARGE, headers, encode_chunked=chunked
+        )
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)) == (413, REFUSED)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
