@@ -35,8 +35,9 @@ endif
 train: setup
 	$(BIN)/python train.py model=mnist optimizer=adam $(ARGS)
 
+# With bytecode kept, also where the environment says otherwise: two workers and many processes import the same.
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

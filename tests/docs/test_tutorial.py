@@ -22,7 +22,7 @@ LESS = {
     "experiment=tutorial_fashion": FEW_BATCHES,
     "experiment=tutorial_cifar10": [*FEW_BATCHES, "data.eval_batch_size=50"],
 }
-SMALL_PRODUCTS = {"smallvision.tasks.bench.products.SIZES": (50,), "smallvision.tasks.bench.products.SECONDS": 0.01}
+SMALL_PRODUCTS = {"smallvision.tasks.bench.measure.SIZES": (50,), "smallvision.tasks.bench.measure.SECONDS": 0.01}
 FIRST = ["experiment=tutorial_mnist", "hydra.run.dir=outputs/first"]
 # By section: files that its commands write.
 WRITTEN = {
