@@ -40,7 +40,7 @@ def test_what_is_not_on_the_list_is_refused_and_not_imported(
     ("section", "target"),
     [
         ("model", "smallvision.models.nope"),
-        ("model", "smallvision.models.convnets"),
+        ("model", "smallvision.models.basic"),
         ("optimizer", "torch.optim.Nope"),
         ("optimizer", "torch.optim.lr_scheduler"),
         ("optimizer", "torch.optim.sgd"),

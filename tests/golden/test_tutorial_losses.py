@@ -76,7 +76,7 @@ def ours(name: str, steps: int, folder: Path, *typed: str) -> tuple[Experiment, 
     loader = setup.data.train_dataloader()
     batches = [batch for batch, _ in zip(chain(loader, loader), range(steps), strict=False)]
     losses = Losses()
-    trainer = make_trainer(config, setup.device, folder, logger=False, enable_checkpointing=False, callbacks=[losses])
+    trainer = make_trainer(config, setup.device, folder, [losses])
     trainer.fit(setup.model, datamodule=setup.data)
     return setup, losses.values, batches
 

@@ -7,9 +7,8 @@ import torch
 
 from helpers.configs import resolved
 from smallvision.training.checkpoint import Checkpoint
-from smallvision.training.layers import Whiten
 from smallvision.training.model_spec import ModelSpec
-from smallvision.training.predictor import Predictor
+from smallvision.training.predictor import Predictor, Whiten
 
 DATASET = {"name": "noise", "source": "made here", "fingerprint": "0123456789abcdef", "stand_in_for": None}
 

@@ -66,7 +66,7 @@ def test_a_checkpoint_holds_its_whitening_and_its_test_time_views(tmp_path):
 
 def test_an_internal_error_ends_with_exit_code_1_a_traceback_and_status_failed(tmp_path):
     """Here of a metric that fails when training has started."""
-    broken = {"smallvision.training.metrics.LossAndAccuracy.compute": None}
+    broken = {"smallvision.training.classifier.LossAndAccuracy.compute": None}
     process = train(tmp_path, *TINY, "hydra.run.dir=run", patches=broken)
     assert process.returncode == 1
     assert "Traceback" in process.stderr

@@ -4,8 +4,7 @@ import io
 import os
 import pickle
 import random
-import subprocess
-import sys
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -306,14 +305,14 @@ def test_so_many_are_kept_and_the_newest_is_there_all_the_time(tmp_path: Path, c
 
 
 def test_a_full_disk_is_told_in_its_own_words_and_leaves_the_old_file(tmp_path: Path) -> None:
-    """In a process of its own, whose files may not grow beyond 100 kB."""
-    program = (
-        "import resource, torch; from smallvision.training.checkpoint import PlainCheckpointIO;"
-        "PlainCheckpointIO().save_checkpoint({'w': torch.ones(10)}, 'a.ckpt');"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "PlainCheckpointIO().save_checkpoint({'w': torch.ones(100_000)}, 'a.ckpt')"
-    )
-    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert "OSError: [Errno 27] File too large" in process.stderr
-    assert torch.equal(torch.load(tmp_path / "a.ckpt")["w"], torch.ones(10))
-    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+    """Here of files that may not grow beyond 100 kB."""
+    file = write(tmp_path / "a.ckpt", {"w": torch.ones(10)})
+    limit, highest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, highest))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(file, {"w": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, highest))
+    assert torch.equal(torch.load(file)["w"], torch.ones(10))
+    assert [one.name for one in tmp_path.iterdir()] == ["a.ckpt"]

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 from smallvision.config.targets import check_targets
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.progress import Progress
 from smallvision.training.factory import make_callbacks, make_data, make_experiment
@@ -22,7 +23,7 @@ DEFAULT = [
 
 def callbacks(run_dir: Path, *typed: str) -> list[Callback]:
     config = resolved(*TINY, *typed)
-    return make_callbacks(config, make_experiment(config, make_data(config)), run_dir, Console(), None)
+    return make_callbacks(config, make_experiment(config, make_data(config)), RunDir(run_dir), Console(), None)
 
 
 def names(made: list[Callback]) -> list[str]:
@@ -52,7 +53,8 @@ def test_keys_with_a_place_of_their_own_reach_their_callbacks(tmp_path: Path) ->
     (checkpointing,) = [one for one in made if isinstance(one, Checkpointing)]
     (progress,) = [one for one in made if isinstance(one, Progress)]
     (stopping,) = [one for one in made if isinstance(one, EarlyStopping)]
-    assert (checkpointing.keep, checkpointing.run_dir, progress.log_every) == (5, tmp_path, 7)
+    assert (checkpointing.keep, progress.log_every) == (5, 7)
+    assert checkpointing.last_path == tmp_path / "checkpoints/last.ckpt"
     assert (stopping.monitor, stopping.patience, stopping.min_delta) == ("val/acc", 3, 0.5)
 
 

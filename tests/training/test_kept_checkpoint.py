@@ -1,24 +1,21 @@
 """From 0.2.0 on, what one version saved later versions read."""
 
-import base64
-import zlib
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command import results
 from helpers.forks import train
-from helpers.kept_checkpoint import BEST_CKPT
+from helpers.kept_checkpoint import write_kept
 
+from smallvision.core.errors import UserError
 from smallvision.training.checkpoint import read_checkpoint
 from smallvision.training.predictor import Predictor
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    file = tmp_path / "kept.ckpt"
-    file.write_bytes(zlib.decompress(base64.b64decode(BEST_CKPT)))
-    return file
+    return write_kept(tmp_path)
 
 
 def test_a_checkpoint_of_0_2_0_still_holds_its_model(kept: Path) -> None:
@@ -39,3 +36,23 @@ def test_a_checkpoint_of_0_2_0_still_has_its_test_metrics(kept: Path, tmp_path: 
     metrics = results(tmp_path / "tested")["metrics"]
     assert metrics["test/acc"] == pytest.approx(0.55)
     assert metrics["test/loss"] == pytest.approx(0.890194320678711, rel=1e-4)
+
+
+@pytest.mark.parametrize("extra", ["network.2.weight", "network.0.weight", "network.1.weight.x", "whiten.kernel", "x"])
+def test_a_tensor_that_its_model_lacks_is_refused(kept: Path, extra: str) -> None:
+    content = torch.load(kept, weights_only=True)
+    content["state_dict"][f"predictor.{extra}"] = torch.zeros(1)
+    torch.save(content, kept)
+    checkpoint = read_checkpoint(kept)
+    with pytest.raises(UserError, match=rf'do not fit its own config \(Unexpected key.*: "{extra}"\.\)$'):
+        Predictor(checkpoint.spec, checkpoint.spec.make_network()).load_weights(checkpoint)
+
+
+def test_the_command_line_refuses_it_too(kept: Path, tmp_path: Path) -> None:
+    content = torch.load(kept, weights_only=True)
+    content["state_dict"]["predictor.network.2.weight"] = torch.zeros(1)
+    torch.save(content, kept)
+    tested = train(tmp_path, "task=test", f"checkpoint={kept.name}", "report=false")
+    assert tested.returncode == 2
+    reason = 'Unexpected key(s) in state_dict: "network.2.weight".'
+    assert tested.stderr == f"error: kept.ckpt: its weights do not fit its own config ({reason})\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from smallvision.training.metrics import LossAndAccuracy
+from smallvision.training.classifier import LossAndAccuracy
 
 
 def epoch(count: int = 97, classes: int = 5) -> tuple[Tensor, Tensor]:

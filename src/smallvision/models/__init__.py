@@ -6,9 +6,8 @@ are too small for it.
 """
 
 from smallvision.models.airbench import AirbenchNet
+from smallvision.models.basic import MLP, LeNet5, Linear, MnistNet
 from smallvision.models.cifar import CifarNet
-from smallvision.models.convnets import LeNet5, MnistNet
-from smallvision.models.flat import MLP, Linear
 from smallvision.models.resnet import ResNet18
 
 __all__ = ["MLP", "AirbenchNet", "CifarNet", "LeNet5", "Linear", "MnistNet", "ResNet18"]

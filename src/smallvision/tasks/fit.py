@@ -18,7 +18,7 @@ from smallvision.tasks.report_data import write_report
 from smallvision.training import loggers, state_dict
 from smallvision.training.callbacks import find_callback
 from smallvision.training.callbacks.checkpointing import Checkpointing
-from smallvision.training.callbacks.compile import compile_seconds
+from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
@@ -47,9 +47,9 @@ def run(
         config,
         experiment.device,
         run_dir.path,
-        checkpoint=last,
-        logger=loggers.make_logger(config.logger, run_dir.path) or False,
-        callbacks=[*make_callbacks(config, experiment, run_dir.path, console, last), *callbacks],
+        [*make_callbacks(config, experiment, run_dir, console, last), *callbacks],
+        loggers.make_logger(config.logger, run_dir.path),
+        last,
     )
     run_dir.describe(config.to_dict(), experiment.device.hardware)
     verb = "training" if last is None else "continuing"
@@ -148,7 +148,7 @@ class Fit:
     def results(self) -> Results:
         """The content of results.json."""
         best: dict[str, Any] = self.checkpointing.best or {}
-        timer = self.timer
+        timer, compiler = self.timer, find_callback(self.trainer, Compiler)
         results = common.results(self.config, self.experiment, self.run_dir, self.status)
         results.reason = self.reason
         results.epochs, results.steps = len(self.metrics_csv.history), self.trainer.global_step
@@ -160,7 +160,7 @@ class Fit:
             fit=timer.seconds,
             test=self.test_seconds,
             epochs=[EpochSeconds(**epoch) for epoch in timer.epochs],
-            compile=compile_seconds(self.trainer).get("compile"),
+            compile=None if compiler is None else compiler.seconds,
         )
         results.images_per_second = timer.images / timer.train_seconds if timer.images else None
         results.saved_model = self.saved_model

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from smallvision.core.console import Console
 from smallvision.core.run_dir import RunDir, atomic_write
 from smallvision.training.factory import Experiment
-from smallvision.training.layers import Whiten
-from smallvision.training.predictor import Predictor
+from smallvision.training.predictor import Predictor, Whiten
 
 MAX_MISTAKES, MAX_SAMPLES, MAX_FILTERS = 24, 24, 64
 IMAGE_CHANNELS = (1, 3)  # that can be shown: grey and colour

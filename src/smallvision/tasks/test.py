@@ -24,9 +24,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     if not experiment.data.sizes["test"]:
         raise UserError(f"data={config.data.name}: has no test images")
     kept = KeepProbabilities()
-    trainer = make_trainer(
-        config, experiment.device, run_dir.path, logger=False, enable_checkpointing=False, callbacks=[kept]
-    )
+    trainer = make_trainer(config, experiment.device, run_dir.path, [kept])
     run_dir.describe(config.to_dict(), experiment.device.hardware)
     common.summary(console, config, experiment, run_dir, f"testing {checkpoint.path}")
     if note is not None:

@@ -1,21 +1,23 @@
 """Checkpoints: plain data, written completely or not at all, checked when read, and enough to rebuild the model."""
 
+import math
 import os
 import pickle
 import pickletools
-import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeGuard
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
+from smallvision.config.fields import Length, Matches, Range, accepts
+from smallvision.config.schema import Count, Natural, Seed
 from smallvision.config.untrusted import check_checkpoint_file, check_plain_data, validate_untrusted_config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.run_dir import atomic_write
@@ -27,7 +29,20 @@ MAX_ENTRIES = 1_000_000
 # All that a checkpoint's pickle may name, apart from the kinds of storage. torch's own list for weights_only is
 # longer, and a bytearray on it, say, fills the memory.
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
-VERSION = re.compile(r"\d+(\.\d+)+(rc\d+|\.?(post|dev)\d+)?$")
+Number = Annotated[int, Range(0, math.inf)]
+# The type of each part, as far as an annotation says it; "smallvision" holds the last six.
+FORM = {
+    "state_dict": dict,
+    "epoch": Number,
+    "global_step": Number,
+    "pytorch-lightning_version": Annotated[str, Matches(r"\d+(\.\d+)+(rc\d+|\.?(post|dev)\d+)?", "a version")],
+    "shape": Annotated[list[Count], Length(exact=3)],
+    "classes": Annotated[list, Length(1)],
+    "mean": Annotated[list[float], Length(1)],
+    "std": Annotated[list[float], Length(1)],
+    "data": dict,
+    "position": dict[str, Number] | None,
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Checkpoint:
     step: int
     dataset: dict[str, Any]
     position: dict[str, int] | None
-    raw: dict[str, Any]
+    raw: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -76,9 +91,9 @@ def read_weights(path: Path) -> Checkpoint | BareWeights:
     """As :func:`read_checkpoint`, for whatever takes a bare state dict as well."""
     content = opened(path)
     if is_bare(content):
-        for name, tensor in content.items():
-            if not dense(tensor):
-                raise UserError(f"{path}: its {name} is incomplete")
+        incomplete = [name for name, tensor in content.items() if not dense(tensor)]
+        if incomplete:
+            raise UserError(f"{path}: its {incomplete[0]} is incomplete")
         return BareWeights(path, content)
     try:
         return _checked(path, content)
@@ -87,7 +102,7 @@ def read_weights(path: Path) -> Checkpoint | BareWeights:
         raise UserError(line if line.startswith(f"{path}: ") else f"{path}: {line}") from None
 
 
-def opened(path: Path) -> Any:
+def opened(path: Path) -> object:
     """What torch.save wrote: plain data and tensors, on the CPU. Nothing in the file is run.
 
     Raises UserError, naming the file, where it is damaged or holds anything else.
@@ -135,7 +150,7 @@ def refuse_other_names(pickled: bytes) -> None:
             raise pickle.UnpicklingError(name)
 
 
-def is_bare(content: Any) -> bool:
+def is_bare(content: object) -> TypeGuard[dict[str, torch.Tensor]]:
     """Whether it is a bare state dict: names and tensors, and nothing else."""
     return (
         isinstance(content, dict)
@@ -144,85 +159,52 @@ def is_bare(content: Any) -> bool:
     )
 
 
-def dense(value: Any) -> bool:
+def dense(value: object) -> bool:
     """Whether all elements of a tensor are in memory: with strides of 0, one can stand for 10^9."""
     return isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() >= value.nbytes
 
 
-def _checked(path: Path, content: Any) -> Checkpoint:
+def _checked(path: Path, content: object) -> Checkpoint:
     """Raise UserError at the first part that is missing or cannot be what it should be."""
     ours = content.get("smallvision") if isinstance(content, dict) else None
-    if not isinstance(ours, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(ours, dict) or "state_dict" not in content:
         raise UserError("not a checkpoint of smallvision")
     if not isinstance(ours.get("format"), int) or ours["format"] > FORMAT:
         raise UserError(
             f"written in format {ours.get('format')}, this smallvision reads up to {FORMAT};"
             " use the smallvision that wrote it"
         )
-    parts: dict[str, Any] = {**content, **ours}
-    get: Callable[[str], Any] = parts.get
-    version, weights, shape = get("pytorch-lightning_version"), get("state_dict"), get("shape")
-    data, position = get("data"), get("position")
-    form = {
-        "state_dict": isinstance(weights, dict)
-        and all(isinstance(name, str) and dense(value) for name, value in weights.items()),
-        "epoch": _is_count(parts.get("epoch")),
-        "global_step": _is_count(parts.get("global_step")),
-        "pytorch-lightning_version": isinstance(version, str) and bool(VERSION.match(version)),
-        "shape": _is_list(shape, int) and len(shape) == 3 and min(shape) > 0,
-        "classes": _is_list(parts.get("classes"), str),
-        "mean": _is_list(parts.get("mean"), int, float),
-        "std": _is_list(parts.get("std"), int, float),
-        "data": isinstance(data, dict) and all(isinstance(data.get(k), str) for k in ("name", "source", "fingerprint")),
-        "position": "position" in parts
-        and (position is None or (isinstance(position, dict) and all(_is_count(position.get(k)) for k in POSITION))),
-    }
-    wrong = [name for name, good in form.items() if not good]
-    if not wrong and not len(ours["mean"]) == len(ours["std"]) == shape[0]:
-        wrong = ["mean"]
+    parts = {**content, **ours}
+    valid = {name: name in parts and accepts(parts[name], form) for name, form in FORM.items()}
+    if all(valid.values()):
+        data, position = parts["data"], parts["position"]
+        valid = {
+            "state_dict": all(isinstance(name, str) and dense(one) for name, one in parts["state_dict"].items()),
+            "classes": all(isinstance(name, str) for name in parts["classes"]),
+            "mean": len(parts["mean"]) == len(parts["std"]) == parts["shape"][0],
+            "data": all(isinstance(data.get(key), str) for key in ("name", "source", "fingerprint")),
+            "position": position is None or {"epoch", "batch"} <= position.keys(),
+        }
+    wrong = [name for name, good in valid.items() if not good]
     if wrong:
         raise UserError(f"not a checkpoint of smallvision: its {wrong[0]} is missing or cannot be")
     config = validate_untrusted_config(ours.get("config"), str(path))
+    normalisation, tta, seed = config["data"].get("normalisation"), config.get("tta"), config.get("seed", -1)
+    whiten = normalisation.get("whiten", -1) if isinstance(normalisation, dict) else -1
+    if not (isinstance(tta, dict) and accepts(whiten, Natural) and accepts(seed, Seed)):
+        raise UserError("does not hold the config of a run")
+    weights, shape = parts["state_dict"], tuple(parts["shape"])
     return Checkpoint(
         path=path,
-        spec=_spec(config, ours),
+        spec=ModelSpec(config["model"], shape, parts["classes"], parts["mean"], parts["std"], whiten, tta, seed),
         config=config,
-        state_dict={name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)},
-        epoch=content["epoch"] + 1,
-        step=content["global_step"],
+        state_dict={name.removeprefix(PREFIX): one for name, one in weights.items() if name.startswith(PREFIX)},
+        epoch=parts["epoch"] + 1,
+        step=parts["global_step"],
         dataset=data,
         position=position,
         raw=content,
     )
-
-
-POSITION = ("epoch", "batch")
-
-
-def _spec(config: dict[str, Any], ours: dict[str, Any]) -> ModelSpec:
-    normalisation, tta = config["data"].get("normalisation"), config.get("tta")
-    whiten: Any = normalisation.get("whiten") if isinstance(normalisation, dict) else None
-    if not isinstance(tta, dict) or not _is_count(whiten) or not _is_count(config.get("seed")):
-        raise UserError("does not hold the config of a run")
-    channels, height, width = ours["shape"]
-    return ModelSpec(
-        model=config["model"],
-        shape=(channels, height, width),
-        classes=ours["classes"],
-        mean=ours["mean"],
-        std=ours["std"],
-        whiten=whiten,
-        tta=tta,
-        seed=config["seed"],
-    )
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_list(value: Any, *kinds: type) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, kinds) for item in value)
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -261,10 +243,14 @@ class PlainCheckpointIO(CheckpointIO):
     def __init__(self, checkpoint: Checkpoint | None = None) -> None:
         self.checkpoint = checkpoint
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        keep_older(Path(path), (storage_options or {}).get("keep", 1))
-        with atomic_write(Path(path)) as scratch, scratch.open("wb") as file:
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
+        """``storage_options``: how many older ones of last.ckpt are kept, None for the newest alone."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep_older(path, storage_options if isinstance(storage_options, int) else 1)
+        with atomic_write(path) as scratch, scratch.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's writer about what came in between: a full disk, a signal
@@ -272,13 +258,12 @@ class PlainCheckpointIO(CheckpointIO):
                     raise error.__context__ from None
                 raise
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        known = self.checkpoint is not None and self.checkpoint.path == Path(path)
-        checkpoint = self.checkpoint if known else read_checkpoint(Path(path))
-        assert checkpoint is not None
-        return {**checkpoint.raw, "file": str(path)}
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, object]:
+        if self.checkpoint is not None and self.checkpoint.path == Path(path):
+            return {**self.checkpoint.raw}
+        return read_checkpoint(Path(path)).raw
 
-    def remove_checkpoint(self, path: Any) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
 
 
@@ -293,13 +278,11 @@ def keep_older(path: Path, count: int) -> None:
     """Before ``path`` (last.ckpt) is written anew: let the ``count`` - 1 before it be last.1.ckpt, ..."""
     older = [path, *(path.with_suffix(f".{number}.ckpt") for number in range(1, count))]
     for newer, target in reversed(list(pairwise(older))):
-        if not newer.is_file():
-            continue
-        if newer is not path:
+        if newer is not path and newer.is_file():
             newer.replace(target)
-            continue
-        target.unlink(missing_ok=True)
+    if count > 1 and path.is_file():
+        older[1].unlink(missing_ok=True)
         try:
-            os.link(path, target)  # path itself is there at every moment
+            os.link(path, older[1])  # path itself is there at every moment
         except OSError:  # a file system without links
-            copy(path, target)
+            copy(path, older[1])

@@ -1,46 +1,32 @@
 """The LightningModule: a Predictor's network, its loss, its optimizer and its metrics."""
 
 from collections.abc import Callable
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
 
 from smallvision.data.loader import Batch
-from smallvision.training.metrics import LossAndAccuracy
 from smallvision.training.predictor import Predictor
 from smallvision.training.schedules import LRLambda, at_step, constant
 
 
-class FewerChecks(pl.LightningModule):
-    """A LightningModule that is faster for small networks.
-
-    Lightning sets the attribute below forty times a step, and ``nn.Module`` checks each time whether it is a
-    parameter, which takes 2 % of a step of model=mnist.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
-
-class Classifier(FewerChecks):
+class Classifier(pl.LightningModule):
     """Images uint8 N x C x H x W in, logits N x classes out; validation and test average test-time views.
 
     ``make_optimizer``: from the network to its optimizer; ``schedule``: the learning rate's factor over the course of
-    training; ``label_smoothing``: in training only. Both are needed for training alone.
+    training; ``label_smoothing``: in training only. Testing needs none of them.
     """
 
     def __init__(
         self,
         predictor: Predictor,
-        make_optimizer: Callable[[nn.Module], Optimizer] = lambda network: torch.optim.SGD(network.parameters()),
+        make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
         schedule: LRLambda | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -67,25 +53,26 @@ class Classifier(FewerChecks):
         """Probabilities, float32, N x classes."""
         return self._evaluate(batch).float().softmax(-1)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        assert self.make_optimizer is not None
         optimizer = self.make_optimizer(self.predictor.network)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         scheduler = LambdaLR(optimizer, at_step(self.schedule, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    # Metrics are summed on the device over an epoch, and logged in float64.
-
     def on_train_epoch_start(self) -> None:
-        self.train_metrics.reset()
+        self.train_metrics.reset()  # not where a run goes on within an epoch
 
     def on_train_epoch_end(self) -> None:
         self._log("train", self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self._log("val", self.eval_metrics)
+        self.eval_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
         self._log("test", self.eval_metrics)
+        self.eval_metrics.reset()
 
     def _evaluate(self, batch: Batch) -> Tensor:
         images, labels = batch
@@ -95,7 +82,47 @@ class Classifier(FewerChecks):
         self.eval_metrics.update(F.cross_entropy(logits, labels), logits, labels)
         return logits
 
-    def _log(self, part: str, metrics: LossAndAccuracy) -> None:
+    def _log(self, part: str, metrics: "LossAndAccuracy") -> None:
         self.log_dict({f"{part}/{name}": value for name, value in metrics.compute().items()})
-        if metrics is self.eval_metrics:
-            metrics.reset()
+
+    def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
+        """Lightning sets one attribute forty times a step, and ``nn.Module`` checks each time whether it is a
+        parameter, which takes 2 % of a step of model=mnist.
+        """
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+class LossAndAccuracy(Metric):
+    """The mean loss and the fraction of correct predictions over every image seen since the last reset.
+
+    Sums stay on the device: nothing is pulled to the host before :meth:`compute`. Across processes the
+    sums are added, so uneven parts weigh as they should.
+    """
+
+    full_state_update = False
+    loss: Tensor
+    correct: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """``loss``: mean over the batch; ``logits``: N x classes; ``labels``: N."""
+        count = len(labels)
+        if count:
+            # In place: to set a module's attribute takes longer than to add.
+            self.loss.add_(loss.detach() * count)
+            self.correct.add_((logits.detach().argmax(1) == labels).sum())
+            self.count.add_(count)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` and ``acc``, float64 on the CPU; NaN before any image."""
+        count = self.count.cpu().double()
+        return {"loss": self.loss.cpu() / count, "acc": self.correct.cpu() / count}

@@ -73,12 +73,9 @@ def choose(config: schema.Device, flops: int) -> Device:
     torch.set_num_threads(config.threads or min(THREADS, cores()))
     precision = str(config.precision)
     if precision == "auto":
-        fast = {
-            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": lambda: flops >= WORTH_BF16_ON_CPU and cpu_has_bf16(),
-            "mps": lambda: False,
-        }
-        precision = "bf16-mixed" if fast[kind]() else "32"
+        fast = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = fast or (kind == "cpu" and flops >= WORTH_BF16_ON_CPU and cpu_has_bf16())
+        precision = "bf16-mixed" if fast else "32"
     if precision == "16-mixed" and kind == "cpu":
         raise UserError("device.precision=16-mixed: not on a CPU; use 32 or bf16-mixed")
     layout = config.memory_format
@@ -94,10 +91,9 @@ def choose(config: schema.Device, flops: int) -> Device:
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bf16 itself (AVX-512 BF16, AMX, or Arm's BF16)."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    if any(getattr(torch.cpu, name, lambda: False)() for name in names):
-        return True
-    return "bf16" in _cpuinfo("Features").split()
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every torch
+    here = any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
+    return here or "bf16" in _cpuinfo("Features").split()
 
 
 def hardware(kind: str) -> str:

@@ -5,24 +5,26 @@ import json
 import logging
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 
 from smallvision.config.schema import Config
 from smallvision.config.targets import instantiate
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
 from smallvision.training import device as devices
+from smallvision.training.callbacks import AfterEpoch
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
@@ -30,10 +32,9 @@ from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
 from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointIO
 from smallvision.training.classifier import Classifier
-from smallvision.training.layers import Normalise, Whiten
 from smallvision.training.model_spec import ModelSpec, shape_str
 from smallvision.training.optimizers import make_optimizer
-from smallvision.training.predictor import Predictor
+from smallvision.training.predictor import Normalise, Predictor, Whiten
 
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
@@ -81,24 +82,30 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
     """The model on its device: that of ``checkpoint`` with its weights, else the config's with initial ones."""
     dataset = data.dataset
     if checkpoint is None:
-        spec = make_spec(config, data)
+        spec = ModelSpec(
+            model=config.model.to_dict(),
+            shape=dataset.shape,
+            classes=list(dataset.classes),
+            mean=list(data.mean),
+            std=list(data.std),
+            whiten=config.data.normalisation.whiten,
+            tta=config.tta.to_dict(),
+            seed=config.seed,
+        )
         predictor = Predictor(spec, spec.make_network())
-        flops = predictor.flops()
-        if config.task != "test":
-            refuse_lone_image(predictor, data)
-        if spec.whiten:
-            init_whiten(predictor, data)
     else:
-        saved = checkpoint.spec
-        if dataset.shape != saved.shape or len(dataset.classes) != len(saved.classes):
+        spec = checkpoint.spec
+        if dataset.shape != spec.shape or len(dataset.classes) != len(spec.classes):
             raise UserError(
                 f"data={config.data.name}: images of {shape_str(dataset.shape)} in {len(dataset.classes)}"
-                f" classes; the checkpoint is for {shape_str(saved.shape)} in {len(saved.classes)}"
+                f" classes; the checkpoint is for {shape_str(spec.shape)} in {len(spec.classes)}"
             )
-        spec = replace(saved, tta=config.tta.to_dict())
-        predictor = Predictor(spec, spec.make_network_within(tuple(w.shape) for w in checkpoint.state_dict.values()))
-        flops = predictor.flops()
-        predictor.load_weights(checkpoint)
+        predictor = Predictor.with_weights(checkpoint, config)
+    flops = predictor.flops()
+    if checkpoint is None and config.task != "test":
+        refuse_lone_image(predictor, data)
+    if checkpoint is None and spec.whiten:
+        init_whiten(predictor, data)
     device = devices.choose(config.device, flops)
     optimizer_for = partial(make_optimizer, config, device=device)
     optimizer_for(predictor.network)  # refuse impossible values before any training
@@ -111,20 +118,6 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
     return Experiment(data, model, device, predictor.parameter_count, flops)
 
 
-def make_spec(config: Config, data: ImageDataModule) -> ModelSpec:
-    """The form of that config's model for those data."""
-    return ModelSpec(
-        model=config.model.to_dict(),
-        shape=data.dataset.shape,
-        classes=list(data.dataset.classes),
-        mean=list(data.mean),
-        std=list(data.std),
-        whiten=config.data.normalisation.whiten,
-        tta=config.tta.to_dict(),
-        seed=config.seed,
-    )
-
-
 def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:
     """Learn the whitening of patches from the first training images, as the network would see them."""
     channels, height, width = data.dataset.shape
@@ -132,20 +125,6 @@ def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:
     first = data.dataset.train_images[data.indices["train"][:count]]
     assert isinstance(predictor.whiten, Whiten)
     predictor.whiten.init_whiten(Normalise(data.mean, data.std)(first))
-
-
-def describe(config: Config, data: ImageDataModule) -> dict[str, Any]:
-    """What a checkpoint carries to rebuild its model and to say what it learned from."""
-    dataset = data.dataset
-    return {
-        "format": FORMAT,
-        "config": {key: value for key, value in config.to_dict().items() if key != "resume"},
-        "shape": list(dataset.shape),
-        "classes": list(dataset.classes),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "data": dataset.identity,
-    }
 
 
 def refuse_lone_image(predictor: Predictor, data: ImageDataModule) -> None:
@@ -163,24 +142,16 @@ def refuse_lone_image(predictor: Predictor, data: ImageDataModule) -> None:
         ) from None
 
 
-class NoProfiler(PassThroughProfiler):
-    """None, at less cost: Lightning opens a context of its profiler around each of forty hooks a step."""
-
-    nothing: AbstractContextManager[None] = nullcontext()
-
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        return self.nothing
-
-
 def make_callbacks(
-    config: Config, experiment: Experiment, run_dir: Path, console: Console, checkpoint: Checkpoint | None
+    config: Config, experiment: Experiment, run_dir: RunDir, console: Console, checkpoint: Checkpoint | None
 ) -> list[Callback]:
     """The callbacks of a fit: those of ``config.callbacks`` in its order, then early stopping where it is set.
 
     The project's own also get, by the names of their parameters, the keys that have a place of their own in the
     config and what only the program knows. Raises UserError where one is missing that results.json is made from.
     """
-    runtime: dict[str, Any] = {
+    data = experiment.data
+    runtime = {
         "config": config,
         "seed": config.seed,
         "max_epochs": config.trainer.max_epochs,
@@ -189,7 +160,15 @@ def make_callbacks(
         "run_dir": run_dir,
         "console": console,
         "checkpoint": checkpoint,
-        "contents": describe(config, experiment.data),
+        "contents": {  # of every checkpoint, to rebuild its model and to say what it learned from
+            "format": FORMAT,
+            "config": {key: value for key, value in config.to_dict().items() if key != "resume"},
+            "shape": list(data.dataset.shape),
+            "classes": list(data.dataset.classes),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "data": data.dataset.identity,
+        },
     }
     callbacks: list[Callback] = []
     for name, section in config.callbacks.items():
@@ -206,18 +185,19 @@ def make_callbacks(
 
 
 def make_trainer(
-    config: Config, device: devices.Device, run_dir: Path, checkpoint: Checkpoint | None = None, **own: Any
+    config: Config,
+    device: devices.Device,
+    run_dir: Path,
+    callbacks: list[Callback],
+    logger: Logger | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer with the config's arguments and without its boilerplate."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     arguments = config.trainer.to_dict()
-    arguments["profiler"] = arguments.get("profiler") or NoProfiler()
-    if device.compile:
-        own["callbacks"] = [Compiler(), *own.get("callbacks", [])]
-    if arguments["profiler"] in PROFILERS:
-        arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run_dir, filename="profile")
+    profiler = arguments.pop("profiler")
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -226,13 +206,25 @@ def make_trainer(
             accelerator=device.accelerator,
             precision=device.precision,  # type: ignore[arg-type]
             default_root_dir=run_dir,
+            callbacks=[Compiler(), *callbacks] if device.compile else callbacks,
+            logger=logger or False,
             plugins=[PlainCheckpointIO(checkpoint)],
+            profiler=PROFILERS[profiler](dirpath=run_dir, filename="profile") if profiler else NoProfiler(),
+            enable_checkpointing=any(isinstance(callback, AfterEpoch) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             model_registry=None,  # it would upload checkpoints
             **arguments,
-            **{"callbacks": [], **own},
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+class NoProfiler(PassThroughProfiler):
+    """None, at less cost: Lightning opens a context of its profiler around each of forty hooks a step."""
+
+    nothing: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.nothing

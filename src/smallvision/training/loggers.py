@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -48,7 +47,7 @@ Images = tuple[Tensor, Tensor]
 
 def tell(
     loggers: list[Logger],
-    config: dict[str, Any],
+    config: dict[str, object],
     metrics: dict[str, float | None],
     model: Classifier,
     samples: Images,
@@ -86,9 +85,9 @@ def tell(
         board.flush()
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, bool | int | float | str]:
     """By full keys; numbers as they are, anything else as text."""
-    found: dict[str, Any] = {}
+    found: dict[str, bool | int | float | str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}.")

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,13 +29,13 @@ class ModelSpec:
     Raises UserError where the shape is too small for ``whiten`` or ``tta``.
     """
 
-    model: dict[str, Any]
+    model: dict[str, object]
     shape: Shape
     classes: list[str]
     mean: list[float]
     std: list[float]
     whiten: int = 0
-    tta: dict[str, Any] = field(default_factory=dict)
+    tta: dict[str, int] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:

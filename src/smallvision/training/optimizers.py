@@ -1,6 +1,6 @@
 """From a config to one optimizer: groups of parameters with rates of their own, and Muon with its partner."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
 from smallvision.training.device import Device
 
-Groups = list[dict[str, Any]]
+Groups = list[dict[str, object]]
 
 
 def split_params(network: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -99,7 +99,7 @@ class ConvMuon(torch.optim.Muon):
 
     def _init_group(
         self,
-        group: Any,
+        group: MutableMapping[str, list[Tensor]],
         params_with_grad: list[Tensor],
         grads: list[Tensor],
         muon_momentum_bufs: list[Tensor],
@@ -155,10 +155,10 @@ class CombinedOptimizer(Optimizer):
             part.step()
         return loss
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """torch's own leaves out what a subclass adds, which a deep copy needs."""
         return {**super().__getstate__(), "parts": self.parts}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict(state_dict)
         self._share()

@@ -6,18 +6,20 @@ factor of the optimizer's learning rate.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 LRLambda = Callable[[float], float]
+Curve = Callable[[float, float, float], float]  # of start, end and progress from one to the other
 
 
 def constant(warmup: float = 0.0) -> LRLambda:
     """1, after a straight rise over the first ``warmup`` (a fraction of all steps)."""
-    return _warmed(warmup, lambda progress: 1.0)
+    return partial(_factor, warmup, _line, 0, _line, 1)
 
 
 def linear(warmup: float = 0.0, final_ratio: float = 0.0) -> LRLambda:
     """A straight line from 1 to ``final_ratio``, after the warm-up."""
-    return _warmed(warmup, lambda progress: 1 + (final_ratio - 1) * progress)
+    return partial(_factor, warmup, _line, 0, _line, final_ratio)
 
 
 def cosine(warmup: float = 0.0, final_ratio: float = 0.0) -> LRLambda:
@@ -25,7 +27,7 @@ def cosine(warmup: float = 0.0, final_ratio: float = 0.0) -> LRLambda:
 
     Source: I. Loshchilov and F. Hutter, SGDR, arXiv:1608.03983, without its restarts.
     """
-    return _warmed(warmup, lambda progress: _wave(1, final_ratio, progress))
+    return partial(_factor, warmup, _line, 0, _wave, final_ratio)
 
 
 def one_cycle(warmup: float = 0.3, final_ratio: float = 0.0) -> LRLambda:
@@ -33,33 +35,27 @@ def one_cycle(warmup: float = 0.3, final_ratio: float = 0.0) -> LRLambda:
 
     The learning rate alone moves; momentum stays as it is.
     """
+    return partial(_factor, warmup, _wave, 1 / 25, _wave, final_ratio)
 
-    def factor(progress: float) -> float:
-        if progress < warmup:
-            return _wave(1 / 25, 1, progress / warmup)
-        return _wave(1, final_ratio, (progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
 
-    return factor
+def _factor(warmup: float, rise: Curve, start: float, fall: Curve, end: float, progress: float) -> float:
+    """From ``start`` to 1 over ``warmup``, then to ``end``."""
+    if progress < warmup:
+        return rise(start, 1, progress / warmup)
+    return fall(1, end, (progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+
+
+def _line(start: float, end: float, progress: float) -> float:
+    return start + (end - start) * progress
 
 
 def _wave(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _warmed(warmup: float, after: LRLambda) -> LRLambda:
-    def factor(progress: float) -> float:
-        if progress < warmup:
-            return progress / warmup
-        return after((progress - warmup) / (1 - warmup)) if warmup < 1 else 1.0
-
-    return factor
-
-
 def at_step(factor: LRLambda, steps: int) -> Callable[[int], float]:
-    """From a step's number (0 is the first) of ``steps`` to its factor; beyond the end it stays."""
+    """From a step's number (0 is the first) of ``steps`` to its factor; beyond the end it stays.
 
-    def at(step: int) -> float:
-        # Half a step on: the first step of a rise is not 0 and the last step of a fall is not 0.
-        return factor(min((step + 0.5) / steps, 1.0))
-
-    return at
+    Half a step on: the first step of a rise is not 0 and the last step of a fall is not 0.
+    """
+    return lambda step: factor(min((step + 0.5) / steps, 1.0))

@@ -5,6 +5,7 @@ import torch
 from helpers.command import TINY
 from helpers.configs import resolved
 
+from smallvision.core.run_dir import RunDir
 from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
 from smallvision.tasks.bench import measure
@@ -12,7 +13,7 @@ from smallvision.tasks.bench.measure import Clock, SmallVision, Speed, float_ima
 from smallvision.training.callbacks import find_callback
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.factory import make_callbacks, make_data, make_experiment
-from smallvision.training.layers import Normalise
+from smallvision.training.predictor import Normalise
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -42,7 +43,9 @@ def test_our_run_trains_with_every_callback_of_a_fit(monkeypatch, tmp_path):
     assert SmallVision("smallvision", config, experiment).measure(0.0) > 0
     (trainer,) = trainers
     used = {type(callback) for callback in trainer.callbacks}
-    assert used >= {type(callback) for callback in make_callbacks(fit, experiment, tmp_path, measure.Console(), None)}
+    assert used >= {
+        type(callback) for callback in make_callbacks(fit, experiment, RunDir(tmp_path), measure.Console(), None)
+    }
     saves = find_callback(trainer, Checkpointing)
     assert (saves.every_n_steps, saves.every_n_minutes, saves.keep) == tuple(fit.checkpointing.to_dict().values())
     assert trainer.global_step == measure.WARM_UP_STEPS + 1

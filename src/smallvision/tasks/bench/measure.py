@@ -26,6 +26,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.rng import stream
+from smallvision.core.run_dir import RunDir
 from smallvision.data.loader import Batch
 from smallvision.data.module import ImageDataModule
 from smallvision.training.factory import Experiment, make_callbacks, make_experiment, make_trainer
@@ -140,8 +141,8 @@ class SmallVision(Contender):
         )
         console = Console(rich.console.Console(file=UNSEEN, force_terminal=True))
         with tempfile.TemporaryDirectory() as folder:  # for its checkpoints and metrics
-            callbacks = [*make_callbacks(config, experiment, Path(folder), console, None), clock]
-            trainer = make_trainer(config, experiment.device, Path(folder), callbacks=callbacks, logger=False)
+            callbacks = [*make_callbacks(config, experiment, RunDir(Path(folder)), console, None), clock]
+            trainer = make_trainer(config, experiment.device, Path(folder), callbacks)
             trainer.fit(experiment.model, datamodule=experiment.data)
 
 

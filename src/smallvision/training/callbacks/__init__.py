@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-import lightning.pytorch as pl
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 C = TypeVar("C", bound=Callback)
@@ -15,6 +15,6 @@ class AfterEpoch(Checkpoint):
     """
 
 
-def find_callback(trainer: pl.Trainer, kind: type[C]) -> C | None:
+def find_callback(trainer: Trainer, kind: type[C]) -> C | None:
     """The trainer's callback of that class."""
     return next((one for one in trainer.callbacks if isinstance(one, kind)), None)  # type: ignore[attr-defined]

@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.training.callbacks import AfterEpoch, find_callback
-from smallvision.training.callbacks.metrics_csv import COLUMNS, MetricsCSV, Row
+from smallvision.training.callbacks.metrics_csv import MetricsCSV, Row, is_row
 from smallvision.training.checkpoint import copy
 
 MAX_TIME_FRACTION = 1 / 50  # that saves by time may take
@@ -31,18 +32,17 @@ class Checkpointing(AfterEpoch):
 
     def __init__(
         self,
-        run_dir: Path,
-        contents: dict[str, Any],
+        run_dir: RunDir,
+        contents: dict[str, object],
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
         keep: int = 1,
         console: Console | None = None,
     ) -> None:
-        self.run_dir, self.contents, self.keep = run_dir, contents, keep
+        self.best_path, self.last_path = run_dir.best_checkpoint, run_dir.last_checkpoint
+        self.contents, self.keep = contents, keep
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.console = console or Console()
-        self.best_path = run_dir / "checkpoints" / "best.ckpt"
-        self.last_path = run_dir / "checkpoints" / "last.ckpt"
         self.best: Row | None = None
         self.unsaved: list[str] = []
         self.saved_step = 0  # of the last.ckpt that lies there
@@ -50,28 +50,27 @@ class Checkpointing(AfterEpoch):
         self._saved_at = time.perf_counter()
         self._save_took = 0.0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"best": self.best}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         best = state_dict["best"]
-        if best is not None and not (isinstance(best, dict) and best.keys() == set(COLUMNS)):
+        if best is None or is_row(best):
+            self.best = best
+        else:
             raise UserError(f"{self.last_path}: its best epoch is not that of a run")
-        self.best = best
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["smallvision"] = {**self.contents, **checkpoint.get("smallvision", {})}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stopping = find_callback(trainer, EarlyStopping)
         if stopping is not None and stopping.wait_count >= max(stopping.patience, 1):
             trainer.should_stop = True  # it had stopped the run before
         self._saved_at, self.saved_step = time.perf_counter(), trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True  # with this, Lightning validates what it ends with
@@ -83,32 +82,31 @@ class Checkpointing(AfterEpoch):
         if due or self._is_time(trainer, batch_idx):
             self._save_last(trainer)
 
-    def save_now(self, trainer: pl.Trainer) -> None:
+    def save_now(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it is that of this step."""
         if self.saved_step != trainer.global_step or not self.last_path.is_file():
             self._save_last(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = find_callback(trainer, MetricsCSV)
         assert metrics is not None
         self._note(metrics.file, metrics.error)
         row, before = metrics.history[-1], self.best
-        better = self._is_better(row)
-        if better:
+        if self._is_better(row):
             self.best = row
-        # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
-        if better and self._try(partial(trainer.save_checkpoint, self.best_path), self.best_path):
-            self._save_last(trainer, source=self.best_path)
-        else:
-            self.best = before if better else self.best  # best.ckpt stays that of the epoch before
-            self._save_last(trainer)
+            if self._try(trainer.save_checkpoint, self.best_path):
+                # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
+                self._save_last(trainer, source=self.best_path)
+                return
+            self.best = before  # best.ckpt stays that of the epoch before
+        self._save_last(trainer)
 
     def _is_better(self, row: Row) -> bool:
         if self.best is None or self.best["val/acc"] is None:
             return True
         return row["val/acc"] is not None and _rank(row) > _rank(self.best)
 
-    def _is_time(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+    def _is_time(self, trainer: Trainer, batch_idx: int) -> bool:
         """Whether last.ckpt is old enough; several processes, which must agree, ask at few steps."""
         if self.every_n_minutes is None or (trainer.world_size > 1 and batch_idx % STEPS_TO_AGREE):
             return False
@@ -116,24 +114,22 @@ class Checkpointing(AfterEpoch):
         due = waited >= max(60 * self.every_n_minutes, self._save_took / MAX_TIME_FRACTION)
         return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
 
-    def _save_last(self, trainer: pl.Trainer, source: Path | None = None) -> None:
+    def _save_last(self, trainer: Trainer, source: Path | None = None) -> None:
         """Write last.ckpt, as a copy of ``source`` where that was just written."""
         started = time.perf_counter()
         if source is None:
-            write = partial(trainer.save_checkpoint, self.last_path, storage_options={"keep": self.keep})
-            saved = self._try(write, self.last_path)
+            saved = self._try(partial(trainer.save_checkpoint, storage_options=self.keep), self.last_path)
         else:
-            saved = not trainer.is_global_zero or self._try(
-                partial(copy, source, self.last_path, self.keep), self.last_path
-            )
-        self.saved_step = trainer.global_step if saved else self.saved_step
+            saved = not trainer.is_global_zero or self._try(partial(copy, source, keep=self.keep), self.last_path)
+        if saved:
+            self.saved_step = trainer.global_step
         self._saved_at = time.perf_counter()
         self._save_took = self._saved_at - started
 
-    def _try(self, write: Callable[[], None], path: Path) -> bool:
+    def _try(self, write: Callable[[Path], None], path: Path) -> bool:
         """Whether it could be written. A full disk, say, does not end a training that is under way."""
         try:
-            write()
+            write(path)
         except OSError as error:
             self._note(path, error)
             return False

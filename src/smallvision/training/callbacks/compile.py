@@ -2,14 +2,12 @@
 
 import time
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 
 from smallvision.core.errors import UserError
 from smallvision.data.loader import BatchLoader
-from smallvision.training.callbacks import find_callback
 from smallvision.training.classifier import Classifier
 
 
@@ -22,7 +20,7 @@ class Compiler(Callback):
 
     seconds: float | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         assert isinstance(trainer.train_dataloader, BatchLoader)
         started = time.perf_counter()
@@ -48,16 +46,10 @@ class Compiler(Callback):
             torch.cuda.synchronize(pl_module.device)
         self.seconds = time.perf_counter() - started
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.compiler.set_stance("force_eager")
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         torch.compiler.set_stance("default")
 
     on_test_start, on_test_end = on_validation_start, on_validation_end
-
-
-def compile_seconds(trainer: pl.Trainer) -> dict[str, float]:
-    """``{"compile": seconds}`` of a Trainer that compiled, for results.json; else nothing."""
-    compiler = find_callback(trainer, Compiler)
-    return {} if compiler is None or compiler.seconds is None else {"compile": compiler.seconds}

@@ -1,11 +1,11 @@
 """Where the time goes: of the run, of each epoch, and how many images a second it trained on."""
 
 import time
-from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from smallvision.data.loader import Batch
 
 PARTS = ("train", "val", "rest")
 KEPT = ("epochs", "seconds", "train_seconds", "images")
@@ -13,7 +13,7 @@ KEPT = ("epochs", "seconds", "train_seconds", "images")
 
 class EpochTimer(Callback):
     """``epochs``: seconds of each epoch's steps, validation and the rest, which is mostly checkpoints; ``seconds``: of
-    the fit so far; ``images`` seen in ``train_seconds``, saves apart; ``images_per_second``: the latest.
+    the fit so far; ``images`` seen in ``train_seconds``; ``images_per_second``: the latest.
 
     Kept in the checkpoint, so a continued run has its earlier epochs; of steps that a kill made it do again, the
     last time counts.
@@ -21,83 +21,70 @@ class EpochTimer(Callback):
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
-        self.seconds = self.train_seconds = 0.0
+        self.seconds = self.train_seconds = self.images_per_second = 0.0
         self.images = 0
-        self.images_per_second = 0.0
         self._epoch: dict[str, float] = {}
-        self._since = self._part_start = self._lap = time.perf_counter()
-        self._lap_images = 0
-        self._paused = True
+        self._part = "rest"
+        self._since = self._part_start = time.perf_counter()
+        self._part_images = 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
         return {name: getattr(self, name) for name in KEPT} | {"epochs": [dict(epoch) for epoch in self.epochs]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         for name in KEPT:
             setattr(self, name, state_dict[name])
         if not all(_is_epoch(epoch) for epoch in self.epochs):
             self.epochs = []
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._count("rest")
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch(trainer, "train")
         self._epoch = dict.fromkeys(PARTS, 0.0)
-        self._part_start = self._lap = time.perf_counter()
-        self._lap_images, self._paused = 0, False
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if self._paused:
-            self._paused, self._lap = False, time.perf_counter()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if self._part != "train":
+            self._switch(trainer, "train")
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        self._lap_images += len(batch[1]) * trainer.world_size
+        self._part_images += len(batch[1]) * trainer.world_size
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._end_lap(trainer)
+    def on_save_checkpoint(self, trainer: Trainer, *_: object) -> None:
+        self._switch(trainer, "rest")
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end_lap(trainer)
-        self._count("train")
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch(trainer, "val")
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._count("val")
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch(trainer, "rest")
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end_lap(trainer)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch(trainer, "rest")
         if self._epoch:
-            self._count("rest" if self._epoch["train"] else "train")
             self.epochs.append(self._epoch)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._count("rest")
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch(trainer, "rest")
 
-    def _count(self, part: str) -> None:
-        now = time.perf_counter()
-        if self._epoch:
-            self._epoch[part] += now - self._part_start
-        self._part_start = now
-
-    def _end_lap(self, trainer: pl.Trainer) -> None:
-        """Add the training since the last lap to the sums."""
-        if trainer.strategy.root_device.type == "cuda":
+    def _switch(self, trainer: Trainer, part: str) -> None:
+        """Count the time since the last call for the part that it was spent on; ``part``: what comes now."""
+        if self._part == "train" and trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()  # the steps are only queued so far
         now = time.perf_counter()
-        if self._lap_images:
-            elapsed = now - self._lap
-            self.train_seconds, self.images = self.train_seconds + elapsed, self.images + self._lap_images
-            self.images_per_second = self._lap_images / elapsed
-        self._paused, self._lap, self._lap_images = True, now, 0
+        elapsed = now - self._part_start
+        if self._epoch:
+            self._epoch[self._part] += elapsed
+        if self._part_images:
+            self.train_seconds, self.images = self.train_seconds + elapsed, self.images + self._part_images
+            self.images_per_second = self._part_images / elapsed
+        self._part, self._part_start, self._part_images = part, now, 0
 
 
-def _is_epoch(value: Any) -> bool:
+def _is_epoch(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == set(PARTS) and all(isinstance(v, float) for v in value.values())

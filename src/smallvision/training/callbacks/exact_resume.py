@@ -1,14 +1,23 @@
-"""A continued run goes on at the next batch, with the arguments of its config, as if it had never stopped."""
+"""A continued run goes on at the next batch, with the arguments of its config, as if it had never stopped.
 
+Whether a checkpoint fits the run is checked before anything is taken from it: an optimizer's fused kernel, for one,
+writes past the end of a state that is smaller than its parameter.
+"""
+
+import copy
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from smallvision.core.errors import UserError
 from smallvision.data.loader import BatchLoader
 from smallvision.training.checkpoint import Checkpoint
-from smallvision.training.resume import validate_optimizers, validate_resume
+
+Tree = dict[str, object]  # of numbers, text, tensors, lists and further trees
 
 
 class ExactResume(Callback):
@@ -20,31 +29,28 @@ class ExactResume(Callback):
     """
 
     def __init__(self, checkpoint: Checkpoint | None = None) -> None:
-        self.checkpoint = None if checkpoint is None else checkpoint.raw
-        self.file = "" if checkpoint is None else str(checkpoint.path)
-        self._groups: list[list[dict[str, Any]]] = []
+        self.checkpoint = checkpoint
+        self._groups: list[list[Tree]] = []
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         loader = trainer.train_dataloader
         position = loader.state_dict() if isinstance(loader, BatchLoader) else None
         checkpoint.setdefault("smallvision", {})["position"] = position
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.checkpoint is not None and stage == "fit":
-            validate_resume(self.checkpoint, self.file, trainer, pl_module)
+            _refuse_misfit(self.checkpoint, _fit_before_optimizers(self.checkpoint.raw, trainer, pl_module))
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The optimizers have been made from the config and not yet been restored."""
         if self.checkpoint is not None:
-            validate_optimizers(self.checkpoint, self.file, trainer)
+            _refuse_misfit(self.checkpoint, _fit_of_optimizers(self.checkpoint.raw, trainer))
         self._groups = [
             [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
         ]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning itself restores a loader's position only if nothing asked for the loader before, and the number
         of steps, which the schedule needs, asks for it.
         """
@@ -59,12 +65,105 @@ class ExactResume(Callback):
                 scheduler.last_epoch = trainer.global_step
                 for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
                     group["lr"] = rate
-        loader, position = trainer.train_dataloader, self.checkpoint["smallvision"]["position"]
-        if isinstance(loader, BatchLoader) and position is not None:
-            loader.load_state_dict(position)
+        loader = trainer.train_dataloader
+        if isinstance(loader, BatchLoader) and self.checkpoint.position is not None:
+            loader.load_state_dict(self.checkpoint.position)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not called where a run goes on within an epoch."""
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             loader.start_epoch(trainer.current_epoch)
+
+
+# Does a checkpoint fit? ----------------------------------------------------------------------------------
+
+
+def _refuse_misfit(checkpoint: Checkpoint, parts: dict[str, bool]) -> None:
+    """Raise UserError at the first part that is not what this run itself would have saved."""
+    for name, fit in parts.items():
+        if not fit:
+            raise UserError(f"{checkpoint.path}: its {name} do not fit this run")
+
+
+def _fit_before_optimizers(saved: Tree, trainer: Trainer, module: LightningModule) -> dict[str, bool]:
+    weights, callbacks, loops = saved["state_dict"], saved.get("callbacks"), saved.get("loops")
+    own = module.state_dict()
+    return {
+        "state_dict": fits(own, weights) and isinstance(weights, dict) and own.keys() == weights.keys(),
+        "loops": isinstance(loops, dict) and _counts(trainer.fit_loop.state_dict(), loops.get("fit_loop")),
+        "callbacks": isinstance(callbacks, dict)
+        and all(
+            fits(callback.state_dict(), callbacks.get(callback.state_key, callback.state_dict()))
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        ),
+    }
+
+
+def _fit_of_optimizers(saved: Tree, trainer: Trainer) -> dict[str, bool]:
+    """Once the trainer has its optimizers and schedulers."""
+    states, rates, optimizers = saved.get("optimizer_states"), saved.get("lr_schedulers"), trainer.optimizers
+    own_rates = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+    return {
+        "optimizer_states": isinstance(states, list)
+        and len(states) >= len(optimizers)
+        and all(map(_takes, optimizers, states)),
+        "lr_schedulers": isinstance(rates, list)
+        and fits(own_rates, rates)
+        and [one.keys() for one in own_rates] == [one.keys() for one in rates],
+    }
+
+
+def _takes(optimizer: Optimizer, saved: object) -> bool:
+    """Whether ``saved`` holds states that fit, of the same parameters in the same groups."""
+    own = _after_a_step(optimizer).state_dict()
+    groups = [{"params": group["params"]} for group in own["param_groups"]]
+    if not isinstance(saved, dict) or not fits({"state": {}, "param_groups": groups}, saved):
+        return False
+    if groups != [{"params": group["params"]} for group in saved["param_groups"][: len(groups)]]:
+        return False
+    for index, state in saved["state"].items():
+        if not isinstance(state, dict):
+            return False
+        # Without a momentum, say, that the saved run did without.
+        kept = {k: value for k, value in own["state"].get(index, {}).items() if state.get(k, value) is not None}
+        if not fits(kept, state):
+            return False
+    return True
+
+
+def _after_a_step(optimizer: Optimizer) -> Optimizer:
+    """A copy, with what it keeps of each parameter once it has begun."""
+    optimizer = copy.deepcopy(optimizer)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step(lambda: 0.0)
+    return optimizer
+
+
+def fits(own: object, saved: object) -> bool:
+    """Whether ``saved`` has every key of ``own``, and there the same kind of thing in the same shape.
+
+    A list of ``own`` says how ``saved`` begins.
+    """
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and all(key in saved and fits(own[key], saved[key]) for key in own)
+    if isinstance(own, list):
+        return isinstance(saved, list) and len(saved) >= len(own) and all(map(fits, own, saved))
+    if isinstance(own, Tensor):
+        return isinstance(saved, Tensor) and saved.shape == own.shape
+    if isinstance(own, (bool, int, float)):
+        return isinstance(saved, (bool, int, float))
+    return own is None or isinstance(saved, type(own))
+
+
+def _counts(own: Tree, saved: object) -> bool:
+    """Whether it holds counts where this run does; other versions of Lightning have more or fewer of them."""
+    if not isinstance(saved, dict):
+        return False
+    for name in own.keys() & saved.keys():
+        part = own[name]
+        if not (_counts(part, saved[name]) if isinstance(part, dict) else fits(part, saved[name])):
+            return False
+    return True

@@ -2,12 +2,11 @@
 
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
+from lightning.pytorch import LightningModule, Trainer
 
 from smallvision.core.errors import Interrupted, Pruned
+from smallvision.core.run_dir import RunDir
 from smallvision.core.system import STOP
 from smallvision.training.callbacks import AfterEpoch, find_callback
 from smallvision.training.callbacks.checkpointing import Checkpointing
@@ -23,21 +22,21 @@ class GracefulStop(AfterEpoch):
     last save are done again when the run is continued.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.file = run_dir / "stop"
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
         self.pruned = False
         self._checked = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         STOP.install()  # Lightning has put its own there, which ends a run on SIGTERM with exit code 0
         self._stop_if_requested(trainer, save=True)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._checked = 0.0  # a pruner decides between epochs
         self._stop_if_requested(trainer)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
         if trainer.should_stop or loop.batch_progress.is_last_batch:
@@ -45,19 +44,19 @@ class GracefulStop(AfterEpoch):
         if not (batch_idx + 1) % trainer.accumulate_grad_batches:  # gradients gathered so far are in no checkpoint
             self._stop_if_requested(trainer, save=True)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_requested(trainer)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: object) -> None:
         self._stop_if_requested(trainer)
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         STOP.install()  # as for training
 
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_test_batch_end(self, trainer: Trainer, *_: object) -> None:
         self._stop_if_requested(trainer)
 
-    def _stop_if_requested(self, trainer: pl.Trainer, save: bool = False) -> None:
+    def _stop_if_requested(self, trainer: Trainer, save: bool = False) -> None:
         requested = STOP.signal is not None or self._file_is_there()
         if trainer.world_size > 1:  # all processes stop at the same step
             requested = bool(trainer.strategy.reduce_boolean_decision(requested, all=False))
@@ -73,8 +72,9 @@ class GracefulStop(AfterEpoch):
         if now - self._checked < SECONDS:
             return False
         self._checked = now
-        if not self.file.exists():
+        if not self.run_dir.stop_requested():
             return False
-        self.pruned = self.file.read_text(errors="replace").strip() == "pruned"
-        print(f"\n{self.file}: stopping after this step", file=sys.stderr)
+        file = self.run_dir.stop_file
+        self.pruned = file.read_text(errors="replace").strip() == "pruned"
+        print(f"\n{file}: stopping after this step", file=sys.stderr)
         return True

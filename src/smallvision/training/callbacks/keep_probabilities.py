@@ -1,13 +1,8 @@
 """What the test step returned for each image, for results.json and the report."""
 
-from typing import Any
-
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-
-from smallvision.training.metrics import in_order
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, distributed
 
 
 class KeepProbabilities(Callback):
@@ -17,12 +12,24 @@ class KeepProbabilities(Callback):
         self.probabilities = torch.empty(0)
         self._batches: list[Tensor] = []
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = []
 
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object) -> None:
         if isinstance(outputs, Tensor):
             self._batches.append(outputs)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.probabilities = in_order(self._batches, trainer.world_size)
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of several processes, each has every so-many-th row of each batch."""
+        world_size = trainer.world_size
+        parts = [[batch.cpu() for batch in self._batches]] * world_size
+        if world_size > 1:
+            distributed.all_gather_object(parts, parts[0])
+        ordered = []
+        for of_ranks in zip(*parts, strict=True):
+            batch = of_ranks[0].new_empty((sum(map(len, of_ranks)), *of_ranks[0].shape[1:]))
+            for rank, rows in enumerate(of_ranks):
+                if len(rows):
+                    batch[rank::world_size] = rows
+            ordered.append(batch)
+        self.probabilities = torch.cat(ordered) if ordered else torch.empty(0)

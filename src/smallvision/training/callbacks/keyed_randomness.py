@@ -1,9 +1,6 @@
 """Dropout draws from a stream named by (seed, "step", epoch, batch), so that it needs no saved state."""
 
-from typing import Any
-
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from smallvision.core.rng import seed_global
 
@@ -14,7 +11,5 @@ class KeyedRandomness(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         seed_global(pl_module.device, self.seed, "step", trainer.current_epoch, batch_idx)

@@ -2,54 +2,50 @@
 
 import csv
 import io
-from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
-import lightning.pytorch as pl
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import write_text
+from smallvision.core.run_dir import RunDir, write_text
 from smallvision.training.callbacks import AfterEpoch
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc")
-Row = dict[str, float | int | None]
+Row = dict[str, float | None]
 
 
 class MetricsCSV(AfterEpoch):
-    """Writes what the module logged in each epoch to ``run_dir``/metrics.csv.
+    """Writes what the module logged in each epoch to metrics.csv.
 
     The rows are also in the checkpoint and the file is written from them, so a continued run's file has no gap.
-    ``lr``: the rate of the epoch's last step. ``unsaved``: why the file could not be written.
+    ``lr``: the rate of the epoch's last step. ``error``: why the file could not be written.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.file = run_dir / "metrics.csv"
+    def __init__(self, run_dir: RunDir) -> None:
+        self.file = run_dir.metrics_csv
         self.history: list[Row] = []
         self.error: OSError | None = None
-        self._lr: Any = None
-        self._validated = False
+        self._lr: float | Tensor | None = None
+        self._validated = False  # in this epoch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"history": self.history}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not all(isinstance(row, dict) and row.keys() == set(COLUMNS) for row in state_dict["history"]):
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        history = state_dict["history"]
+        if not isinstance(history, list) or not all(is_row(row) for row in history):
             raise UserError(f"{self.file.parent}: the history in its checkpoint is not that of a run")
-        self.history = state_dict["history"]
+        self.history = history
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._lr = optimizer.param_groups[0]["lr"]
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._validated = False
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row["lr"] = None if self._lr is None else float(self._lr)
         for name in COLUMNS[3:]:
@@ -65,8 +61,13 @@ class MetricsCSV(AfterEpoch):
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
+        self.error = None
         try:
             write_text(self.file, text.getvalue())
-            self.error = None
         except OSError as error:  # a full disk does not end a training that is under way
             self.error = error
+
+
+def is_row(value: object) -> TypeGuard[Row]:
+    """Whether it is a row of metrics.csv, as a checkpoint keeps it."""
+    return isinstance(value, dict) and value.keys() == set(COLUMNS)

@@ -1,18 +1,17 @@
 """What a user sees of training: a row per epoch, and on a terminal a bar."""
 
 import time
-from typing import Any
 
-import lightning.pytorch as pl
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from torch import Tensor
 
 from smallvision.core.console import Console
-from smallvision.data.loader import BatchLoader
+from smallvision.data.loader import Batch, BatchLoader
 from smallvision.training.callbacks import AfterEpoch, find_callback
 from smallvision.training.callbacks.checkpointing import Checkpointing
-from smallvision.training.callbacks.compile import compile_seconds
+from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
 
@@ -31,11 +30,12 @@ class Progress(AfterEpoch):
         self.progress: Bar | None = None
         self._shown = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.should_stop:
             return
-        for seconds in compile_seconds(trainer).values():
-            self.console.fields({"compiled": f"in {seconds:.1f} s"})
+        compiler = find_callback(trainer, Compiler)
+        if compiler is not None and compiler.seconds is not None:
+            self.console.fields({"compiled": f"in {compiler.seconds:.1f} s"})
         self.console.print()
         self.console.print("   epoch  train/loss  train/acc   val/loss   val/acc   images/s", style="bold")
         if self.console.terminal.is_terminal and not self.console.silent:
@@ -51,55 +51,52 @@ class Progress(AfterEpoch):
             self.progress.start()
             self.task = self.progress.add_task("", total=None)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.progress is not None:
             total = int(trainer.num_training_batches)
             self.progress.reset(self.task, total=total, description=f"epoch {trainer.current_epoch + 1}")
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         if self.log_every is not None and batch_idx % self.log_every == 0:
-            self._loss(trainer, outputs["loss"], len(batch[1]), batch_idx)
+            self._print_loss(trainer, outputs, len(batch[1]), batch_idx)
         if self.progress is None or (now := time.perf_counter()) - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
         self.progress.update(self.task, completed=batch_idx + 1)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.progress is not None:
             self.progress.update(self.task, description="validating")
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics, timer = find_callback(trainer, MetricsCSV), find_callback(trainer, EpochTimer)
         if metrics is None or timer is None:
             return
-        row = metrics.history[-1]
-        checkpointing = find_callback(trainer, Checkpointing)
-        is_best = checkpointing is not None and checkpointing.best is row
+        row, checkpointing = metrics.history[-1], find_callback(trainer, Checkpointing)
         cells = [f"{row['epoch']:>4}/{self.epochs:<3}"]
         for name, width in (("train/loss", 10), ("train/acc", 10), ("val/loss", 10), ("val/acc", 9)):
             value = row[name]
             cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
-        mark = "  best" if is_best else ""
+        mark = "  best" if checkpointing is not None and checkpointing.best is row else ""
         self.console.print(f"{' '.join(cells)} {timer.images_per_second:>10,.0f}{mark}")
 
-    def _loss(self, trainer: pl.Trainer, loss: Tensor, images: int, batch_idx: int) -> None:
+    def _print_loss(self, trainer: Trainer, outputs: STEP_OUTPUT, images: int, batch_idx: int) -> None:
         """The loss of a batch and how many of the epoch's images have been seen by its end."""
         loader = trainer.train_dataloader
-        if not isinstance(loader, BatchLoader):
-            return
-        seen = batch_idx * loader.batch_size + images * trainer.world_size
-        value = loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
-        self.console.print(f"loss: {value:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
+        if isinstance(outputs, dict) and isinstance(loader, BatchLoader):
+            loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # Lightning has divided it
+            seen = batch_idx * loader.batch_size + images * trainer.world_size
+            self.console.print(f"loss: {loss:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
 
     def stop(self) -> None:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.stop()

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from smallvision.config.schema import Config
@@ -27,24 +26,20 @@ class TerminateOnNaN(Callback):
         self.batch = 0
         self.last_good = float("nan")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.losses = []
-
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
+        assert isinstance(outputs, dict)
         self.losses.append(outputs["loss"].detach())
         self.batch = batch_idx + 1
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if pl_module.device.type == "cpu" or last or len(self.losses) == STEPS_ON_GPU:
             self.check(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, *_: object) -> None:
         self.check(trainer)
 
-    def check(self, trainer: pl.Trainer) -> None:
+    def check(self, trainer: Trainer) -> None:
         """Raise UserError where one of the losses since the last check is NaN or infinite."""
         values = torch.stack(self.losses).tolist() if self.losses else []
         self.losses = []

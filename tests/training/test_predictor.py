@@ -16,9 +16,8 @@ from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
 from smallvision.training.classifier import Classifier
 from smallvision.training.factory import init_whiten
-from smallvision.training.layers import SMALLEST_VARIANCE, Normalise, TestTimeAugmentation, Whiten
 from smallvision.training.model_spec import ModelSpec
-from smallvision.training.predictor import Predictor
+from smallvision.training.predictor import SMALLEST_VARIANCE, Normalise, Predictor, TestTimeAugmentation, Whiten
 
 
 def smooth_images(seed: int, channels: int = 3, height: int = 9, width: int = 11, count: int = 64) -> Tensor:

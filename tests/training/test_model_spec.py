@@ -1,11 +1,11 @@
 """A config that asks for a network beyond its weights is refused before the network takes memory."""
 
-import shutil
 import time
 
 import pytest
 import torch
 from helpers.forks import train
+from helpers.kept_checkpoint import write_kept
 from torch import nn
 
 from smallvision.training.model_spec import no_larger_than
@@ -40,12 +40,13 @@ def test_afterwards_anything_may_be_built_again():
 
 
 @pytest.mark.parametrize("task", ["test", "predict"])
-def test_a_checkpoint_whose_config_was_blown_up_is_refused(finished, tmp_path, task):
-    folder, _ = finished
-    checkpoint = torch.load(folder / "run/checkpoints/best.ckpt", weights_only=True)
-    checkpoint["smallvision"]["config"]["model"]["widths"] = [10**6, 10**6]
-    torch.save(checkpoint, tmp_path / "large.ckpt")
-    shutil.copy(folder / "run/report.html", tmp_path / "a.png")
-    process = train(tmp_path, f"task={task}", "checkpoint=large.ckpt", *(["images=a.png"] * (task == "predict")))
+def test_a_checkpoint_whose_config_was_blown_up_is_refused(tmp_path, task):
+    kept = write_kept(tmp_path)
+    checkpoint = torch.load(kept, weights_only=True)
+    larger = {"name": "mlp", "_target_": "smallvision.models.MLP", "hidden": [10**6, 10**6], "dropout": 0.0}
+    checkpoint["smallvision"]["config"]["model"] = larger
+    torch.save(checkpoint, kept)
+    (tmp_path / "a.png").write_text("no image")
+    process = train(tmp_path, f"task={task}", f"checkpoint={kept.name}", *(["images=a.png"] * (task == "predict")))
     assert process.returncode == 2
-    assert process.stderr == "error: model=mnist: larger than the weights in the file\n"
+    assert process.stderr == "error: model=mlp: larger than the weights in the file\n"
