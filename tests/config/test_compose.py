@@ -226,7 +226,7 @@ OVERRIDES = st.one_of(
 
 
 @settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     database=None,
     derandomize=True,
@@ -241,17 +241,23 @@ def test_anything_typed_gives_a_config_or_one_line(typed: list[str]) -> None:
 # A run that is continued ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    """A run of choices that are not the defaults."""
+@pytest.fixture(scope="module")
+def config_yaml() -> str:
+    """Of a run of choices that are not the defaults."""
     kept = resolve_config(
         "model=linear", "data=digits", "optimizer=sgd", "optimizer.lr=0.25", "seed=9", "trainer.max_epochs=3",
         "scheduler=linear", "scheduler.final_ratio=0.5", "checkpoint.every_n_steps=7", "data.batch_size=32",
     )  # fmt: skip
     del kept["resume"]
+    return yaml.safe_dump(kept, sort_keys=False)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, config_yaml: str) -> Path:
+    """A run's folder with that config."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
+    (folder / "config.yaml").write_text(config_yaml)
     return folder
 
 

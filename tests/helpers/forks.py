@@ -188,10 +188,10 @@ class Forking(multiprocessing.context.ForkContext):
 
 
 class ForkingPopen(subprocess.Popen[Any]):
-    """A command line that a command line starts, in a fork as well."""
+    """The processes of Python that a command line starts, such as a sweep's jobs, in forks as well."""
 
     def _execute_child(self, args: Any, *more: Any) -> None:
-        if args[:2] != [sys.executable, str(TRAIN)]:
+        if args[0] != sys.executable:
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         env, stdin, stdout, stderr = more[5], more[9], more[12], more[14]
@@ -204,7 +204,7 @@ class ForkingPopen(subprocess.Popen[Any]):
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.environ.update(env or {})
             begin_anew()
-            run_train(args[2:])
+            run_python([argument for argument in args[1:] if argument != "-u"])
         for here, there in ((more[10], stdin), (more[11], stdout), (more[13], stderr)):
             if here != -1 and there != -1:  # a pipe
                 os.close(there)
@@ -222,12 +222,16 @@ def begin_anew() -> None:
     STOP.__init__()  # type: ignore[misc]
 
 
-def run_train(arguments: list[str]) -> NoReturn:
-    """``python train.py arguments``."""
-    sys.argv = [str(TRAIN), *arguments]
+def run_python(arguments: list[str]) -> NoReturn:
+    """``python arguments``, which begin with a script or with -m and a module."""
     code = 1
     try:
-        runpy.run_path(str(TRAIN), run_name="__main__")
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(sys.argv[0], run_name="__main__")
+        else:
+            sys.argv = arguments
+            runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0
@@ -256,13 +260,13 @@ def child(job: Job) -> NoReturn:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     for name, value in job.get("patches", {}).items():
         owner, _, attribute = name.rpartition(".")
-        setattr(pkgutil.resolve_name(owner), attribute, value)
+        setattr(pkgutil.resolve_name(owner), attribute, tuple(value) if isinstance(value, list) else value)
     if "-m" in job["argv"]:
         subprocess.Popen = ForkingPopen  # type: ignore[misc]
         pkgutil.resolve_name("smallvision.sweeps.executors").CONTEXT = Forking()
     if job.get("session"):
         os.setsid()
-    run_train(job["argv"])
+    run_python([str(TRAIN), *job["argv"]])
 
 
 def begin(job: Job) -> int:
