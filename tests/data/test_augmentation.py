@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smallvision.core.rng import stream
-from smallvision.data.augmentation import Augmentation, _reflect
+from smallvision.data.loader import Augmentation, _reflect
 
 NEVER, ALWAYS = 0.9, 0.1  # uniforms that leave an image as it is, or flip it
 

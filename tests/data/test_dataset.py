@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smallvision.core.errors import UserError
 from smallvision.data import dataset as module
-from smallvision.data.dataset import ARRAYS, ImageDataset, mean_and_std, stratified_split
+from smallvision.data.dataset import Arrays, ImageDataset, mean_and_std, stratified_split
 
 
 def toy() -> ImageDataset:
@@ -23,7 +23,7 @@ def test_the_shape_is_channels_height_width() -> None:
     assert toy().shape == (2, 3, 5)
 
 
-@pytest.mark.parametrize("key", ARRAYS)
+@pytest.mark.parametrize("key", Arrays._fields)
 def test_the_fingerprint_changes_with_any_number(key: str) -> None:
     changed = getattr(toy(), key).clone()
     changed.view(-1)[-1] ^= 1

@@ -19,8 +19,8 @@ import pytest
 from torchvision import datasets
 
 from smallvision.core.errors import UserError
-from smallvision.data import download, standard
-from smallvision.data.download import Offline, download_into
+from smallvision.data import standard
+from smallvision.data.standard import Offline, download_into
 
 SHAPES = {
     "train-images-idx3-ubyte.gz": (30, 28, 28), "train-labels-idx1-ubyte.gz": (30,),
@@ -215,7 +215,7 @@ def test_without_a_network_there_is_a_stand_in_or_a_refusal(
 def test_a_server_that_never_answers_is_given_up(
     silent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(standard, "PROBE_SECONDS", 0.2)
     asked = []
     with pytest.raises(Offline, match=r"no answer within 0\.2 s|timed out"):
         download_into(tmp_path, [silent_url], asked.append, lambda: False)
@@ -226,8 +226,8 @@ def test_a_server_that_falls_silent_in_the_middle_is_given_up(
     silent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mirror answers the first request and no other."""
-    monkeypatch.setattr(download, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(download, "_probe", lambda urls: None)
+    monkeypatch.setattr(standard, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(standard, "_probe", lambda urls: None)
     monkeypatch.setattr(datasets.MNIST, "mirrors", [silent_url])
     before = socket.getdefaulttimeout()
     data = standard.mnist(str(tmp_path))
@@ -240,7 +240,7 @@ def test_an_answer_that_is_not_http_counts_as_no_network(
 ) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", [gibberish_url])
     assert "no network" in standard.mnist(str(tmp_path)).source
-    monkeypatch.setattr(download, "_probe", lambda urls: None)
+    monkeypatch.setattr(standard, "_probe", lambda urls: None)
     assert "the download failed" in standard.mnist(str(tmp_path)).source
 
 

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smallvision.data.augmentation import Augmentation
-from smallvision.data.loader import BatchLoader
+from smallvision.data.loader import Augmentation, BatchLoader
 
 COUNT = 60
 # All pixels of image k are k, and so is its label: a batch shows which images it took.

@@ -8,8 +8,8 @@ import pytest
 from helpers import odd_files
 from PIL import Image
 
-from smallvision.data.image_files import open_image
-from smallvision.data.preprocess import InputSpec, Preprocessed, area_resize, dataset_kind, preprocess, stretch
+from smallvision.data.image_files import open_image, stretch
+from smallvision.data.preprocess import InputSpec, Preprocessed, area_resize, dataset_kind, preprocess
 
 MNIST = InputSpec(1, 28, 28, "mnist")
 CIFAR = InputSpec(3, 32, 32, "cifar10")

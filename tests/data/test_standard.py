@@ -22,9 +22,18 @@ from torchvision import datasets
 from smallvision.core.errors import UserError
 from smallvision.data import standard
 from smallvision.data.arrays import KEYS
-from smallvision.data.dataset import ARRAYS, ImageDataset, digest
-from smallvision.data.download import Offline
-from smallvision.data.standard import CIFAR_FILES, CIFAR_FOLDER, OBJECTS, Array, cifar10, fallback, mnist, read_idx
+from smallvision.data.dataset import Arrays, ImageDataset, digest
+from smallvision.data.standard import (
+    CIFAR_FILES,
+    CIFAR_FOLDER,
+    CLASSES,
+    Array,
+    Offline,
+    cifar10,
+    fallback,
+    mnist,
+    read_idx,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +196,7 @@ def test_a_header_that_promises_the_impossible_is_refused(tmp_path: Path, shape:
         read_idx(file)
 
 
-@pytest.mark.parametrize("part", ARRAYS)
+@pytest.mark.parametrize("part", Arrays._fields)
 def test_official_sizes_with_one_altered_byte_are_refused_and_the_file_named(
     tmp_path: Path, arrays: dict[str, np.ndarray], part: str
 ) -> None:
@@ -246,7 +255,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         images = rng.integers(0, 256, (PER_BATCH, 3072), dtype=np.uint8)
         labels = [int(label) for label in rng.integers(0, 10, PER_BATCH)]
         files[name] = pickle.dumps({"data": images, "labels": labels})
-    files["batches.meta"] = pickle.dumps({"label_names": OBJECTS})
+    files["batches.meta"] = pickle.dumps({"label_names": CLASSES["cifar10"]})
     known = datasets.CIFAR10
     monkeypatch.setattr(known, "train_list", [[name, md5(files[name])] for name in CIFAR_FILES[:5]])
     monkeypatch.setattr(known, "test_list", [["test_batch", md5(files["test_batch"])]])
@@ -273,7 +282,7 @@ def test_the_batches_are_found_in_the_usual_places(tmp_path: Path, batches: dict
     assert data.train_labels[:PER_BATCH].tolist() == first["labels"]
     assert np.array_equal(data.test_images.flatten(1), test["data"])
     assert data.test_labels.tolist() == test["labels"]
-    assert data.classes == OBJECTS
+    assert data.classes == CLASSES["cifar10"]
     assert data.stand_in_for is None
 
 
@@ -371,13 +380,13 @@ def test_a_prepared_npz_in_the_keras_layout_serves_as_well_and_is_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     arrays = keras(name)
-    monkeypatch.setitem(standard.OFFICIAL, name, official({part: arrays[key] for part, key in KEYS.items()}))
+    monkeypatch.setitem(standard.OFFICIAL, name, official(dict(zip(Arrays._fields, arrays.values(), strict=True))))
     np.savez(tmp_path / f"{name}.npz", **arrays)
     data = getattr(standard, name)(str(tmp_path))
     assert data.stand_in_for is None
     assert np.array_equal(data.train_images.permute(0, 2, 3, 1).squeeze(3), arrays["x_train"])
     assert data.test_labels.tolist() == arrays["y_test"].reshape(-1).tolist()
-    for key in KEYS.values():
+    for key in KEYS:
         altered = {**arrays, key: arrays[key].copy()}
         altered[key].reshape(-1)[5] ^= 1
         np.savez(tmp_path / f"{name}.npz", **altered)
@@ -405,11 +414,12 @@ def genuine(monkeypatch: pytest.MonkeyPatch, known_test: int | None = None) -> d
         table[f"{part}_images"] = Array((count, 1, 3, 3), digest(images[:known]), known)
         table[f"{part}_labels"] = Array((count,), digest(labels[:known].to(torch.uint8)), known)
     monkeypatch.setitem(standard.OFFICIAL, "toy", table)
+    monkeypatch.setitem(standard.CLASSES, "toy", list("abcd"))
     return arrays
 
 
 def verify(arrays: dict[str, Tensor]) -> ImageDataset:
-    return standard.verify("toy", list("abcd"), arrays, "somewhere", {part: f"file-of-{part}" for part in ARRAYS})
+    return standard.verify("toy", Arrays(**arrays), "somewhere", [f"file-of-{part}" for part in Arrays._fields])
 
 
 def cut(arrays: dict[str, Tensor], part: str, count: int) -> dict[str, Tensor]:
@@ -427,10 +437,10 @@ def test_the_fingerprint_is_the_same_with_and_without_the_digests_already_taken(
     arrays = genuine(monkeypatch)
     data = verify(arrays)
     assert data.digests
-    assert data.fingerprint == ImageDataset.from_arrays(arrays, "toy", "elsewhere", list("abcd")).fingerprint
+    assert data.fingerprint == ImageDataset("toy", "elsewhere", list("abcd"), *Arrays(**arrays)).fingerprint
 
 
-@pytest.mark.parametrize("part", ARRAYS)
+@pytest.mark.parametrize("part", Arrays._fields)
 @pytest.mark.parametrize("where", [0, -1])
 def test_one_altered_number_is_refused_and_its_file_named(
     monkeypatch: pytest.MonkeyPatch, part: str, where: int

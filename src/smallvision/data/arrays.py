@@ -3,16 +3,16 @@
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from smallvision.core.errors import UserError
-from smallvision.data.dataset import ImageDataset
+from smallvision.data.dataset import Arrays, ImageDataset
 
-KEYS = {"train_images": "x_train", "train_labels": "y_train", "test_images": "x_test", "test_labels": "y_test"}
+KEYS = ("x_train", "y_train", "x_test", "y_test")  # in the order of Arrays
 # Of the unpacked arrays, against zip bombs: no photographs or drawings compress to a hundredth.
 MAX_BYTES, MAX_RATIO, ANY_RATIO_BELOW = 16 * 2**30, 100, 2**30
 MAX_CLASSES = 100_000  # the largest label decides the number of classes
@@ -30,34 +30,32 @@ def arrays(path: str) -> ImageDataset:
     """
     file = Path(path).expanduser()
     found, classes = read_npz(file)
-    labels = torch.cat([found["train_labels"], found["test_labels"]])
+    labels = torch.cat([found.train_labels, found.test_labels])
     count = int(labels.max()) + 1 if len(labels) else 0
     if count > MAX_CLASSES:
         raise UserError(f"{file}: labels up to {count - 1}; {MAX_CLASSES:,} classes are allowed")
-    return ImageDataset.from_arrays(found, file.stem, str(file), classes or [str(index) for index in range(count)])
+    return ImageDataset(file.stem, str(file), classes or [str(index) for index in range(count)], *found)
 
 
-def read_npz(file: Path) -> tuple[dict[str, Tensor], list[str] | None]:
-    """The four arrays by their names in ImageDataset, and the class names where the file has them.
+def read_npz(file: Path) -> tuple[Arrays, list[str] | None]:
+    """The four arrays, and the class names where the file has them.
 
     Images may be N x H x W or N x H x W x C, uint8; labels any integers. Nothing is unpickled. Raises
     UserError, naming the file, where it is missing, damaged or has another layout.
     """
     stored = _load(file)
-    found = {}
-    for name, key in KEYS.items():
-        if key in stored:
-            convert = _labels if name.endswith("labels") else _images
-            found[name] = convert(f"{file}, {key}", stored[key])
-    if ("test_images" in found) != ("test_labels" in found):
+    if ("x_test" in stored) != ("y_test" in stored):
         raise UserError(f"{file}: x_test and y_test go together")
-    if "test_images" not in found:
-        found["test_images"], found["test_labels"] = found["train_images"][:0], found["train_labels"][:0]
+    images, labels = _images(f"{file}, x_train", stored["x_train"]), _labels(f"{file}, y_train", stored["y_train"])
+    test_images, test_labels = images[:0], labels[:0]
+    if "x_test" in stored:
+        test_images = _images(f"{file}, x_test", stored["x_test"])
+        test_labels = _labels(f"{file}, y_test", stored["y_test"])
     classes = [str(name) for name in stored["classes"].reshape(-1)] if "classes" in stored else None
-    return found, classes
+    return Arrays(images, labels, test_images, test_labels), classes
 
 
-def _load(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+def _load(file: Path) -> dict[str, npt.NDArray[np.generic]]:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     try:
@@ -70,8 +68,8 @@ def _load(file: Path) -> dict[str, np.ndarray[Any, Any]]:
         with np.load(file, allow_pickle=False) as archive:
             missing = [key for key in ("x_train", "y_train") if key not in archive]
             if missing:
-                raise UserError(f"{file}: has no {missing[0]}; the keys are x_train, y_train, x_test, y_test")
-            stored = {key: archive[key] for key in (*KEYS.values(), "classes") if key in archive}
+                raise UserError(f"{file}: has no {missing[0]}; the keys are {', '.join(KEYS)}")
+            stored = {key: archive[key] for key in (*KEYS, "classes") if key in archive}
         for key, array in stored.items():
             if not isinstance(array, np.ndarray):  # numpy returns members that are not arrays as bytes
                 raise ValueError(f"{key} is not an array")
@@ -80,7 +78,7 @@ def _load(file: Path) -> dict[str, np.ndarray[Any, Any]]:
     return stored
 
 
-def _images(where: str, array: np.ndarray[Any, Any]) -> Tensor:
+def _images(where: str, array: npt.NDArray[np.generic]) -> Tensor:
     if array.dtype != np.uint8:
         raise UserError(f"{where}: images must be uint8 (0 to 255), these are {array.dtype}")
     if array.ndim not in (3, 4):
@@ -93,7 +91,7 @@ def _images(where: str, array: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
 
 
-def _labels(where: str, array: np.ndarray[Any, Any]) -> Tensor:
+def _labels(where: str, array: npt.NDArray[np.generic]) -> Tensor:
     if not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"{where}: labels must be integers, these are {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:  # as Keras has them for CIFAR-10

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,18 +12,25 @@ from torch import Tensor
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
 
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 CHUNK = 4096  # images copied at a time
+
+
+class Arrays(NamedTuple):
+    """Images, uint8, N x C x H x W, and their labels, int64, N. The test set may be empty."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images and labels as they were read, before any split.
+    """The :class:`Arrays` as they were read, before any split; labels are in ``range(len(classes))``.
 
-    ``train_images`` and ``test_images`` are uint8, N x C x H x W; the labels are int64, N, in
-    ``range(len(classes))``. The test set may be empty. ``source``: where the bytes came from, for people to
-    read. ``stand_in_for``: the data set that was asked for, where this one replaces it. ``remark``: what else
-    one must know to read the results. ``digests``: SHA-256 of arrays that were hashed already.
+    ``source``: where the bytes came from, for people to read. ``stand_in_for``: the data set that was asked for,
+    where this one replaces it. ``remark``: what else one must know to read the results. ``digests``: SHA-256 of
+    arrays that were hashed already.
 
     Raises UserError, naming ``source``, where the arrays do not fit together.
     """
@@ -40,8 +47,8 @@ class ImageDataset:
     digests: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for part in ("train", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+        parts = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
+        for part, (images, labels) in parts.items():
             if images.dtype != torch.uint8 or images.ndim != 4:
                 raise UserError(f"{self.source}: {part} images must be uint8, N x C x H x W")
             if len(images) != len(labels):
@@ -55,14 +62,6 @@ class ImageDataset:
             raise UserError(f"{self.source}: there are no training images")
         if len(self.test_images) and self.test_images.shape[1:] != self.train_images.shape[1:]:
             raise UserError(f"{self.source}: training and test images differ in shape")
-
-    @classmethod
-    def from_arrays(
-        cls, arrays: dict[str, Tensor], name: str, source: str, classes: list[str], **details: Any
-    ) -> "ImageDataset":
-        """``arrays``: the four arrays by the names in ARRAYS; ``details``: any of the optional fields."""
-        four: Any = {key: arrays[key] for key in ARRAYS}
-        return cls(name, source, classes, **four, **details)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,7 +79,7 @@ class ImageDataset:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any pixel, label or class name."""
         total = hashlib.sha256("\n".join(self.classes).encode())
-        for key in ARRAYS:
+        for key in Arrays._fields:
             total.update((self.digests.get(key) or digest(getattr(self, key))).encode())
         return total.hexdigest()[:16]
 

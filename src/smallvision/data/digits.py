@@ -21,12 +21,6 @@ def digits() -> ImageDataset:
     large = F.interpolate(small, size=(20, 20), mode="bilinear", align_corners=False)
     images = F.pad(large, (4, 4, 4, 4)).round().clamp(0, 255).to(torch.uint8)
     labels = torch.from_numpy(bunch.target).long()
-    return ImageDataset(
-        name="digits",
-        source="scikit-learn's bundled digits, enlarged to 28x28",
-        classes=[str(digit) for digit in range(10)],
-        train_images=images[:-TEST_IMAGES],
-        train_labels=labels[:-TEST_IMAGES],
-        test_images=images[-TEST_IMAGES:],
-        test_labels=labels[-TEST_IMAGES:],
-    )
+    parts = images[:-TEST_IMAGES], labels[:-TEST_IMAGES], images[-TEST_IMAGES:], labels[-TEST_IMAGES:]
+    source = "scikit-learn's bundled digits, enlarged to 28x28"
+    return ImageDataset("digits", source, list("0123456789"), *parts)

@@ -1,18 +1,16 @@
 """`data=folder`: a tree of image files, one folder per class."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from smallvision.core.errors import UserError
 from smallvision.data.dataset import ImageDataset, stratified_split
-from smallvision.data.image_files import SUFFIXES, flatten_alpha, open_image
-from smallvision.data.preprocess import stretch
+from smallvision.data.image_files import SUFFIXES, flatten_alpha, open_image, stretch
 
 
 def folder(path: str, size: int = 32, channels: int = 3, test_fraction: float = 0.2) -> ImageDataset:
@@ -47,15 +45,8 @@ def folder(path: str, size: int = 32, channels: int = 3, test_fraction: float = 
         train, test = stratified_split(labels, held_out, seed=0)
         test_images, test_labels = images[test], labels[test]
         images, labels = images[train], labels[train]
-    return ImageDataset(
-        name=root.resolve().name,
-        source=str(root) if split else f"{root}, {test_fraction:.0%} held out as its test set",
-        classes=classes,
-        train_images=images,
-        train_labels=labels,
-        test_images=test_images,
-        test_labels=test_labels,
-    )
+    source = str(root) if split else f"{root}, {test_fraction:.0%} held out as its test set"
+    return ImageDataset(root.resolve().name, source, classes, images, labels, test_images, test_labels)
 
 
 def _subfolders(root: Path) -> list[str]:
@@ -63,21 +54,20 @@ def _subfolders(root: Path) -> list[str]:
 
 
 def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Tensor, Tensor]:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        of_class = sorted(file for file in (root / name).rglob("*") if file.suffix.lower() in SUFFIXES)
-        files += of_class
-        labels += [label] * len(of_class)
+    files = [
+        (file, label)
+        for label, name in enumerate(classes)
+        for file in sorted((root / name).rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+    ]
     if not files:
         raise UserError(f"{root}: no image files in its class folders")
+
+    def decode(file: Path) -> npt.NDArray[np.uint8]:
+        with open_image(file, str(file)) as image:
+            return np.asarray(stretch(flatten_alpha(image), channels, (size, size)))
+
+    paths, labels = zip(*files, strict=True)
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        images = list(pool.map(partial(_decode, size=size, channels=channels), files))
-    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
-
-
-def _decode(file: Path, size: int, channels: int) -> np.ndarray[Any, Any]:
-    """uint8, channels x size x size."""
-    with open_image(file, str(file)) as image:
-        stretched = stretch(flatten_alpha(image), channels, (size, size))
-    return np.asarray(stretched, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)
+        images = torch.from_numpy(np.stack(list(pool.map(decode, paths))))
+    return images.view(-1, size, size, channels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

@@ -105,6 +105,12 @@ def _is_light(image: Image.Image) -> bool:
     return bool(weights.sum() > 0 and np.average(lightness, weights=weights) > 0.5)
 
 
+def stretch(image: Image.Image, channels: int, size: tuple[int, int]) -> Image.Image:
+    """The entire image at ``size`` (width, height), its aspect ratio ignored."""
+    shrinks = image.width > size[0] or image.height > size[1]
+    return image.convert(MODES[channels]).resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+
+
 def thumbnail(image: Image.Image) -> Image.Image:
     """In RGB, its longer side at most THUMBNAIL pixels, never enlarged."""
     small = flatten_alpha(image, None).convert("RGB")
@@ -135,25 +141,24 @@ class FoundImages:
     def files(self) -> list[ImageFile]:
         return list(self._files.values())
 
-    def add(self, name: str, content: Path | bytes = b"", error: str | None = None) -> None:
+    def _add(self, name: str, content: Path | bytes = b"", error: str | None = None) -> None:
         self._files.setdefault(name, ImageFile(name, content, error))
 
-    def add_pattern(self, pattern: str) -> None:
-        """A file, a folder or a glob; a path that exists is that path, whatever its name looks like."""
-        path = os.path.expanduser(pattern)  # noqa: PTH111 - Path's own raises for an unknown user
-        paths = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+    def add(self, name: str, globs: bool = True) -> None:
+        """A file, a folder or, with ``globs``, a glob; a path that exists is that path, whatever it looks like."""
+        path = os.path.expanduser(name)  # noqa: PTH111 - Path's own raises for an unknown user
+        paths = [path] if os.path.lexists(path) else []
+        if globs and not paths:
+            paths = sorted(glob.glob(path, recursive=True))
         for match in paths:
-            self.add_path(match)
+            if os.path.isdir(match):  # noqa: PTH112 - Path's own may raise
+                self._add_folder(match)
+            else:
+                self._add(match, Path(match))
         if not paths:
-            self.add(pattern, error="nothing matches" if glob.has_magic(path) else "no such file or folder")
+            self._add(name, error="nothing matches" if globs and glob.has_magic(path) else "no such file or folder")
 
-    def add_path(self, path: str) -> None:
-        if os.path.isdir(path):  # noqa: PTH112 - Path's own may raise
-            self.add_folder(path)
-        else:
-            self.add(path, Path(path))
-
-    def add_folder(self, root: str) -> None:
+    def _add_folder(self, root: str) -> None:
         """The images in it and in its subfolders by their suffixes, and files without one that are images.
 
         Hidden files and folders are left out.
@@ -162,19 +167,16 @@ class FoundImages:
         failed: list[OSError] = []
         for place, folders, names in os.walk(root, onerror=failed.append):
             folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            for name in names:
-                file = Path(place, name)
-                if name.startswith("."):
-                    continue
+            for file in (Path(place, name) for name in names if not name.startswith(".")):
                 if file.suffix.lower() in SUFFIXES or (not file.suffix and _is_image(file)):
                     files.append(str(file))
                 else:
                     self.skipped += 1
         errors = {str(error.filename): f"cannot be opened ({error.strerror})" for error in failed}
         for file_name in sorted([*files, *errors]):
-            self.add(file_name, Path(file_name), errors.get(file_name))
+            self._add(file_name, Path(file_name), errors.get(file_name))
         if not files and not errors:
-            self.add(root, error="a folder without images")
+            self._add(root, error="a folder without images")
 
     def add_stdin(self, stdin: BinaryIO) -> None:
         """One image, or the names of files and folders, one a line or separated by NUL.
@@ -193,14 +195,10 @@ class FoundImages:
             raise UserError("images=-: nothing on standard input")
         text = re.fullmatch(rb"[^\x01-\x08\x0b\x0c\x0e-\x1f]*", content) is not None
         if not text or _is_image(content):
-            self.add("standard input", content)
+            self._add("standard input", content)
             return
         for name in filter(None, re.split(r"\0|\r?\n", os.fsdecode(content))):
-            path = os.path.expanduser(name)  # noqa: PTH111 - Path's own may raise
-            if os.path.lexists(path):
-                self.add_path(path)
-            else:
-                self.add(name, error="no such file or folder")
+            self.add(name, globs=False)
 
 
 def find_images(images: str | list[str], stdin: BinaryIO) -> FoundImages:
@@ -213,7 +211,7 @@ def find_images(images: str | list[str], stdin: BinaryIO) -> FoundImages:
         if pattern == "-":
             found.add_stdin(stdin)
         else:
-            found.add_pattern(pattern)
+            found.add(pattern)
     files = found.files
     if all(file.error is not None for file in files):
         raise UserError(none_readable(images, files[0].name, str(files[0].error), len(files)))

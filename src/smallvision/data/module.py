@@ -1,15 +1,14 @@
 """The data module: splits a data set and serves batches on the training device."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from smallvision.core.errors import UserError
-from smallvision.data.augmentation import Augmentation
 from smallvision.data.dataset import ImageDataset, mean_and_std, stratified_split
-from smallvision.data.loader import Batch, BatchLoader
+from smallvision.data.loader import Augmentation, Batch, BatchLoader
 
 Part = Literal["train", "val", "test"]
 
@@ -73,9 +72,7 @@ class ImageDataModule(pl.LightningDataModule):
         return {part: len(indices) for part, indices in self.indices.items()}
 
     def train_dataloader(self) -> BatchLoader:
-        return self._loader(
-            "train", training=True, shuffle=self.shuffle, drop_last=self.drop_last, augmentation=self.augmentation
-        )
+        return self._loader("train")
 
     def val_dataloader(self) -> BatchLoader:
         return self._loader("val")
@@ -83,7 +80,7 @@ class ImageDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         return self._loader("test")
 
-    def _loader(self, part: Part, **options: Any) -> BatchLoader:
+    def _loader(self, part: Part) -> BatchLoader:
         device, rank, world_size = torch.device("cpu"), 0, 1
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
@@ -91,16 +88,20 @@ class ImageDataModule(pl.LightningDataModule):
         if self.batch_size % world_size:
             raise UserError(f"data.batch_size={self.batch_size}: must be a multiple of the {world_size} processes")
         images, labels = self._on(device, "test" if part == "test" else "train")
+        training = part == "train"
         return BatchLoader(
             images,
             labels,
             self.indices[part],
-            batch_size=self.batch_size if part == "train" else self.eval_batch_size,
+            batch_size=self.batch_size if training else self.eval_batch_size,
             seed=self.seed,
+            training=training,
+            shuffle=training and self.shuffle,
+            drop_last=training and self.drop_last,
+            augmentation=self.augmentation if training else None,
             rank=rank,
             world_size=world_size,
             device=device,
-            **options,
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

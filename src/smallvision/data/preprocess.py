@@ -1,15 +1,23 @@
-"""Any image becomes what a network takes: channels x height x width, as its training data had them."""
+"""An image of any kind becomes what a network takes: channels x height x width, as its training data had them."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from smallvision.core.system import cores
-from smallvision.data.image_files import MODES, ImageFile, UnreadableImage, flatten_alpha, open_image, thumbnail
+from smallvision.data.image_files import (
+    MODES,
+    ImageFile,
+    UnreadableImage,
+    flatten_alpha,
+    open_image,
+    stretch,
+    thumbnail,
+)
 
 DIGITS = ("mnist", "digits")
 LIGHT_ON_DARK = (*DIGITS, "fashion_mnist")
@@ -31,8 +39,8 @@ SPECK = 0.03  # of the largest stroke's mass; smaller components are dirt
 PEN_WIDTH = 1.7 / 28  # relative to the image's side: thinner strokes are thickened, as MNIST's pen was thick
 SURFACE_SIDE = 64  # pixels; the background's brightness is fitted on an image no larger
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Grey = np.ndarray[Any, np.dtype[np.float32]]  # height x width, from 0 to 255
+Pixels = npt.NDArray[np.uint8]
+Grey = npt.NDArray[np.float32]  # height x width, from 0 to 255
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,8 @@ def preprocess(image: Image.Image, spec: InputSpec) -> Preprocessed:
     if spec.polarity == "auto" and spec.dataset in LIGHT_ON_DARK:
         inverted = is_dark_on_light(np.asarray(_limit_size(image.convert("L"))))
     pixels = np.atleast_3d(np.asarray(resized)).transpose(2, 0, 1)
-    return Preprocessed(np.ascontiguousarray(255 - pixels if inverted else pixels), _polarity(inverted), done)
+    polarity = "inverted" if inverted else "kept"
+    return Preprocessed(np.ascontiguousarray(255 - pixels if inverted else pixels), polarity, done)
 
 
 def _preprocess_digit(image: Image.Image, spec: InputSpec) -> Preprocessed:
@@ -143,24 +152,14 @@ def _preprocess_digit(image: Image.Image, spec: InputSpec) -> Preprocessed:
         inverted = not inverted
         ink = 255 - grey if inverted else grey
     digit, done = fit_digit(ink, spec.height, spec.width)
-    return Preprocessed(np.stack([_to_bytes(digit)] * spec.channels), _polarity(inverted), done)
+    return Preprocessed(np.stack([_to_bytes(digit)] * spec.channels), "inverted" if inverted else "kept", done)
 
 
-def _polarity(inverted: bool) -> str:
-    return "inverted" if inverted else "kept"
-
-
-def _to_bytes(pixels: np.ndarray[Any, Any]) -> Pixels:
+def _to_bytes(pixels: Grey) -> Pixels:
     return pixels.round().clip(0, 255).astype(np.uint8)
 
 
 # Sizes ---------------------------------------------------------------------------------------------------
-
-
-def stretch(image: Image.Image, channels: int, size: tuple[int, int]) -> Image.Image:
-    """The entire image at ``size`` (width, height), its aspect ratio ignored."""
-    shrinks = image.width > size[0] or image.height > size[1]
-    return image.convert(MODES[channels]).resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -192,7 +191,7 @@ def pad(image: Image.Image, size: tuple[int, int], trim: bool) -> Image.Image:
     return canvas
 
 
-def area_resize(image: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+def area_resize(image: Pixels | Grey, height: int, width: int) -> Grey:
     """``image``, H x W or H x W x C, at that size; float32.
 
     A side that shrinks is averaged over the exact area of each new pixel, fractions of old pixels included
@@ -223,7 +222,7 @@ def _limit_size(image: Image.Image) -> Image.Image:
     return image.reduce(max(1, -(-max(image.size) // WORKING_SIDE)))
 
 
-def _bounding_box(mask: np.ndarray[Any, Any]) -> tuple[int, int, int, int] | None:
+def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     """(left, top, right, bottom) of what is true; None where nothing is."""
     return Image.fromarray(mask).getbbox()
 
@@ -231,7 +230,7 @@ def _bounding_box(mask: np.ndarray[Any, Any]) -> tuple[int, int, int, int] | Non
 # Levels --------------------------------------------------------------------------------------------------
 
 
-def border(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def border(image: Pixels | Grey) -> Pixels | Grey:
     """The pixels along the four sides, a fiftieth of the shorter side deep: N or N x C."""
     deep = max(1, min(image.shape[:2]) // 50)
     middle = image[deep:-deep]
@@ -239,29 +238,28 @@ def border(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.concatenate([part.reshape(-1, *image.shape[2:]) for part in parts])
 
 
-def is_dark_on_light(grey: np.ndarray[Any, Any]) -> bool:
+def is_dark_on_light(grey: Pixels | Grey) -> bool:
     """Whether the background, as the border shows it, is nearer to the lightest level than to the darkest."""
     low, high = float(grey.min()), float(grey.max())
     background = float(np.median(border(grey)))
     return background > (low + high) / 2 or (low == high and low > 127)
 
 
-def normalise_levels(grey: np.ndarray[Any, Any]) -> tuple[Grey, bool]:
+def normalise_levels(values: Grey) -> tuple[Grey, bool]:
     """Light ink on a background of 0, and whether it was dark on light.
 
     The levels of a clean image are kept, or subtracted from 255. Uneven light is fitted by a smooth surface and
     subtracted; a noisy background or pale ink is stretched to 0 and 255.
     """
-    values = np.asarray(grey, dtype=np.float32)
     contrast = float(np.ptp(values))
     low, high = np.percentile(border(values), (5, 95))
-    background: Any = np.float32(np.median(border(values)))
+    background = np.full_like(values, np.median(border(values)))
     dark = is_dark_on_light(values)
     if contrast > MIN_CONTRAST and high - low > UNEVEN * contrast:
         background = _fit_background(values)
         difference = values - background
         dark = bool(-difference.min() > difference.max())
-    ink = ((background - values) if dark else (values - background)).astype(np.float32)
+    ink = background - values if dark else values - background
     noise = 1.4826 * float(np.median(np.abs(ink)))  # the standard deviation, estimated robustly
     ink = ink.clip(0)
     peak = float(ink.max())
@@ -279,7 +277,7 @@ def _fit_background(values: Grey) -> Grey:
     height, width = values.shape
     small = area_resize(values, min(height, SURFACE_SIDE), min(width, SURFACE_SIDE))
     terms, target = _quadratic_terms(*small.shape).reshape(-1, 6), small.reshape(-1)
-    weights = np.ones_like(target)
+    weights: Grey | npt.NDArray[np.float64] = np.ones_like(target)
     for _ in range(20):  # least squares, reweighted by Cauchy's weights: outliers lose theirs
         root = np.sqrt(weights)[:, None]
         solution = np.linalg.lstsq(terms * root, target * root[:, 0], rcond=None)[0]
@@ -290,8 +288,8 @@ def _fit_background(values: Grey) -> Grey:
 
 def _quadratic_terms(height: int, width: int) -> Grey:
     """1, x, y, x^2, xy, y^2 at each pixel, x and y from -1 to 1: height x width x 6."""
-    y = ((np.arange(height, dtype=np.float32) + 0.5) / height * 2 - 1)[:, None] + np.zeros(width, np.float32)
-    x = ((np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1) + np.zeros((height, 1), np.float32)
+    sides = [(np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1 for side in (height, width)]
+    y, x = np.meshgrid(*sides, indexing="ij")
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
 
@@ -335,7 +333,7 @@ def center_by_mass(ink: Grey, height: int, width: int) -> Grey:
 
 
 def _center_of_mass(ink: Grey) -> tuple[float, float]:
-    from scipy import ndimage  # type: ignore[import-untyped]  # slow to import
+    from scipy import ndimage  # type: ignore[import-untyped]  # takes a second to import
 
     y, x = ndimage.center_of_mass(ink.astype(np.float64))
     return float(y), float(x)
@@ -349,12 +347,11 @@ def _remove_specks(ink: Grey) -> Grey:
     if count < 2:
         return ink
     mass = np.bincount(labels.reshape(-1), (ink * (labels > 0)).reshape(-1))
-    dirt = mass < SPECK * mass.max()
-    dirt[0] = False
-    if not dirt.any():
-        return ink
-    edges = ndimage.grey_dilation(np.where(dirt[labels], 255, 0).astype(np.uint8), size=3)
-    return np.where((edges > 0) & ((labels == 0) | dirt[labels]), np.float32(0), ink)
+    is_dirt = mass < SPECK * mass.max()
+    is_dirt[0] = False
+    dirt = is_dirt[labels]
+    edges = ndimage.binary_dilation(dirt, np.ones((3, 3)))
+    return np.where(edges & ((labels == 0) | dirt), np.float32(0), ink)
 
 
 def _lies_as_in_mnist(ink: Grey, longest: int) -> bool:

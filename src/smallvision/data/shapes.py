@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
-from smallvision.data.dataset import ImageDataset
+from smallvision.data.dataset import Arrays, ImageDataset
 
 OUTLINES = (
     "disc", "square", "triangle", "ring", "cross", "bar", "half disc", "star", "crescent", "frame",
@@ -49,18 +49,11 @@ def shapes(
         generated = torch.empty((count, channels, size, size), dtype=torch.uint8)
         for chunk, start in enumerate(range(0, count, CHUNK)):
             generator = stream(seed, f"shapes/{purpose}/{size}x{channels}", chunk)
-            part = labels[start : start + CHUNK]
-            generated[start : start + CHUNK] = _generate(part, size, channels, difficulty, generator)
+            part = slice(start, start + CHUNK)
+            generated[part] = _generate(labels[part], size, channels, difficulty, generator)
         parts += [generated, labels]
-    return ImageDataset(
-        name="shapes",
-        source=f"generated: {classes} classes, difficulty {difficulty:g}, seed {seed}",
-        classes=[class_name(index) for index in range(classes)],
-        train_images=parts[0],
-        train_labels=parts[1],
-        test_images=parts[2],
-        test_labels=parts[3],
-    )
+    source = f"generated: {classes} classes, difficulty {difficulty:g}, seed {seed}"
+    return ImageDataset("shapes", source, [class_name(index) for index in range(classes)], *Arrays(*parts))
 
 
 def _generate(labels: Tensor, size: int, channels: int, difficulty: float, generator: torch.Generator) -> Tensor:
@@ -79,9 +72,10 @@ def _generate(labels: Tensor, size: int, channels: int, difficulty: float, gener
 
     # The signed distance (negative inside) becomes coverage, anti-aliased over one pixel.
     pixel = 2 / (size * radius)
-    outline = _select(labels % len(OUTLINES), _outlines(x, y))
+    images = torch.arange(len(labels))
+    outline = torch.stack(_outlines(x, y))[labels % len(OUTLINES), images]
     coverage = (0.5 - outline / pixel).clamp(0, 1)
-    fill = _select(labels // len(OUTLINES), _fills(x, y))
+    fill = torch.stack(_fills(x, y))[labels // len(OUTLINES), images]
     contrast = _uniform(0.9 - 0.5 * difficulty, 0.95, (*one, 1), generator)
     background = _uniform(0, 1, (len(labels), channels, 1, 1), generator) * (1 - contrast)
     foreground = background + contrast
@@ -94,13 +88,6 @@ def _generate(labels: Tensor, size: int, channels: int, difficulty: float, gener
 
 def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator) * (high - low) + low
-
-
-def _select(index: Tensor, planes: list[Tensor]) -> Tensor:
-    selected = planes[0]
-    for number, plane in enumerate(planes[1:], start=1):
-        selected = torch.where((index == number)[:, None, None], plane, selected)
-    return selected
 
 
 def _outlines(x: Tensor, y: Tensor) -> list[Tensor]:

@@ -1,42 +1,52 @@
-"""MNIST, FashionMNIST and CIFAR-10: found in ``data_dir``, else downloaded, else replaced by a stand-in."""
+"""MNIST, FashionMNIST and CIFAR-10: found in ``data_dir``, else downloaded, else replaced by a stand-in.
 
+A download happens once, is complete or not at all, and is given up within seconds where there is no network.
+"""
+
+import errno
 import gzip
+import http.client
 import math
+import queue
+import shutil
+import socket
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
 import zlib
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from smallvision.core.errors import UserError
 from smallvision.data.arrays import KEYS, read_npz
-from smallvision.data.dataset import ARRAYS, ImageDataset, digest
+from smallvision.data.dataset import Arrays, ImageDataset, digest
 from smallvision.data.digits import digits
-from smallvision.data.download import Offline, download_into
 from smallvision.data.shapes import shapes
 
 
 def mnist(data_dir: str, offline: str = "stand_in") -> ImageDataset:
     """MNIST: 60,000 + 10,000 handwritten digits, 1 x 28 x 28 (Y. LeCun, C. Cortes, C. Burges)."""
-    mnist = IdxDataset("mnist", "MNIST", DIGITS, "MNIST/raw with its four idx files")
-    return mnist.load(Path(data_dir).expanduser(), offline)
+    return load("mnist", Path(data_dir).expanduser(), offline)
 
 
 def fashion_mnist(data_dir: str, offline: str = "stand_in") -> ImageDataset:
     """FashionMNIST: 60,000 + 10,000 garments, 1 x 28 x 28 (H. Xiao et al., arXiv:1708.07747)."""
-    fashion = IdxDataset("fashion_mnist", "FashionMNIST", GARMENTS, "FashionMNIST/raw with its four idx files")
-    return fashion.load(Path(data_dir).expanduser(), offline)
+    return load("fashion_mnist", Path(data_dir).expanduser(), offline)
 
 
 def cifar10(data_dir: str, offline: str = "stand_in") -> ImageDataset:
     """CIFAR-10: 50,000 + 10,000 photographs, 3 x 32 x 32 (A. Krizhevsky, 2009)."""
-    cifar = CifarDataset("cifar10", "CIFAR10", OBJECTS, f"{CIFAR_FOLDER}/")
-    return cifar.load(Path(data_dir).expanduser(), offline)
+    return load("cifar10", Path(data_dir).expanduser(), offline)
 
 
 class Array(NamedTuple):
@@ -78,114 +88,60 @@ IDX_FILES = {
 }
 CIFAR_FOLDER = "cifar-10-batches-py"
 CIFAR_FILES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
-DIGITS = [str(digit) for digit in range(10)]
-GARMENTS = [
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-    "Ankle boot",
-]  # fmt: skip
-OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}  # its classes and folders
+CLASSES = {
+    "mnist": list("0123456789"),
+    "fashion_mnist": [
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ],
+    "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+}  # fmt: skip
+PROBE_SECONDS = 5.0
+STALL_SECONDS = 15.0
 
 
-@dataclass(frozen=True)
-class StandardDataset(ABC):
-    """``torchvision``: the name of its class there, and of the folder that this downloads into.
-
-    ``expected``: what its files are called, for the user who has them.
-    """
-
-    name: str
-    torchvision: str
-    classes: list[str]
-    expected: str
-
-    def load(self, root: Path, offline: str) -> ImageDataset:
-        """From torchvision's files in ``root``, else NAME.npz there, else a download, else :func:`fallback`."""
-        prepared = root / f"{self.name}.npz"
-        files = self.find(root)
-        if files is None and prepared.is_file():
-            named = {part: f"{prepared}, {key}" for part, key in KEYS.items()}
-            return verify(self.name, self.classes, read_npz(prepared)[0], str(prepared), named)
-        if files is None:
-            official = self.official
-            urls = getattr(official, "mirrors", None) or [official.url]
-            try:
-                download_into(root, urls, self.download, partial(self.find, root))
-            except Offline as reason:
-                return fallback(self.name, offline, reason, f"{self.expected} or {self.name}.npz in {root}")
-            files = self.find(root)
-            assert files is not None
-        return self.read(files)
-
-    @property
-    def official(self) -> Any:
-        """torchvision's class, which knows the mirrors and the checksums."""
-        from torchvision import datasets  # slow to import, and not always needed
-
-        return getattr(datasets, self.torchvision)
-
-    def download(self, scratch: Path) -> None:
-        """Download into ``scratch`` and check; of an archive and its content, keep what is read."""
-        self.official(str(scratch), download=True)
-        for spare in [*scratch.rglob("*-ubyte"), *scratch.rglob("*.tar.gz")]:
-            spare.unlink()
-
-    @abstractmethod
-    def find(self, root: Path) -> dict[str, Path] | None:
-        """The files by name, in the first of the usual places that has them all."""
-
-    @abstractmethod
-    def read(self, files: dict[str, Path]) -> ImageDataset:
-        """Raises UserError, naming the file, where one is damaged."""
+class Offline(Exception):
+    """The files could not be downloaded; the message gives the reason briefly."""
 
 
-class IdxDataset(StandardDataset):
-    """Four idx files, packed by gzip or not."""
-
-    def find(self, root: Path) -> dict[str, Path] | None:
-        home = root / self.torchvision
-        for place in (home / "raw", home, root / self.name, root, root / "raw"):
-            found = {}
-            for part, name in IDX_FILES.items():
-                # Unpacked files first; the second spelling is what some unpackers of the archives leave.
-                for spelling in (name, name.replace("-idx", ".idx"), f"{name}.gz"):
-                    if (place / spelling).is_file():
-                        found[part] = place / spelling
-                        break
-            if len(found) == len(IDX_FILES):
-                return found
-        return None
-
-    def read(self, files: dict[str, Path]) -> ImageDataset:
-        arrays = {part: read_idx(file) for part, file in files.items()}
-        named = {part: str(file) for part, file in files.items()}
-        return verify(self.name, self.classes, arrays, str(files["train_images"].parent), named)
+def load(name: str, root: Path, offline: str) -> ImageDataset:
+    """From torchvision's files in ``root``, else NAME.npz there, else a download, else :func:`fallback`."""
+    prepared = root / f"{name}.npz"
+    files = find(name, root)
+    if files is None and prepared.is_file():
+        return verify(name, read_npz(prepared)[0], str(prepared), [f"{prepared}, {key}" for key in KEYS])
+    if files is None:
+        try:
+            files = download(name, root)
+        except Offline as reason:
+            own = f"{CIFAR_FOLDER}/" if name == "cifar10" else f"{TORCHVISION[name]}/raw with its four idx files"
+            return fallback(name, offline, reason, f"{own} or {name}.npz in {root}")
+    if name == "cifar10":
+        return read_batches(files)
+    arrays = Arrays(*(read_idx(file) for file in files.values()))
+    return verify(name, arrays, str(files["train_images"].parent), [str(file) for file in files.values()])
 
 
-class CifarDataset(StandardDataset):
-    """torchvision's batches, which are pickles: each is opened only after its checksum was verified."""
-
-    def find(self, root: Path) -> dict[str, Path] | None:
-        for place in (root, root / self.name, root / self.torchvision):
-            files = {name: place / CIFAR_FOLDER / name for name in CIFAR_FILES}
-            if all(file.is_file() for file in files.values()):
-                return files
-        return None
-
-    def read(self, files: dict[str, Path]) -> ImageDataset:
-        from torchvision.datasets.utils import check_integrity
-
-        official = self.official
-        meta = official.meta["filename"], official.meta["md5"]
-        for name, md5 in [*official.train_list, *official.test_list, meta]:
-            if not check_integrity(str(files[name]), md5):
-                raise UserError(f"{files[name]}: truncated or altered; delete it to download it again")
-        folder = files["test_batch"].parent
-        arrays: dict[str, Tensor] = {}
-        for part in ("train", "test"):
-            batches = official(str(folder.parent), train=part == "train")
-            arrays[f"{part}_images"] = torch.from_numpy(batches.data).permute(0, 3, 1, 2)
-            arrays[f"{part}_labels"] = torch.tensor(batches.targets)
-        return ImageDataset.from_arrays(arrays, self.name, str(folder), self.classes)
+def find(name: str, root: Path) -> dict[str, Path] | None:
+    """The files by name, in the first of the usual folders that has them all."""
+    home = TORCHVISION[name]
+    if name == "cifar10":
+        folders = [f"{folder}/{CIFAR_FOLDER}" for folder in (".", name, home)]
+        spellings = {file: [file] for file in CIFAR_FILES}
+    else:
+        folders = [f"{home}/raw", home, name, ".", "raw"]
+        # Unpacked files first; the second spelling is what some unpackers of the archives leave.
+        spellings = {part: [file, file.replace("-idx", ".idx"), f"{file}.gz"] for part, file in IDX_FILES.items()}
+    for folder in folders:
+        found = {
+            key: root / folder / spelling
+            for key, names in spellings.items()
+            for spelling in reversed(names)
+            if (root / folder / spelling).is_file()
+        }
+        if len(found) == len(spellings):
+            return found
+    return None
 
 
 def read_idx(file: Path) -> Tensor:
@@ -212,9 +168,26 @@ def read_idx(file: Path) -> Tensor:
     return array.long() if dimensions == 1 else array.view(shape[0], 1, shape[1], shape[2])
 
 
-def verify(
-    name: str, classes: list[str], arrays: dict[str, Tensor], source: str, files: dict[str, str]
-) -> ImageDataset:
+def read_batches(files: dict[str, Path]) -> ImageDataset:
+    """CIFAR-10 from torchvision's batches, which are pickles: none is opened before all checksums are verified.
+
+    Raises UserError, naming the file, where one is damaged.
+    """
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
+        if not check_integrity(str(files[name]), md5):
+            raise UserError(f"{files[name]}: truncated or altered; delete it to download it again")
+    folder = files["test_batch"].parent
+    arrays: list[Tensor] = []
+    for train in (True, False):
+        batches = CIFAR10(str(folder.parent), train=train)
+        arrays += [torch.from_numpy(batches.data).permute(0, 3, 1, 2), torch.tensor(batches.targets)]
+    return ImageDataset("cifar10", str(folder), CLASSES["cifar10"], *Arrays(*arrays))
+
+
+def verify(name: str, arrays: Arrays, source: str, files: Sequence[str]) -> ImageDataset:
     """The data set of ``arrays``, each compared with the official one; ``files`` names where each was read.
 
     An array of the official size with other bytes is damaged, as is a test array whose known part differs
@@ -224,8 +197,8 @@ def verify(
     """
     digests: dict[str, str] = {}
     foreign: set[str] = set()
-    for part in ARRAYS:
-        array, official = arrays[part], OFFICIAL[name][part]
+    for part, array, file in zip(Arrays._fields, arrays, files, strict=True):
+        official = OFFICIAL[name][part]
         size = official.shape[0]
         known = size if official.known is None else official.known
         stored = array.to(torch.uint8) if part.endswith("labels") else array
@@ -237,11 +210,10 @@ def verify(
                 continue
             if len(array) == size or (part.startswith("test") and not foreign):
                 raise UserError(
-                    f"{files[part]}: altered: these are not the official {name} bytes;"
-                    " delete the file to download it again"
+                    f"{file}: altered: these are not the official {name} bytes; delete the file to download it again"
                 )
         foreign.add(part)
-    count, size = len(arrays["test_labels"]), OFFICIAL[name]["test_labels"].shape[0]
+    count, size = len(arrays.test_labels), OFFICIAL[name]["test_labels"].shape[0]
     stand_in_for, remark = None, None
     if foreign & {"train_images", "train_labels"}:
         stand_in_for, source = name, f"{source}: not the official {name}, other images of its form"
@@ -249,9 +221,7 @@ def verify(
         remark = f"the {count:,} test images are not the official ones"
     elif count < size:
         remark = f"only {count:,} of the {size:,} test images are here"
-    return ImageDataset.from_arrays(
-        arrays, name, source, classes, stand_in_for=stand_in_for, remark=remark, digests=digests
-    )
+    return ImageDataset(name, source, CLASSES[name], *arrays, stand_in_for=stand_in_for, remark=remark, digests=digests)
 
 
 def fallback(name: str, offline: str, reason: Offline, expected: str) -> ImageDataset:
@@ -263,10 +233,111 @@ def fallback(name: str, offline: str, reason: Offline, expected: str) -> ImageDa
         raise UserError(
             f"data={name}: not found and not downloaded ({reason}); put {expected}, or use data.offline=stand_in"
         )
-    if name == "mnist":
-        dataset = digits()
-    elif name == "fashion_mnist":
-        dataset = shapes(size=28, channels=1)
-    else:
-        dataset = shapes(size=32, channels=3)
+    channels, size = OFFICIAL[name]["train_images"].shape[1:3]
+    dataset = digits() if name == "mnist" else shapes(size=size, channels=channels)
     return replace(dataset, stand_in_for=name, source=f"stand-in for {name} ({reason}): {dataset.source}")
+
+
+# Downloads -----------------------------------------------------------------------------------------------
+
+
+def download(name: str, root: Path) -> dict[str, Path]:
+    """The files, downloaded into ``root`` by torchvision, which knows the mirrors and the checksums."""
+    from torchvision import datasets  # slow to import, and not always needed
+
+    official = getattr(datasets, TORCHVISION[name])
+
+    def get(scratch: Path) -> None:
+        official(str(scratch), download=True)
+        for spare in [*scratch.rglob("*-ubyte"), *scratch.rglob("*.tar.gz")]:  # beside an archive or its content
+            spare.unlink()
+
+    download_into(root, getattr(official, "mirrors", None) or [official.url], get, partial(find, name, root))
+    files = find(name, root)
+    assert files is not None
+    return files
+
+
+def download_into(
+    folder: Path, urls: Sequence[str], get: Callable[[Path], None], complete: Callable[[], object]
+) -> None:
+    """Fill ``folder`` by ``get(scratch)`` unless ``complete()``; files appear in it only when complete.
+
+    ``get`` downloads and checks the files in a scratch folder, from which each is then renamed into ``folder``.
+    One process downloads, under a lock, while others wait and then find the files. ``urls``, the mirrors, are
+    probed first, so that a dead network costs seconds.
+
+    Raises Offline where the files cannot be downloaded, UserError where ``folder`` cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    except OSError as error:
+        raise UserError(
+            f"data_dir={folder}: cannot be written ({error.strerror}), so nothing can be downloaded there;"
+            " use data_dir=FOLDER with one that can"
+        ) from None
+    stall_before = socket.getdefaulttimeout()
+    try:
+        _probe(urls)
+        with FileLock(folder / ".download.lock"):
+            if complete():
+                return
+            socket.setdefaulttimeout(STALL_SECONDS)
+            get(scratch)
+            for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
+                target = folder / file.relative_to(scratch)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+    except Offline:
+        if not complete():
+            raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise UserError(f"data_dir={folder}: {error.strerror}; use data_dir=FOLDER with room") from None
+        raise Offline(f"the download failed: {_reason(error)}") from None
+    # What torchvision's downloads raise; HTTPException: the answer is not HTTP, or is cut off.
+    except (RuntimeError, EOFError, http.client.HTTPException) as error:
+        raise Offline(f"the download failed: {_reason(error)}") from None
+    finally:
+        socket.setdefaulttimeout(stall_before)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _probe(urls: Sequence[str]) -> None:
+    """Raise Offline unless something answers at one of ``urls``, through the user's proxy if there is one.
+
+    In threads, because looking up a host's name has no timeout.
+    """
+    outcomes: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for url in urls:
+        threading.Thread(target=_request_head, args=(url, outcomes), daemon=True).start()
+    deadline = time.monotonic() + PROBE_SECONDS
+    failure: str | None = None
+    for _ in urls:
+        try:
+            failure = outcomes.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        if failure is None:
+            return
+    raise Offline(f"no network: {failure}" if failure else f"no answer within {PROBE_SECONDS:g} s")
+
+
+def _request_head(url: str, outcomes: "queue.SimpleQueue[str | None]") -> None:
+    """Put None where anything answers at ``url``, else the reason why not."""
+    failure = None
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        pass  # an error is an answer
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        failure = _reason(error)
+    outcomes.put(failure)
+
+
+def _reason(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    text = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
+    return text.strip().splitlines()[0]
