@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,16 +157,23 @@ def test_the_seconds_of_a_run_only_grow(tmp_path: Path) -> None:
     assert 0 <= first <= run.seconds
 
 
-def test_the_revision_says_whether_files_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Done:
-        def __init__(self, stdout: str) -> None:
-            self.stdout = stdout
+def test_the_revision_says_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a"]
+        return subprocess.run(["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True).stdout.strip()
 
-    said = {"rev-parse": "abc123\n", "status": " M a.py\n"}
-    monkeypatch.setattr(runs.subprocess, "run", lambda command, **_: Done(said[command[3]]))
-    assert runs.git_revision() == "abc123+"
-    said["status"] = ""
-    assert runs.git_revision() == "abc123"
+    file = tmp_path / "a.py"
+    file.write_text("x = 1\n")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"], ["tag", "-a", "v1", "-m", "x"]):
+        git(*arguments)
+    monkeypatch.setattr(runs, "__file__", str(file))
+    commit = git("rev-parse", "HEAD")
+    assert len(commit) == 40
+    assert runs.git_revision() == commit
+    (tmp_path / "untracked").touch()
+    assert runs.git_revision() == commit
+    file.write_text("x = 2\n")
+    assert runs.git_revision() == f"{commit}+"
 
 
 def test_there_is_no_revision_without_git(monkeypatch: pytest.MonkeyPatch) -> None:

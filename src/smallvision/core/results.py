@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 MAX_ITEMS = 100_000  # of a list
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ class Results:
     best_epoch: int | None = None
     tested: int = 0
     unsaved: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.metrics = dict.fromkeys(METRICS) | self.metrics
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The content of results.json."""
         tree = dataclasses.asdict(self)
         return tree | tree.pop("extra")
@@ -109,21 +110,22 @@ class Results:
         Raises UserError, naming the file, where no run could have written it.
         """
         try:
-            results: Results = _parse(cls, json.loads(path.read_text(encoding="utf-8")))
+            results = _parse(cls, json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
             raise UserError(f"{path}: not a run's results ({type(error).__name__}: {error})") from None
+        assert isinstance(results, cls)
         return results
 
 
-def _parse(kind: Any, value: Any) -> Any:
+def _parse(kind: object, value: object) -> object:
     """``value`` of a JSON file as the type ``kind``; TypeError or KeyError where it is not of that type."""
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        known = {one.name: one for one in dataclasses.fields(kind) if one.name != "extra"}
-        required = [name for name, one in known.items() if one.default is one.default_factory is dataclasses.MISSING]
-        tree = _checked(value, dict)
-        present = [*required, *(name for name in known if name in tree and name not in required)]
-        return kind(**{name: _parse(hints[name], tree[name]) for name in present})  # type: ignore[operator]
+    if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
+        hints, tree, values = get_type_hints(kind), _checked(value, dict), {}
+        for one in dataclasses.fields(kind):
+            required = one.default is one.default_factory is dataclasses.MISSING
+            if one.name != "extra" and (required or one.name in tree):
+                values[one.name] = _parse(hints[one.name], tree[one.name])
+        return kind(**values)
     if get_origin(kind) is UnionType:
         return None if value is None else _parse(get_args(kind)[0], value)
     if get_origin(kind) is list:
@@ -131,14 +133,14 @@ def _parse(kind: Any, value: Any) -> Any:
     if get_origin(kind) is dict:
         return {name: _parse(get_args(kind)[1], one) for name, one in _checked(value, dict).items()}
     if kind is float:
-        number = float(_checked(value, int, float))
+        number = value if isinstance(value, float) else float(_checked(value, int))
         return number if math.isfinite(number) else math.nan
     if kind is int and not 0 <= _checked(value, int) < 2**63:
         raise TypeError(f"{value!r:.100} is out of range")
-    return _checked(value, kind)
+    return _checked(value, kind) if isinstance(kind, type) else value
 
 
-def _checked(value: Any, *kinds: type) -> Any:
-    if not isinstance(value, kinds) or isinstance(value, bool):
-        raise TypeError(f"{value!r:.100} is not of type {kinds[-1].__name__}")
+def _checked(value: object, kind: type[K]) -> K:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.100} is not of type {kind.__name__}")
     return value

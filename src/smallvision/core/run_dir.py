@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -34,6 +33,17 @@ class RunDir:
 
     def __init__(self, path: Path, overrides: list[str] | None = None) -> None:
         self.path, self.overrides = path, overrides or []
+        self.config_file = path / "config.yaml"  # the resolved config, enough to run it again
+        self.overrides_file = path / "overrides.yaml"
+        self.environment_json = path / "environment.json"
+        self.results_json = path / "results.json"
+        self.metrics_csv = path / "metrics.csv"  # a row per epoch
+        self.report_html = path / "report.html"
+        self.report_npz = path / "report.npz"  # the arrays that report.html shows
+        self.checkpoints = path / "checkpoints"
+        self.best_checkpoint = self.checkpoints / "best.ckpt"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.stop_file = path / "stop"  # asks the run to stop at its next step
         self.is_writer = int(os.environ.get("LOCAL_RANK", 0)) == 0
         self.started = time.perf_counter()
         self.existed = self.config_file.is_file()
@@ -41,60 +51,8 @@ class RunDir:
         self._handler: logging.Handler | None = None
         self._lock = FileLock(path / ".lock", timeout=0)
 
-    # Its files -----------------------------------------------------------------------------------------
-
-    @property
-    def config_file(self) -> Path:
-        """The resolved config, enough to run it again."""
-        return self.path / "config.yaml"
-
-    @property
-    def overrides_file(self) -> Path:
-        return self.path / "overrides.yaml"
-
-    @property
-    def environment_json(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def results_json(self) -> Path:
-        return self.path / "results.json"
-
-    @property
-    def metrics_csv(self) -> Path:
-        """One row per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def report_html(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def report_npz(self) -> Path:
-        """The arrays that report.html shows."""
-        return self.path / "report.npz"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def stop_file(self) -> Path:
-        """A file that asks the run to stop at its next step."""
-        return self.path / "stop"
-
     def stop_requested(self) -> bool:
         return self.stop_file.exists()
-
-    # Its life ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Start train.log; what libraries warn of goes there, not to the screen.
@@ -139,7 +97,7 @@ class RunDir:
                 except OSError:
                     return
 
-    def describe(self, config: dict[str, Any], hardware: str) -> None:
+    def describe(self, config: dict[str, object], hardware: str) -> None:
         """Write config.yaml, overrides.yaml and environment.json. ``config``: that of the run, as plain data."""
         self._described = True
         if not self.is_writer:
@@ -210,7 +168,7 @@ def command(*arguments: str) -> str:
     return shlex.join(["python", "train.py", *arguments])
 
 
-def environment(hardware: str, overrides: list[str]) -> dict[str, Any]:
+def environment(hardware: str, overrides: list[str]) -> dict[str, object]:
     """What results depend on beside the config."""
     versions = {"smallvision": __version__}
     for package in PACKAGES:
@@ -231,17 +189,14 @@ def environment(hardware: str, overrides: list[str]) -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """The commit of this code, with a + where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-
+    describe = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        done = subprocess.run(
+            describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=5
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip()
 
 
 # Files that are there completely or not at all ------------------------------------------------------------------
