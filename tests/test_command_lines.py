@@ -24,8 +24,8 @@ CONFIGS = TRAIN.parent / "configs"
 
 def keys_of(section: Any, prefix: str = "") -> Iterator[str]:
     """Every key that has a type, at any depth."""
-    for key, annotation in {**fields.key_types(section), **fields.extra_types(section)}.items():
-        inner = fields._section_of(annotation)
+    for key, annotation in {**section.key_types(), **section.extra_types()}.items():
+        inner = fields.section_of(annotation)
         yield f"{prefix}{key}"
         if inner is not None:
             yield from keys_of(inner, f"{prefix}{key}.")

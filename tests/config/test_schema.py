@@ -1,9 +1,11 @@
 """Every key has a rule, and what is shipped obeys it."""
 
+import copy
 import dataclasses
 import inspect
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -11,8 +13,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from smallvision.config import fields, schema
-from smallvision.config.fields import Length, Range, accepts, describe, key_types
+from smallvision.config import schema
+from smallvision.config.fields import Length, Range, accepts, describe, section_of
 from smallvision.config.schema import Config
 from smallvision.config.targets import NOT_ARGUMENTS, instantiate, resolve
 from smallvision.core.errors import UserError
@@ -54,10 +56,10 @@ def type_of(key: str) -> Any:
     section: Any = Config if not key.startswith("sweep.") else schema.Sweep
     names = key.removeprefix("sweep.").split(".")
     for at, name in enumerate(names):
-        known = {**fields.key_types(section), **fields.extra_types(section)}
+        known = {**section.key_types(), **section.extra_types()}
         if name not in known:
             return None
-        inner = fields._section_of(known[name])
+        inner = section_of(known[name])
         if inner is None or at == len(names) - 1:
             return dict if get_origin(known[name]) is dict and at < len(names) - 1 else known[name]
         section = inner
@@ -87,7 +89,7 @@ def test_every_shipped_key_is_an_argument_of_its_target(file: Path) -> None:
     if partner is not None:
         theirs = inspect.signature(resolve(section, partner["_target_"])).parameters
         assert partner.keys() - NOT_ARGUMENTS == theirs.keys() - RUNTIME[section]
-    given = content.keys() - {"defaults", *NOT_ARGUMENTS, *(key_types(schema.Data) if section == "data" else ())}
+    given = content.keys() - {"defaults", *NOT_ARGUMENTS, *(schema.Data.key_types() if section == "data" else ())}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     assert takes_any or given <= known
     needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
@@ -143,13 +145,13 @@ def test_a_type_takes_what_it_describes_and_nothing_else(annotation: Any, good: 
 @pytest.mark.parametrize(
     ("annotation", "text"),
     [
-        (schema.Count, "a whole number, at least 1"),
+        (schema.Count, "a whole number at least 1"),
         (Annotated[int, Range(0, 9)], "a whole number from 0 to 9"),
         (float, "a number"),
         (schema.FractionBelowOne, "a number at least 0 and below 1"),
         (Literal["value", "norm"], "one of value, norm"),
-        (schema.Count | None, "null or a whole number, at least 1"),
-        (Annotated[list[schema.Count], Length(exact=2)], "a list of 2 entries, each a whole number, at least 1"),
+        (schema.Count | None, "null or a whole number at least 1"),
+        (Annotated[list[schema.Count], Length(exact=2)], "a list of 2 entries, each a whole number at least 1"),
     ],
 )
 def test_a_type_describes_what_it_takes(annotation: Any, text: str) -> None:
@@ -161,7 +163,11 @@ CHECKPOINT = {"every_n_steps": None, "every_n_minutes": 0.1, "keep": 2}
 
 def shipped() -> dict[str, Any]:
     """The config of a run by default, without Hydra."""
+    return copy.deepcopy(read_shipped())
 
+
+@cache
+def read_shipped() -> dict[str, Any]:
     def section(group: str, name: str) -> dict[str, Any]:
         files = [file for file in (CONFIGS / group / "_base.yaml", CONFIGS / group / f"{name}.yaml") if file.is_file()]
         content = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, files)))
@@ -182,9 +188,9 @@ def test_a_config_becomes_the_same_tree_again() -> None:
 
 def keys_of(section: Any, prefix: str = "") -> Iterator[str]:
     """The keys that a section must have, at any depth."""
-    for key, annotation in fields.key_types(section).items():
-        inner = fields._section_of(annotation)
-        if section is not Config or fields._fields(Config)[key].default is dataclasses.MISSING:
+    for key, annotation in section.key_types().items():
+        inner = section_of(annotation)
+        if section is not Config or Config.fields()[key].default is dataclasses.MISSING:
             yield f"{prefix}{key}"
             if inner is not None and f"{prefix}{key}" != "optimizer.rest":
                 yield from keys_of(inner, f"{prefix}{key}.")
@@ -218,14 +224,14 @@ def test_a_key_that_a_run_needs_cannot_be_missing(key: str) -> None:
         ("device.thread", 1, "device.thread: no such key. Did you mean 'device.threads'?"),
         ("data.augmentation.flop", True, "Did you mean 'data.augmentation.flip'?"),
         ("data.augmentation.rotation", 10, "data.augmentation.rotation: no such key"),
-        ("data.augmentation.rotate", 181, "data.augmentation.rotate=181: must be a number at least 0 and at"),
+        ("data.augmentation.rotate", 181, "data.augmentation.rotate=181: must be a number from 0 to 180"),
         ("data.augmentation.scale", 1, "data.augmentation.scale=1: must be a number at least 0 and below 1"),
         ("data.augmentation.flip", "sometimes", "must be true or false or one of alternating"),
         ("data.normalisation.whiten", 9, "data.normalisation.whiten=9: must be a whole number from 0 to 8"),
         ("loss", 0.1, "loss=0.1: must be a section"),
         ("loss.label_smoothing", 1, "loss.label_smoothing=1: must be a number at least 0 and below 1"),
         ("loss.smoothing", 0.1, "Did you mean 'loss.label_smoothing'?"),
-        ("tta.shift", -1, "tta.shift=-1: must be a whole number, at least 0"),
+        ("tta.shift", -1, "tta.shift=-1: must be a whole number at least 0"),
         ("tta.flip", 1, "tta.flip=1: must be true or false"),
         ("tta.x", 1, "tta.x: no such key. Choices: flip, shift."),
         ("param_groups", None, "param_groups=null: must be a section"),

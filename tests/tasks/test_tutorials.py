@@ -187,7 +187,7 @@ def test_other_tasks_say_what_a_bare_state_dict_is_for(tmp_path):
         ("save_model=taken/model.pt", "save_model=taken/model.pt: cannot be written"),
         (f"save_model={'a' * 300}.pt", f"save_model={'a' * 300}.pt: cannot be written: File name too long"),
         ("data.normalisation.whiten=2", "save_model=model.pt: a plain state dict has no place for"),
-        ("log_every_n_batches=0", "log_every_n_batches=0: must be null or a whole number, at least 1"),
+        ("log_every_n_batches=0", "log_every_n_batches=0: must be null or a whole number at least 1"),
     ],
 )
 def test_a_save_model_that_cannot_be_is_refused_before_training(tmp_path, typed, words):

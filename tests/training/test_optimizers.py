@@ -55,7 +55,7 @@ def typed(section: dict[str, Any]) -> OptimizerConfig:
         section["_target_"],
         section["lr"],
         None if rest is None else RestOptimizer(rest["_target_"], rest["lr"], _without(rest, keys)),
-        _without(section, keys),
+        extra=_without(section, keys),
     )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -53,16 +52,14 @@ TASKS_WITHOUT_DATA = ("predict", "export", "serve")
 # Training images of data sets whose size is known before they are read.
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_437}
 # Optional packages: the modules that a choice needs, by the names to install them by.
-LOGGER_PACKAGES = {
-    "tensorboard": {"tensorboard": "tensorboard"},
-    "mlflow": {"mlflow": "mlflow-skinny"},
-    "wandb": {"wandb": "wandb"},
+PACKAGES = {
+    "logger=tensorboard": {"tensorboard": "tensorboard"},
+    "logger=mlflow": {"mlflow": "mlflow-skinny"},
+    "logger=wandb": {"wandb": "wandb"},
+    "format=onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+    "format=safetensors": {"safetensors": "safetensors"},
+    "task=serve": {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"},
 }
-FORMAT_PACKAGES = {
-    "onnx": {name: name for name in ("onnx", "onnxscript", "onnxruntime")},
-    "safetensors": {"safetensors": "safetensors"},
-}
-SERVE_PACKAGES = {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 _SUFFIX = secrets.token_hex(3)
 
 OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)
@@ -94,13 +91,9 @@ def compose(
         if override.value() is None and not override.is_delete() and (directory / group).is_dir():
             choices = did_you_mean("", [file.stem for file in (directory / group).glob("[!_]*.yaml")])
             raise UserError(f"{group}=null: needs a choice, or leave it out.{choices}")
-    GlobalHydra.instance().clear()
-    with one_line_errors(overrides, directory, name), initialize_config_dir(str(directory), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+    with one_line_errors(overrides, directory, name):
         try:
-            composed = hydra.compose_config(name, overrides, run_mode=mode, with_log_configuration=False)
+            composed = _compose_by_hydra(overrides, directory, name, RunMode.MULTIRUN if sweep else RunMode.RUN)
         except (HydraException, OmegaConfBaseException):
             raise
         except Exception as error:  # Hydra has no exception of its own for some input
@@ -110,7 +103,15 @@ def compose(
     return composed
 
 
-def compose_section(group: str, choice: str) -> dict[str, Any]:
+def _compose_by_hydra(overrides: list[str], directory: Path, name: str, mode: RunMode = RunMode.RUN) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(directory), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        return hydra.compose_config(name, overrides, run_mode=mode, with_log_configuration=False)
+
+
+def compose_section(group: str, choice: str) -> dict[str, object]:
     """One choice of a group of configs/ as plain data, such as ``optimizer`` and ``adam``."""
     section = OmegaConf.to_container(compose([f"{group}={choice}"])[group], resolve=True)
     assert isinstance(section, dict)
@@ -138,26 +139,22 @@ def one_line_errors(overrides: list[str], directory: Path = CONFIG_DIR, name: st
     """What Hydra and OmegaConf report in several lines becomes a UserError of one that names the key."""
     try:
         yield
-    except MissingConfigException as error:
-        raise UserError(_unknown_choice(error)) from None
     except OverrideParseException as error:
         raise UserError(_not_an_override(error)) from None
-    except ConfigCompositionException as error:
-        key = _unknown_key(error)
-        if key is None:
-            raise UserError(_first_lines(error)) from None
-        nearest = _nearest_key(key, overrides, directory, name)
-        raise UserError(f"{key}: no such key.{nearest}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_first_lines(error)) from None
-
-
-def _unknown_choice(error: MissingConfigException) -> str:
-    group, _, choice = str(error.missing_cfg_file or "").rpartition("/")
-    if not group or error.options is None:
-        return _first_line(error)
-    options = [option for option in error.options if not option.startswith("_")]
-    return f"{group}={choice}: no such choice.{did_you_mean(choice, options)}"
+        unknown = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", str(error))
+        group, _, choice = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+        if group and isinstance(error, MissingConfigException) and error.options is not None:
+            options = [option for option in error.options if not option.startswith("_")]
+            message = f"{group}={choice}: no such choice.{did_you_mean(choice, options)}"
+        elif isinstance(error, ConfigCompositionException) and unknown is not None:
+            key = str(getattr(error.__cause__, "full_key", None) or unknown[1])
+            key = key if key.startswith(f"{unknown[1]}.") else unknown[1]
+            message = f"{key}: no such key.{_nearest_key(key, overrides, directory, name)}"
+        else:
+            where = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
+            message = f"{where}{_shortened(_first_line(error))} {_shortened(_first_line(error.__cause__))}"
+        raise UserError(message) from None
 
 
 def _not_an_override(error: OverrideParseException) -> str:
@@ -165,20 +162,6 @@ def _not_an_override(error: OverrideParseException) -> str:
         f"{_shortened(str(error.override))}: not of the form key=value ({_shortened(_first_line(error))});"
         " a value with unusual characters goes in quotes within quotes: \"key='value'\""
     )
-
-
-def _unknown_key(error: ConfigCompositionException) -> str | None:
-    """The key that an override names and that no section has."""
-    found = re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", str(error))
-    if found is None:
-        return None
-    full = str(getattr(error.__cause__, "full_key", None) or found[1])
-    return full if full.startswith(f"{found[1]}.") else found[1]
-
-
-def _first_lines(error: Exception) -> str:
-    key = f"{error.full_key}: " if isinstance(error, OmegaConfBaseException) and error.full_key else ""
-    return f"{key}{_shortened(_first_line(error))} {_shortened(_first_line(error.__cause__))}"
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -192,18 +175,15 @@ def _shortened(text: str) -> str:
 def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> str:
     """The nearest key of the same section, in a config of the same choices where these can be composed."""
     chosen = [override for override in overrides if override.split("=")[0] in CHOICES]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(directory), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        try:
-            composed = hydra.compose_config(name, chosen, run_mode=RunMode.RUN, with_log_configuration=False)
-        except (HydraException, OmegaConfBaseException):
-            composed = hydra.compose_config(name, [], run_mode=RunMode.RUN, with_log_configuration=False)
-    node: Any = OmegaConf.to_container(composed)
+    try:
+        composed = _compose_by_hydra(chosen, directory, name)
+    except (HydraException, OmegaConfBaseException):
+        composed = _compose_by_hydra([], directory, name)
+    node: object = OmegaConf.to_container(composed)
     prefix, path = "", key.replace("/", ".").split(".")
-    while len(path) > 1 and isinstance(node.get(path[0]), dict):
+    while len(path) > 1 and isinstance(node, dict) and isinstance(node.get(path[0]), dict):
         node, prefix, path = node[path[0]], f"{prefix}{path[0]}.", path[1:]
+    assert isinstance(node, dict)
     return did_you_mean(path[0], [str(known) for known in node if known != "hydra"], prefix)
 
 
@@ -239,17 +219,15 @@ def checkpoint_to_read(composed: DictConfig, overrides: list[str]) -> Path | Non
     refuse_other_keys(parse(overrides), allowed, "the checkpoint fixes it")
     if not isinstance(tree["checkpoint"], str):
         raise UserError(f"checkpoint={tree['checkpoint']}: must be a file")
-    if task == "export":
-        _check_packages(f"format={tree['format']}", FORMAT_PACKAGES.get(str(tree["format"]), {}))
-    if task == "serve":
-        _check_packages("task=serve", SERVE_PACKAGES)
+    _check_packages(f"task={task}")
+    _check_packages(f"format={tree.get('format')}")
     file = Path(tree["checkpoint"])
     check_checkpoint_file(file)
     return file
 
 
 def resolve_config(
-    composed: DictConfig, overrides: list[str], checkpoint_config: dict[str, Any] | None = None
+    composed: DictConfig, overrides: list[str], checkpoint_config: dict[str, object] | None = None
 ) -> Config:
     """The typed, checked config of a start.
 
@@ -263,19 +241,28 @@ def resolve_config(
         if override.is_delete() and override.key_or_group != "experiment":
             raise UserError(f"~{override.key_or_group}: a key cannot be left out; set it, to null where it may be")
     tree = _plain(composed)
-    _check_present(tree)
+    for key in ("task", "seed", "data_dir", *GROUPS, "trainer", "early_stopping"):
+        if tree.get(key) is None:
+            raise UserError(f"{key}: cannot be left out")
     if tree["task"] == "fit" and tree.get("resume") is not None:
         if not isinstance(tree["resume"], str):
             raise UserError(f"resume={tree['resume']}: must be a run directory")
         refuse_other_keys(parsed, WITH_RESUME, "resume continues the run as it was")
         tree = merge_overrides(load_run_config(Path(tree["resume"])), tree, parsed)
     elif checkpoint_config is not None:
-        refuse_other_keys(parsed, WITH_CHECKPOINT[tree["task"]], "the checkpoint fixes it")
+        refuse_other_keys(parsed, WITH_CHECKPOINT[str(tree["task"])], "the checkpoint fixes it")
         tree = merge_overrides(checkpoint_config, tree, parsed)
     config = Config.from_dict(tree)
     check(config)
-    if not any(override.key_or_group == "save_model" for override in parsed):
-        _check_stays_inside(config.save_model)
+    typed = any(override.key_or_group == "save_model" for override in parsed)
+    if config.save_model is not None and not typed:
+        # A config out of a file does not choose what is overwritten outside of the run directory.
+        path = Path(os.path.expanduser(config.save_model))  # noqa: PTH111 - Path's own raises for an unknown user
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(
+                f"save_model={config.save_model}: lies outside of the run directory; if you want that, type it on the"
+                f" command line: save_model={config.save_model}"
+            )
     return config
 
 
@@ -287,7 +274,9 @@ def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reaso
             raise UserError(f"{key}: cannot be changed here: {reason}")
 
 
-def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: list[Override]) -> dict[str, Any]:
+def merge_overrides(
+    saved: dict[str, object], composed: dict[str, object], overrides: list[Override]
+) -> dict[str, object]:
     """``saved`` with the task of ``composed`` and with every typed group and key taken from it.
 
     Raises UserError where a typed key is in no run of that kind.
@@ -301,8 +290,8 @@ def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: 
         *path, name = override.key_or_group.split(".")
         if [*path, name][0] == "hydra":
             continue
-        source: Any = composed
-        target: Any = merged
+        source: object = composed
+        target: object = merged
         for part in path:
             source = source.get(part) if isinstance(source, dict) else None
             target = target.get(part) if isinstance(target, dict) else None
@@ -310,20 +299,22 @@ def merge_overrides(saved: dict[str, Any], composed: dict[str, Any], overrides: 
         if not isinstance(source, dict) or name not in source or not (name in known or override.is_add()):
             nearest = did_you_mean(name, known, prefix=".".join([*path, ""]))
             raise UserError(f"{override.key_or_group}: no such key.{nearest}")
-        target[name] = source[name]
+        if target is not known:
+            raise UserError(f"{override.key_or_group}: its section is null; set the section as a whole")
+        known[name] = source[name]
     if _optimizer_kind(merged["optimizer"]) != kind:
         raise UserError(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
     return merged
 
 
-def _optimizer_kind(optimizer: Any) -> str:
+def _optimizer_kind(optimizer: object) -> str:
     """What updates the weights: the target, and that of its partner."""
     rest = optimizer.get("rest") if isinstance(optimizer, dict) else None
     parts = [part["_target_"] for part in (optimizer, rest) if isinstance(part, dict) and "_target_" in part]
     return " and ".join(map(str, parts))
 
 
-def _plain(composed: DictConfig) -> dict[str, Any]:
+def _plain(composed: DictConfig) -> dict[str, object]:
     """Resolved, without the nodes of Hydra and of sweeps. Raises UserError where a mandatory value is missing."""
     try:
         visible = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", "sweep")])
@@ -338,12 +329,6 @@ def _plain(composed: DictConfig) -> dict[str, Any]:
         raise UserError("experiment: has keys of its own; its file must open with # @package _global_")
     plain.pop("experiment", None)
     return {str(key): value for key, value in plain.items()}
-
-
-def _check_present(tree: dict[str, Any]) -> None:
-    for key in ("task", "seed", "data_dir", *GROUPS, "trainer", "early_stopping"):
-        if tree.get(key) is None:
-            raise UserError(f"{key}: cannot be left out")
 
 
 # What no type can say ------------------------------------------------------------------------------------------
@@ -363,7 +348,7 @@ def check(config: Config) -> None:
     check_targets(config)
     if config.task not in TASKS_WITHOUT_DATA:
         _check_data(config.data)
-    _check_packages(f"logger={config.logger.name}", LOGGER_PACKAGES.get(config.logger.name, {}))
+    _check_packages(f"logger={config.logger.name}")
     if config.save_model is not None and config.data.normalisation.whiten:
         raise UserError(
             f"save_model={config.save_model}: a plain state dict has no place for data.normalisation.whiten;"
@@ -375,8 +360,9 @@ def check(config: Config) -> None:
         raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
 
 
-def _check_packages(choice: str, packages: dict[str, str]) -> None:
+def _check_packages(choice: str) -> None:
     """Raise UserError where a module that the choice needs is not installed."""
+    packages = PACKAGES.get(choice, {})
     if any(find_spec(module) is None for module in packages):
         plural = "packages" if len(packages) > 1 else "a package"
         raise UserError(f"{choice}: needs {plural}: pip install {' '.join(packages.values())}")
@@ -390,20 +376,8 @@ def _check_data(data: Data) -> None:
         if not (os.path.isdir(expanded) if is_folder else os.path.isfile(expanded)):  # noqa: PTH112, PTH113
             raise UserError(f"data.path={path}: no such {'folder' if is_folder else 'file'}")
     count = data.extra.get("images") if data.name == "shapes" else TRAINING_IMAGES.get(data.name)
-    if count is not None and data.val_size >= count:
+    if isinstance(count, int) and data.val_size >= count:
         raise UserError(
             f"data.val_size={data.val_size}: larger than the data, which has {count} training images;"
             f" use a value below {count}"
-        )
-
-
-def _check_stays_inside(save_model: str | None) -> None:
-    """A config out of a file does not choose what is overwritten outside of the run directory."""
-    if save_model is None:
-        return
-    path = Path(os.path.expanduser(save_model))  # noqa: PTH111 - Path's own raises for an unknown user
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(
-            f"save_model={save_model}: lies outside of the run directory; if you want that, type it on the"
-            f" command line: save_model={save_model}"
         )

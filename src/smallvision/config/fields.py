@@ -6,6 +6,7 @@ import time of a validation library, so that a typing mistake is answered at onc
 """
 
 import dataclasses
+import math
 import re
 import reprlib
 import sys
@@ -29,29 +30,19 @@ OPTIONAL_OR_NULL = {"optional": True, "null": True}
 class Range:
     """Bounds of a number: ``low`` and ``high`` are allowed, ``above`` and ``below`` are not."""
 
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
 
-    def accepts(self, value: Any) -> bool:
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
+    def accepts(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
 
     def describe(self, kind: str) -> str:
-        whole = kind == "a whole number"
-        if whole and self.low is not None and self.high is not None:
+        if math.isfinite(self.low) and math.isfinite(self.high):
             return f"{kind} from {self.low} to {self.high}"
-        if whole and self.low is not None:
-            return f"{kind}, at least {self.low}"
         bounds = {"above": self.above, "at least": self.low, "below": self.below, "at most": self.high}
-        return " ".join(
-            [kind, " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)]
-        )
+        return f"{kind} " + " and ".join(f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound))
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class Length:
     minimum: int = 0
     exact: int | None = None
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: list[object]) -> bool:
         return len(value) >= self.minimum if self.exact is None else len(value) == self.exact
 
     def describe(self, kind: str) -> str:
@@ -76,70 +67,67 @@ class Matches:
     pattern: str
     meaning: str
 
-    def accepts(self, value: Any) -> bool:
+    def accepts(self, value: str) -> bool:
         return re.fullmatch(self.pattern, value) is not None
 
     def describe(self, kind: str) -> str:
         return self.meaning
 
 
-def accepts(value: Any, annotation: Any) -> bool:
+def accepts(value: object, annotation: object) -> bool:
     """Whether ``value``, out of YAML or JSON, is of the annotated type; nothing is converted but whole numbers
     where a float is wanted.
     """
-    origin = get_origin(annotation)
+    origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        base, *limits = get_args(annotation)
-        if not accepts(value, base) or not all(limit.accepts(value) for limit in limits):
-            return False
-        bounded = any(isinstance(limit, Range) and limit.high is not None for limit in limits)
-        return base is not int or bounded or value <= LARGEST_INTEGER
+        base, *limits = parts
+        if base is int and not any(math.isfinite(limit.high) for limit in limits):
+            limits.append(Range(high=LARGEST_INTEGER))
+        return accepts(value, base) and all(limit.accepts(value) for limit in limits)
     if origin in (Union, types.UnionType):
-        return any(accepts(value, option) for option in get_args(annotation))
+        return any(accepts(value, option) for option in parts)
     if origin is Literal:
-        return any(type(value) is type(option) and value == option for option in get_args(annotation))
+        return any(type(value) is type(option) and value == option for option in parts)
     if origin is list:
-        return isinstance(value, list) and all(accepts(item, get_args(annotation)[0]) for item in value)
+        return isinstance(value, list) and all(accepts(item, parts[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(accepts(item, get_args(annotation)[1]) for item in value.values())
-    if annotation is Any:
-        return True
-    if annotation in (None, types.NoneType):
-        return value is None
+        return isinstance(value, dict) and all(accepts(item, parts[1]) for item in value.values())
     if annotation is int:
         return type(value) is int
     if annotation is float:
-        return type(value) in (int, float) and -sys.float_info.max <= value <= sys.float_info.max
+        return isinstance(value, int | float) and type(value) is not bool and abs(value) <= sys.float_info.max
     if annotation is str:
         return isinstance(value, str) and bool(value.strip())
-    return isinstance(value, annotation)
+    return isinstance(annotation, type) and isinstance(value, annotation)
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: object) -> str:
     """What completes "must be ..." for that type."""
-    origin = get_origin(annotation)
+    origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        base, *limits = get_args(annotation)
-        text = describe(base)
-        for limit in limits:
+        text = describe(parts[0])
+        for limit in parts[1:]:
             text = limit.describe(text)
         return text
     if origin in (Union, types.UnionType):
-        options = sorted(get_args(annotation), key=lambda option: option is not types.NoneType)
-        return " or ".join(describe(option) for option in options)
+        return " or ".join(describe(option) for option in sorted(parts, key=lambda one: one is not types.NoneType))
     if origin is Literal:
-        return f"one of {', '.join(_shown(option) for option in get_args(annotation))}"
+        return f"one of {', '.join(map(_shown, parts))}"
     if origin is list:
-        return f"a list of entries, each {describe(get_args(annotation)[0])}"
+        return f"a list of entries, each {describe(parts[0])}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
-    return names.get(annotation, "a section of keys, as in configs/train.yaml")
+    section = "a section of keys, as in configs/train.yaml"
+    return names.get(annotation, section) if isinstance(annotation, type) else section
 
 
+@dataclass
 class Section:
-    """Base of the dataclasses that make up a config. A field is a key, an inner section or an optional one."""
+    """Base of the dataclasses that make up a config. A field is a key, an inner section or an optional one;
+    in ``extra``, where there is one, are all further keys, of the types in the class's ``Known``.
+    """
 
     @classmethod
-    def from_dict(cls: type[S], tree: Any, name: str = "") -> S:
+    def from_dict(cls: type[S], tree: object, name: str = "") -> S:
         """The typed section; ``name`` is where the config has it, empty for the whole.
 
         Raises UserError at the first key that is unknown, missing or of another type.
@@ -147,86 +135,82 @@ class Section:
         if not isinstance(tree, Mapping):
             raise UserError(f"{name}={_shown(tree)}: must be a section of keys, as in configs/train.yaml")
         prefix = f"{name}." if name else ""
-        own: Any = cls
-        hints, values, extra = key_types(own), {}, {}
-        takes_extra = "extra" in _fields(cls)
+        fields, annotations, known = cls.fields(), cls.key_types(), cls.extra_types()
+        values: dict[str, object] = {}
+        extra: dict[str, object] = {}
         for key, value in tree.items():
-            if key in hints:
-                values[_field_name(key)] = _converted(value, hints[key], f"{prefix}{key}")
-            elif takes_extra and isinstance(key, str):
-                known = extra_types(own).get(key, Any)
-                extra[key] = _converted(value, known, f"{prefix}{key}")
+            if key in annotations:
+                values[fields[key].name] = _converted(value, annotations[key], f"{prefix}{key}")
+            elif "extra" in fields and isinstance(key, str):
+                extra[key] = _converted(value, known.get(key, object), f"{prefix}{key}")
             else:
-                raise UserError(f"{prefix}{key}: no such key{_nearest(cls, str(key), prefix)}")
-        for field in _fields(cls).values():
-            if field.name not in values and field.name != "extra" and field.default is dataclasses.MISSING:
-                raise UserError(f"{prefix}{_key(field)}: missing; set {prefix}{_key(field)}=VALUE")
-        return cls(**values, **({"extra": extra} if takes_extra else {}))
+                nearest = (
+                    f".{did_you_mean(str(key), annotations, prefix)}"
+                    if prefix
+                    else "; configs/train.yaml shows them all"
+                )
+                raise UserError(f"{prefix}{key}: no such key{nearest}")
+        for key, field in fields.items():
+            if field.default is field.default_factory is dataclasses.MISSING and field.name not in values:
+                raise UserError(f"{prefix}{key}: missing; set {prefix}{key}=VALUE")
+        if "extra" in fields:
+            values["extra"] = extra
+        return cls(**values)
+
+    @classmethod
+    @cache
+    def fields(cls) -> "dict[str, dataclasses.Field[object]]":
+        """By key: as it is typed."""
+        return {"_target_" if field.name == "target" else field.name: field for field in dataclasses.fields(cls)}
+
+    @classmethod
+    @cache
+    def key_types(cls) -> dict[str, object]:
+        """Each key with its annotation, ``extra`` left out; a key that may be absent is not null if present."""
+        hints = get_type_hints(cls, include_extras=True)
+        found: dict[str, object] = {key: hints[field.name] for key, field in cls.fields().items() if key != "extra"}
+        for key, field in cls.fields().items():
+            if field.metadata == OPTIONAL:
+                options = tuple(option for option in get_args(found[key]) if option is not types.NoneType)
+                found[key] = Union[options]  # noqa: UP007 - of options known at run time only
+        return found
+
+    @classmethod
+    @cache
+    def extra_types(cls) -> dict[str, object]:
+        """The types of those keys of ``extra`` that are known: the annotations of the class's ``Known``."""
+        return get_type_hints(getattr(cls, "Known", object), include_extras=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, as config.yaml and checkpoints hold it. Optional sections that are not there
         are left out.
         """
         plain: dict[str, Any] = {}
-        for name, field in _fields(type(self)).items():
-            value = getattr(self, name)
-            if name == "extra":
-                plain |= value
-            elif isinstance(value, Section):
-                plain[_key(field)] = value.to_dict()
-            elif value is not None or "optional" not in field.metadata:
-                plain[_key(field)] = value
-        return plain
+        for key, field in self.fields().items():
+            value = getattr(self, field.name)
+            if isinstance(value, Section):
+                plain[key] = value.to_dict()
+            elif key != "extra" and (value is not None or "optional" not in field.metadata):
+                plain[key] = value
+        return plain | getattr(self, "extra", {})
 
-    def updated(self: S, changes: dict[str, Any]) -> S:
+    def updated(self: S, changes: Mapping[str, object]) -> S:
         """The same with the keys of ``changes``, checked; a dict updates the section of its name."""
         tree = self.to_dict()
         for key, value in changes.items():
-            tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+            old = tree.get(key)
+            tree[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
         return type(self).from_dict(tree)
 
 
-@cache
-def key_types(cls: type[Any]) -> dict[str, Any]:
-    """Each key of a section, as it is typed, with its annotation; one that may be absent is not null if present."""
-    hints = get_type_hints(cls, include_extras=True)
-    found = {}
-    for name, field in _fields(cls).items():
-        if field.metadata == OPTIONAL:
-            options = [option for option in get_args(hints[name]) if option is not types.NoneType]
-            hints[name] = Union[tuple(options)]  # noqa: UP007 - of options known at run time only
-        if name != "extra":
-            found[_key(field)] = hints[name]
-    return found
-
-
-@cache
-def extra_types(cls: type[Any]) -> dict[str, Any]:
-    """The types of those keys of ``extra`` that are known: the annotations of the class's ``Known``."""
-    known = getattr(cls, "Known", None)
-    return get_type_hints(known, include_extras=True) if known is not None else {}
-
-
-def _fields(cls: type[Any]) -> dict[str, Any]:
-    return {field.name: field for field in dataclasses.fields(cls)}
-
-
-def _key(field: Any) -> str:
-    return "_target_" if field.name == "target" else str(field.name)
-
-
-def _field_name(key: str) -> str:
-    return "target" if key == "_target_" else key
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: object) -> type[Section] | None:
     """The section that an annotation allows, if any."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return next((option for option in options if isinstance(option, type) and issubclass(option, Section)), None)
 
 
-def _converted(value: Any, annotation: Any, key: str) -> Any:
-    section = _section_of(annotation)
+def _converted(value: object, annotation: object, key: str) -> object:
+    section = section_of(annotation)
     if section is not None and (isinstance(value, Mapping) or not accepts(value, annotation)):
         return section.from_dict(value, key)
     if not accepts(value, annotation):
@@ -234,11 +218,7 @@ def _converted(value: Any, annotation: Any, key: str) -> Any:
     return value
 
 
-def _nearest(cls: Any, key: str, prefix: str) -> str:
-    return f".{did_you_mean(key, key_types(cls), prefix)}" if prefix else "; configs/train.yaml shows them all"
-
-
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """As it would be typed; a list or section, which a file may make endless, is shortened."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()

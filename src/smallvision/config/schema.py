@@ -7,7 +7,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from smallvision.config.fields import OPTIONAL, OPTIONAL_OR_NULL, Length, Matches, Range, Section
 
@@ -25,17 +25,7 @@ Duration = Annotated[str, Matches(r"\d\d(:\d\d){3}", "DD:HH:MM:SS")]
 WeightsFile = Annotated[str, Matches(r"[^\0\n]*[^/\0\n]\.pth?", "a file that ends in .pt or .pth")]
 
 
-class _FractionOfEpoch:
-    """Batches of an epoch as a fraction; 1.0 is all of them, where 1 is one batch."""
-
-    def accepts(self, value: Any) -> bool:
-        return type(value) is float and 0 < value <= 1
-
-    def describe(self, kind: str) -> str:
-        return "a fraction between 0.0 and 1.0"
-
-
-Batches = Count | Annotated[float, _FractionOfEpoch()]
+Batches = Count | Annotated[float, Range(above=0, high=1)]  # of an epoch; 1.0 is all of them, where 1 is one batch
 PARAM_KINDS = ("weight", "bias", "norm", "head")
 GROUPS = ("data", "model", "optimizer", "scheduler", "callbacks", "device", "logger")  # folders of configs/
 
@@ -46,7 +36,7 @@ class Target(Section):
 
     name: Name
     target: str
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass
@@ -70,11 +60,9 @@ class Normalisation(Section):
 
 
 @dataclass
-class Data(Section):
+class Data(Target):
     """Which images, and in what batches."""
 
-    name: Name
-    target: str
     val_size: Natural  # images held out of the training images, class by class; 0: no validation
     batch_size: Count  # images per optimizer step, over all processes
     eval_batch_size: Count  # images at once in validation and test
@@ -82,7 +70,6 @@ class Data(Section):
     shuffle: bool  # training images in another order each epoch
     augmentation: Augmentation
     normalisation: Normalisation
-    extra: dict[str, Any] = field(default_factory=dict)
 
     class Known:
         """Arguments of the data sets that come with the project."""
@@ -139,19 +126,16 @@ class RestOptimizer(Section):
 
     target: str
     lr: Positive
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
     Known = OptimizerArguments
 
 
 @dataclass
-class Optimizer(Section):
+class Optimizer(Target):
     """Which optimizer, under torch's own argument names."""
 
-    name: Name
-    target: str
     lr: Positive  # learning rate
     rest: RestOptimizer | None = field(default=None, metadata=OPTIONAL)  # with Muon: for what is no hidden matrix
-    extra: dict[str, Any] = field(default_factory=dict)
     Known = OptimizerArguments
 
 
@@ -183,7 +167,7 @@ class Logger(Section):
 
     name: Name
     target: str | None  # None: nobody
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
     class Known:
         """Arguments of the loggers that configs/logger names."""
@@ -216,7 +200,7 @@ class Trainer(Section):
     devices: Count | Annotated[list[Natural], Length(1)] | Literal["auto", -1]
     strategy: str
     num_nodes: Count
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -318,7 +302,7 @@ class Config(Section):
     model: Model
     optimizer: Optimizer
     scheduler: Scheduler
-    callbacks: dict[str, dict[str, Any] | None]  # by name, each with its _target_, in order; None: left out
+    callbacks: dict[str, dict[str, object] | None]  # by name, each with its _target_, in order; None: left out
     device: Device
     logger: Logger
     report: bool  # draw report.html at the end
@@ -364,10 +348,10 @@ class Sweep(Section):
     workers: Annotated[int, Range(1, 1024)] | None
     per_device: Annotated[int, Range(1, 64)]
     pruner: Literal["none", "median", "percentile", "successive_halving", "hyperband", "threshold", "wilcoxon"]
-    pruner_options: dict[str, Any]
+    pruner_options: dict[str, object]
     storage: str | None
     retry_failed: bool
     test_best: bool
     launcher: Literal["local", "slurm"]
-    launcher_options: dict[str, Any]
+    launcher_options: dict[str, object]
     trials: Count | None = field(default=None, metadata=OPTIONAL)

@@ -6,13 +6,12 @@ Hydra's ``instantiate`` is never used: it would call whatever a file names.
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from smallvision.config.schema import Config
+from smallvision.config.schema import Config, Logger, RestOptimizer, Target
 from smallvision.core.errors import UserError, did_you_mean
 
-# Section of the config: modules whose own public names it may name in `_target_` (.*: those of a package), and for
-# modules that are not ours the class that it must derive from.
+# Section of the config: modules whose own public names it may name in `_target_` (.*: those of a package).
 ALLOWED: dict[str, tuple[str, ...]] = {
     "data": ("smallvision.data.standard", "smallvision.data.digits", "smallvision.data.shapes",
              "smallvision.data.arrays", "smallvision.data.folder"),
@@ -22,12 +21,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "callbacks": ("smallvision.training.callbacks.*", "lightning.pytorch.callbacks"),
     "logger": ("lightning.pytorch.loggers",),
 }  # fmt: skip
-BASES = {
-    "model": ("torch.nn", "Module"),
-    "optimizer": ("torch.optim", "Optimizer"),
-    "callbacks": ("lightning.pytorch.callbacks", "Callback"),
-    "logger": ("lightning.pytorch.loggers", "Logger"),
-}
 # Of a module of which not everything is allowed. Other callbacks of Lightning's choose folders to write to.
 NAMES = {
     "lightning.pytorch.callbacks": (
@@ -38,18 +31,12 @@ NAMES = {
 NOT_ARGUMENTS = ("name", "_target_")
 
 
-class Buildable(Protocol):
-    """A section with a target: ``Data``, ``Model``, ``Optimizer``, ``Scheduler``, ``Logger``."""
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
 def check_targets(config: Config) -> None:
     """Raise UserError where a section names what is not on the list. Imports nothing."""
-    for section in ("data", "model", "optimizer", "scheduler", "logger"):
-        target = getattr(config, section).target
-        if target is not None or section != "logger":
-            check_target(section, target)
+    for section in ("data", "model", "optimizer", "scheduler"):
+        check_target(section, getattr(config, section).target)
+    if config.logger.target is not None:
+        check_target("logger", config.logger.target)
     for name, callback in config.callbacks.items():
         if callback is not None:
             check_target("callbacks", callback.get("_target_"), f"callbacks.{name}")
@@ -57,7 +44,7 @@ def check_targets(config: Config) -> None:
         check_target("optimizer", config.optimizer.rest.target, "optimizer.rest")
 
 
-def check_target(section: str, target: Any, key: str | None = None) -> tuple[str, str]:
+def check_target(section: str, target: object, key: str | None = None) -> tuple[str, str]:
     """``(module, name)`` of an allowed target; UserError for any other, without importing anything.
 
     ``key``: where the config has it, if not at the section's name.
@@ -74,7 +61,12 @@ def check_target(section: str, target: Any, key: str | None = None) -> tuple[str
 
 
 def instantiate(
-    section: str, config: Buildable | dict[str, Any], /, *args: Any, key: str | None = None, **runtime: Any
+    section: str,
+    config: Target | RestOptimizer | Logger | dict[str, object],
+    /,
+    *args: object,
+    key: str | None = None,
+    **runtime: object,
 ) -> Any:
     """Call what ``_target_`` names with the section's other keys.
 
@@ -101,19 +93,37 @@ def instantiate(
         raise UserError(f"{where}={plain.get('name', plain['_target_'])}: {error}") from error
 
 
-def resolve(section: str, target: Any, key: str | None = None) -> Callable[..., Any]:
+def resolve(section: str, target: object, key: str | None = None) -> Callable[..., object]:
     """The allowed class or function itself. ``key`` as in :func:`check_target`."""
-    where = key or section
     module, name = check_target(section, target, key)
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        found: object = getattr(importlib.import_module(module), name, None)
+        base = _base_class(section)
     except ImportError as error:
-        raise UserError(f"{where}._target_={target}: cannot be imported ({error})") from None
-    if section in BASES:
-        base = getattr(importlib.import_module(BASES[section][0]), BASES[section][1])
-        fits = inspect.isclass(found) and issubclass(found, base)
-    else:
-        fits = inspect.isfunction(found) and found.__module__ == module
-    if not fits or found is None:
-        raise UserError(f"{where}._target_={target}: there is no such {section}")
-    return found
+        raise UserError(f"{key or section}._target_={target}: cannot be imported ({error})") from None
+    if base is not None and inspect.isclass(found) and issubclass(found, base):
+        return found
+    if base is None and inspect.isfunction(found) and found.__module__ == module:
+        return found
+    raise UserError(f"{key or section}._target_={target}: there is no such {section}")
+
+
+def _base_class(section: str) -> type | None:
+    """What a target of the section must derive from; None: it is a function of an allowed module."""
+    if section == "model":
+        from torch import nn
+
+        return nn.Module
+    if section == "optimizer":
+        from torch import optim
+
+        return optim.Optimizer
+    if section == "callbacks":
+        from lightning.pytorch import callbacks
+
+        return callbacks.Callback
+    if section == "logger":
+        from lightning.pytorch import loggers
+
+        return loggers.Logger
+    return None

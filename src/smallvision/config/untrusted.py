@@ -25,7 +25,6 @@ HYDRA_TARGETS = {
     "launcher": {"hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
     "sweeper": {"hydra._internal.core_plugins.basic_sweeper.BasicSweeper"},
 }
-HYDRA_EMPTY = {"callbacks": "callbacks", "job.env_set": "environment variables"}
 HYDRA_LOGGING = ("job_logging", "hydra_logging")
 HANDLERS = {"logging.StreamHandler", "logging.FileHandler"}  # those of Hydra's own defaults
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
@@ -41,7 +40,7 @@ def load_run_config(run_dir: Path) -> dict[str, Any]:
     return validate_untrusted_config(_read_yaml(file), str(file))
 
 
-def validate_untrusted_config(tree: Any, file: str) -> dict[str, Any]:
+def validate_untrusted_config(tree: object, file: str) -> dict[str, Any]:
     """``tree``, out of ``file``, if it has the form of a run's config. Raises UserError, naming the file."""
     sections = ("trainer", "early_stopping", *GROUPS)
     if not isinstance(tree, dict) or not all(isinstance(tree.get(name), dict) for name in sections):
@@ -50,7 +49,7 @@ def validate_untrusted_config(tree: Any, file: str) -> dict[str, Any]:
     return tree
 
 
-def check_plain_data(tree: Any, file: str, max_entries: int, *others: type) -> None:
+def check_plain_data(tree: object, file: str, max_entries: int, *others: type) -> None:
     """Raise UserError where ``tree`` holds more than text, numbers, lists and dicts (and the ``others``), or more
     than ``max_entries`` entries; one that is referred to twice counts twice.
     """
@@ -98,33 +97,33 @@ def refuse_search_path(directory: Path, name: str) -> None:
 
 def check_hydra(composed: DictConfig) -> None:
     """Raise UserError where Hydra's own node would run or import anything."""
-    node: Any = OmegaConf.to_container(composed.hydra, resolve=False)
-    for key, content in HYDRA_EMPTY.items():
-        found = node
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if found:
-            raise UserError(f"hydra.{key}: {content} of Hydra's are not allowed here")
+    node = OmegaConf.to_container(composed.hydra, resolve=False)
+    assert isinstance(node, dict)
+    job = node.get("job")
+    if node.get("callbacks"):
+        raise UserError("hydra.callbacks: callbacks of Hydra's are not allowed here")
+    if isinstance(job, dict) and job.get("env_set"):
+        raise UserError("hydra.job.env_set: environment variables of Hydra's are not allowed here")
     for section in HYDRA_LOGGING:
-        _check_logging(f"hydra.{section}", node.get(section) or {})
+        _check_logging(f"hydra.{section}", node.get(section))
     for section, allowed in HYDRA_TARGETS.items():
         target = (node.get(section) or {}).get("_target_")
         if target is not None and target not in allowed:
             raise UserError(f"hydra.{section}._target_={target}: not allowed here")
 
 
-def _check_logging(key: str, node: Any) -> None:
+def _check_logging(key: str, node: object) -> None:
     """Refuse what logging.config would import or call: factories, classes, objects by their path."""
-    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, value in pairs:
         here = f"{key}.{name}"
         factory = name in ("()", "filters") or (name == "class" and value not in HANDLERS)
         if factory or (isinstance(value, str) and "://" in value and value not in STREAMS):
             raise UserError(f"{here}={value}: not allowed here")
-        if isinstance(value, (dict, list)):
-            _check_logging(here, value)
+        _check_logging(here, value)
 
 
-def _read_yaml(file: Path) -> Any:
+def _read_yaml(file: Path) -> object:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except Exception as error:  # PyYAML has a dozen exceptions for a file that is no YAML

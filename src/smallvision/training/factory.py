@@ -173,7 +173,7 @@ def make_callbacks(
     callbacks: list[Callback] = []
     for name, section in config.callbacks.items():
         if section is not None:
-            known = runtime if section["_target_"].startswith("smallvision.") else {}
+            known = runtime if str(section["_target_"]).startswith("smallvision.") else {}
             callbacks.append(instantiate("callbacks", section, key=f"callbacks.{name}", **known))
     for kind in NEEDED:
         if not any(isinstance(callback, kind) for callback in callbacks):

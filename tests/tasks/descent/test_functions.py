@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smallvision.config.fields import key_types
 from smallvision.config.schema import Descent
 from smallvision.tasks.descent.trajectory import FUNCTIONS, Function
 
@@ -24,7 +23,7 @@ def gradient(function: Function, point: tuple[float, ...]) -> list[float]:
 
 
 def test_the_config_accepts_every_function() -> None:
-    assert set(get_args(key_types(Descent)["function"])) == {*FUNCTIONS, "all"}
+    assert set(get_args(Descent.key_types()["function"])) == {*FUNCTIONS, "all"}
 
 
 @each_function
