@@ -107,8 +107,9 @@ def check_hydra(composed: DictConfig) -> None:
     for section in HYDRA_LOGGING:
         _check_logging(f"hydra.{section}", node.get(section))
     for section, allowed in HYDRA_TARGETS.items():
-        target = (node.get(section) or {}).get("_target_")
-        if target is not None and target not in allowed:
+        part = node.get(section)
+        target = part.get("_target_") if isinstance(part, dict) else part
+        if target is not None and str(target) not in allowed:
             raise UserError(f"hydra.{section}._target_={target}: not allowed here")
 
 
@@ -117,7 +118,7 @@ def _check_logging(key: str, node: object) -> None:
     pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for name, value in pairs:
         here = f"{key}.{name}"
-        factory = name in ("()", "filters") or (name == "class" and value not in HANDLERS)
+        factory = name in ("()", "filters") or (name == "class" and str(value) not in HANDLERS)
         if factory or (isinstance(value, str) and "://" in value and value not in STREAMS):
             raise UserError(f"{here}={value}: not allowed here")
         _check_logging(here, value)

@@ -128,15 +128,15 @@ def preprocess(image: Image.Image, spec: InputSpec) -> Preprocessed:
     method = AUTO_RESIZE.get(spec.dataset, "center_crop") if spec.resize == "auto" else spec.resize
     if method == "digit" and image.size != size:
         return _preprocess_digit(image, spec)
+    resized = image.convert(MODES[spec.channels])
     if image.size == size:
-        resized, done = image.convert(MODES[spec.channels]), "unchanged"
+        done = "unchanged"
     elif method == "stretch":
         resized, done = stretch(image, spec.channels, size), "stretched"
     elif method == "center_crop":
-        resized, done = center_crop(_limit_size(image.convert(MODES[spec.channels])), size), "cropped"
+        resized, done = center_crop(_limit_size(resized), size), "cropped"
     else:
-        limited = _limit_size(image.convert(MODES[spec.channels]))
-        resized, done = pad(limited, size, trim=method == "trim"), "padded"
+        resized, done = pad(_limit_size(resized), size, trim=method == "trim"), "padded"
     inverted = spec.polarity == "invert"
     if spec.polarity == "auto" and spec.dataset in LIGHT_ON_DARK:
         inverted = is_dark_on_light(np.asarray(_limit_size(image.convert("L"))))
@@ -233,9 +233,9 @@ def _bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | No
 def border(image: Pixels | Grey) -> Pixels | Grey:
     """The pixels along the four sides, a fiftieth of the shorter side deep: N or N x C."""
     deep = max(1, min(image.shape[:2]) // 50)
-    middle = image[deep:-deep]
-    parts = (image[:deep], image[-deep:], middle[:, :deep], middle[:, -deep:])
-    return np.concatenate([part.reshape(-1, *image.shape[2:]) for part in parts])
+    is_border = np.ones(image.shape[:2], bool)
+    is_border[deep:-deep, deep:-deep] = False
+    return image[is_border]
 
 
 def is_dark_on_light(grey: Pixels | Grey) -> bool:
