@@ -1,6 +1,7 @@
 """`data=folder`: a tree of image files, one folder per class."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +63,12 @@ def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Ten
     ]
     if not files:
         raise UserError(f"{root}: no image files in its class folders")
-
-    def decode(file: Path) -> npt.NDArray[np.uint8]:
-        with open_image(file, str(file)) as image:
-            return np.asarray(stretch(flatten_alpha(image), channels, (size, size)))
-
     paths, labels = zip(*files, strict=True)
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        images = torch.from_numpy(np.stack(list(pool.map(decode, paths))))
+        images = torch.from_numpy(np.stack(list(pool.map(partial(_decode, size, channels), paths))))
     return images.view(-1, size, size, channels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+
+
+def _decode(size: int, channels: int, file: Path) -> npt.NDArray[np.uint8]:
+    with open_image(file, str(file)) as image:
+        return np.asarray(stretch(flatten_alpha(image), channels, (size, size)))

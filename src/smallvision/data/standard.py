@@ -246,16 +246,18 @@ def download(name: str, root: Path) -> dict[str, Path]:
     from torchvision import datasets  # slow to import, and not always needed
 
     official = getattr(datasets, TORCHVISION[name])
-
-    def get(scratch: Path) -> None:
-        official(str(scratch), download=True)
-        for spare in [*scratch.rglob("*-ubyte"), *scratch.rglob("*.tar.gz")]:  # beside an archive or its content
-            spare.unlink()
-
-    download_into(root, getattr(official, "mirrors", None) or [official.url], get, partial(find, name, root))
+    urls = getattr(official, "mirrors", None) or [official.url]
+    download_into(root, urls, partial(_download_by, official), partial(find, name, root))
     files = find(name, root)
     assert files is not None
     return files
+
+
+def _download_by(official: Callable[..., object], scratch: Path) -> None:
+    """By torchvision's class; of an archive and its content, what is read is kept."""
+    official(str(scratch), download=True)
+    for spare in [*scratch.rglob("*-ubyte"), *scratch.rglob("*.tar.gz")]:
+        spare.unlink()
 
 
 def download_into(
