@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 from helpers.command import TINY
+from helpers.fast_yaml import parse_in_c
 from helpers.forks import train
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one thread a test process: the suite runs on every core
+
+
+def pytest_configure() -> None:
+    parse_in_c()
 
 
 def pytest_collection_finish() -> None:

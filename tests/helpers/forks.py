@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypedDict, cast
 
 from helpers.command import NO_NETWORK, TRAIN
+from helpers.fast_yaml import parse_in_c
 
 # torch.compile without what takes it longest: trying every vector unit, a pool of processes, precompiled headers.
 PLAIN_COMPILER = {
@@ -352,6 +353,7 @@ def import_without_torch() -> None:
 
 def main() -> None:
     gc.disable()
+    parse_in_c()
     if "--without-torch" in sys.argv:
         import_without_torch()
     else:
