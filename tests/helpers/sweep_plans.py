@@ -52,7 +52,7 @@ class InProcess:
         assert run is not None
         reason = None
         with suppress(Interrupted):
-            reason = run.execute([AskAfterEpoch(self)] if run.judged else [])
+            reason = run.execute([AskAfterEpoch(self)] if run.prunable else [])
         return [Event(run, "ended", reason)]
 
     def send(self, message: object) -> None:

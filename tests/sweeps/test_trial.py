@@ -100,7 +100,7 @@ def test_a_run_records_its_own_command_line(pruned):
     assert "optimizer.lr=0.01" in environment["command"]
 
 
-def test_a_run_whose_process_died_three_times_fails_with_the_cause(tmp_path):
+def test_a_run_whose_processes_do_not_bring_it_on_fails_with_the_cause(tmp_path):
     study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.1"))
     sweep = Sweep(study, InProcess())
     sweep.submit_runs()
@@ -121,7 +121,7 @@ def test_a_sweep_whose_processes_cannot_start_ends_at_once(tmp_path):
         sweep.submit_runs()
         (run,) = sweep.running.values()
         sweep.handle(Event(run, "died", "a worker ended with exit code 1\nImportError"), stopping=False)
-        assert sweep.startup_deaths == 3 - left
+        assert sweep.startup_ends == 3 - left
     sweep.submit_runs()
-    with pytest.raises(RuntimeError, match=r"3 processes in a row died before any trial began: .*\nImportError"):
+    with pytest.raises(RuntimeError, match=r"3 processes in a row ended before any trial began: .*\nImportError"):
         sweep.handle(Event(*sweep.running.values(), "died", "a worker ended with exit code 1\nImportError"), False)

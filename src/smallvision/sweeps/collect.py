@@ -65,7 +65,7 @@ def read_study(study: Study) -> SweepView:
 def read_runs(study: Study, at_work: bool | None = None) -> SweepView:
     """The sweep with what its run directories hold: learning curves, test metrics, which runs were interrupted.
 
-    ``at_work``: whether a process is carrying out the sweep; None: its lock tells.
+    ``at_work``: whether a process is carrying out the sweep; None: as its lock shows.
     """
     view = read_study(study)
     if at_work is None:

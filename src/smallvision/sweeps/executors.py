@@ -1,4 +1,4 @@
-"""What carries out the runs of a sweep: processes of this machine, or jobs of a cluster."""
+"""What carries out the runs of a sweep: here, processes of this machine."""
 
 import gc
 import multiprocessing
@@ -6,20 +6,16 @@ import os
 import signal
 import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from smallvision.config.schema import Sweep
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.system import STOP, cores, gpus
 from smallvision.sweeps.trial import LAST_LINES, TrialRun
-
-if TYPE_CHECKING:
-    import submitit
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -36,7 +32,7 @@ class Event:
 
 
 class Executor(Protocol):
-    """Runs at most ``slots`` runs at once. ``asks``: whether runs that are ``judged`` wait after each epoch until
+    """Runs at most ``slots`` runs at once. ``asks``: whether runs that are ``prunable`` wait after each epoch until
     :meth:`go_on` is called, else they must be followed in their directories.
     """
 
@@ -65,6 +61,8 @@ def make_executor(directory: Path, settings: Sweep, device: str) -> Executor:
     places = [name for name in found for _ in range(settings.per_device)]
     slots = max(1, len(places)) if settings.workers is None else settings.workers
     if settings.launcher == "slurm":
+        from smallvision.sweeps.slurm import SlurmExecutor
+
         return SlurmExecutor(directory, slots, settings.launcher_options)
     if places and slots > len(places):
         raise UserError(
@@ -186,7 +184,7 @@ def work(connection: "Connection[object, object]", log: Path, environment: dict[
             run = connection.recv()
             assert isinstance(run, TrialRun)
             try:
-                reason = run.execute([AskAfterEpoch(connection)] if run.judged else [])
+                reason = run.execute([AskAfterEpoch(connection)] if run.prunable else [])
             except Interrupted:
                 reason = None
             connection.send(("ended", reason))
@@ -208,72 +206,3 @@ def last_lines(log: Path) -> list[str]:
         return log.read_text(errors="replace").splitlines()[-LAST_LINES:]
     except OSError:
         return []
-
-
-# Jobs of a cluster -----------------------------------------------------------------------------------------------
-
-
-class SlurmExecutor:
-    """A job a run. ``options``: submitit's own (``timeout_min``, ``slurm_partition``, ``gpus_per_node``)."""
-
-    asks = False
-
-    def __init__(self, directory: Path, slots: int, options: dict[str, object]) -> None:
-        try:
-            import submitit
-        except ModuleNotFoundError:
-            raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
-        self.slots = slots
-        parameters = {"cluster": "slurm", "name": directory.name, **options}
-        try:
-            self.executor = submitit.AutoExecutor(directory / "jobs", cluster=str(parameters.pop("cluster")))
-            self.executor.update_parameters(**parameters)
-        except (RuntimeError, ValueError, NameError, TypeError) as error:
-            raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
-        os.environ.setdefault("PYTHONUNBUFFERED", "1")
-        self.jobs: list[tuple[TrialRun, submitit.Job[str | None]]] = []
-
-    def submit(self, run: TrialRun) -> None:
-        self.jobs.append((run, self.executor.submit(Job(run))))
-
-    def wait(self, seconds: float) -> list[Event]:
-        time.sleep(seconds)
-        done = [(run, job) for run, job in self.jobs if job.done()]
-        self.jobs = [pair for pair in self.jobs if pair not in done]
-        return [self._event(run, job) for run, job in done]
-
-    def _event(self, run: TrialRun, job: "submitit.Job[str | None]") -> Event:
-        failure = job.exception()
-        if failure is None:
-            return Event(run, "ended", job.result())
-        return Event(run, "died", "\n".join([str(failure), *last_lines(job.paths.stdout)]))
-
-    def go_on(self, run: TrialRun) -> None:
-        pass
-
-    def stop(self) -> None:
-        for _, job in self.jobs:
-            job.cancel(check=False)
-
-    close = stop
-
-
-class Job:
-    """What a job runs; where the cluster preempts it, it is queued again and goes on."""
-
-    def __init__(self, run: TrialRun) -> None:
-        self.run = run
-
-    def __call__(self) -> str | None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; ours stops at the next step
-        STOP.install()
-        with suppress(Interrupted):
-            return self.run.execute()
-        return None
-
-    def checkpoint(self) -> "submitit.helpers.DelayedSubmission":
-        """Called by submitit on preemption; returns the submission that goes on."""
-        from submitit.helpers import DelayedSubmission
-
-        STOP.signal = STOP.signal or "preempted"
-        return DelayedSubmission(self)

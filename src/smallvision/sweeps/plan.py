@@ -115,7 +115,7 @@ class Plan:
             self.run_dir(number, seed),
             self.configs,
             self.config_name,
-            judged=self.pruner not in ("none", "wilcoxon"),
+            prunable=self.pruner not in ("none", "wilcoxon"),
         )
 
     def make_pruner(self) -> pruners.BasePruner:

@@ -18,7 +18,7 @@ class Channel(Protocol):
 
 
 class AskAfterEpoch(Callback):
-    """Before each epoch but the first, waits until the sweep has looked at the run's directory.
+    """Before each epoch but the first, waits until the sweep has read the run's directory.
 
     An epoch is in metrics.csv once it is saved, which is before the next one starts. Where the pruner decided against
     the run, there is a file ``stop`` then.

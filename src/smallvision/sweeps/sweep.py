@@ -28,7 +28,7 @@ from smallvision.sweeps.trial import TrialRun
 
 POLL_SECONDS = 0.25
 LEADERBOARD_SECONDS = 5.0
-MAX_DEATHS = 3  # of processes that ran the same run, and of processes that had not begun any
+MAX_ENDS = 3  # of processes in a row that did not bring a run on, or that began none
 
 
 def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> None:
@@ -60,8 +60,9 @@ class Sweep:
         self.console = Console()
         self.running: dict[Path, TrialRun] = {}  # by run directory
         self.foreign: set[Path] = set()  # of those, the ones that a process of the sweep before has not quite left
-        self.deaths: dict[Path, int] = {}
-        self.startup_deaths = 0  # in a row
+        # Of runs whose process ended before them: when their last.ckpt was written, and how often they did not get on.
+        self.ends: dict[Path, tuple[int, int]] = {}
+        self.startup_ends = 0  # in a row, before any trial had begun
 
     def run(self, retried: int, test_best: bool) -> None:
         """Everything up to the report. Raises Interrupted after a signal, UserError where every trial failed."""
@@ -149,29 +150,32 @@ class Sweep:
             self.executor.go_on(run)
             return
         del self.running[run.directory]
-        if event.kind == "died":
-            if not stopping:
-                self.record_death(run, str(event.reason))
-            return
-        self.startup_deaths = 0
         results = run.finished()
-        if event.reason is not None:
+        if event.kind == "ended" and event.reason is not None:
             self.fail(run, event.reason)
-        elif results is not None:  # else it was interrupted
+        elif results is not None:
             self.study.report(run, self.curve(run))
             self.study.store(run, results)
+        elif not stopping:
+            self.record_end(run, event.reason or f"the run of trial {run.number} was interrupted")
 
-    def record_death(self, run: TrialRun, cause: str) -> None:
-        """A run whose process died goes on in another one, unless that is the end of too many."""
-        self.deaths[run.directory] = self.deaths.get(run.directory, 0) + 1
+    def record_end(self, run: TrialRun, cause: str) -> None:
+        """A run whose process ended before it goes on in another one, unless that does not bring it on."""
+        checkpoint = RunDir(run.directory).last_checkpoint
+        saved = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
+        before, times = self.ends.get(run.directory, (0, 0))
+        times = times + 1 if saved == before else 1
+        self.ends[run.directory] = saved, times
         if not RunDir(run.directory).config_file.is_file():
-            self.startup_deaths += 1
-            if self.startup_deaths == MAX_DEATHS:
-                raise RuntimeError(f"{MAX_DEATHS} processes in a row died before any trial began: {cause}")
-        last = self.deaths[run.directory] == MAX_DEATHS
-        outcome = "failed" if last else "goes on"
+            self.startup_ends += 1
+            if self.startup_ends == MAX_ENDS:
+                raise RuntimeError(f"{MAX_ENDS} processes in a row ended before any trial began: {cause}")
+        else:
+            self.startup_ends = 0
+        failed = times == MAX_ENDS
+        outcome = "failed" if failed else "goes on"
         self.console.print(f"  {cause.partition(chr(10))[0]}; trial {run.number} {outcome}", style="bold red")
-        if last:
+        if failed:
             self.fail(run, cause)
 
     def fail(self, run: TrialRun, reason: str) -> None:
@@ -189,7 +193,7 @@ class Sweep:
                 if not RunDir(run.directory).is_locked():
                     self.foreign.remove(run.directory)
                     del self.running[run.directory]
-            elif run.judged and not self.executor.asks:
+            elif run.prunable and not self.executor.asks:
                 self.judge(run)
 
     def judge(self, run: TrialRun) -> None:

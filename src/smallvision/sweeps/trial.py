@@ -20,7 +20,7 @@ LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
 
 @dataclass(frozen=True)
 class TrialRun:
-    """One seed of trial ``number``. ``overrides``: its command line, composed from ``configs``; ``judged``: whether a
+    """One seed of trial ``number``. ``overrides``: its command line, composed from ``configs``; ``prunable``: whether a
     pruner decides after each epoch if it goes on.
     """
 
@@ -30,7 +30,7 @@ class TrialRun:
     directory: Path
     configs: Path
     config_name: str = "train"
-    judged: bool = False
+    prunable: bool = False
 
     def compose(self) -> Config:
         """Its config. Raises UserError where it could not be run, or not in a sweep."""
