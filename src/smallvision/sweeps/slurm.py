@@ -43,7 +43,7 @@ class SlurmExecutor:
         warning = min(SAVE_SECONDS, int(minutes * 6)) if isinstance(minutes, (int, float)) else SAVE_SECONDS
         try:
             self.executor = submitit.AutoExecutor(self.folder, cluster="slurm")
-            self.executor.update_parameters(name=directory.name, slurm_signal_delay_s=warning, **options)
+            self.executor.update_parameters(**{"name": directory.name, "slurm_signal_delay_s": warning, **options})
         except (RuntimeError, ValueError, NameError, TypeError) as error:
             raise UserError(f"sweep.launcher=slurm: {str(error).splitlines()[0]}") from None
         self.end_former_jobs()

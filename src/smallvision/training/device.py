@@ -1,5 +1,6 @@
 """Which device a run is on, and how precisely and in which layout it computes there."""
 
+import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,10 @@ def kind_of(name: str) -> str:
 def choose(config: schema.Device, flops: int) -> Device:
     """The device for a network of ``flops`` floating-point operations an image, forward."""
     kind = kind_of(config.name)
+    if kind == "cpu":
+        # Lightning has torch look for a GPU by loading NVIDIA's library, which Adam then does at each step: 4 % of one
+        # of model=mnist.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     torch.set_num_threads(config.threads or min(THREADS, cores()))
     precision = str(config.precision)
     if precision == "auto":
