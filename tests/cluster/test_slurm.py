@@ -1,6 +1,8 @@
-"""Sweeps on a real Slurm: whatever happens to a job, each run ends once and with the same metrics."""
+"""Sweeps on a real Slurm: whatever happens to a job, each run ends once and with the same metrics.
 
-import os
+`pytest tests/cluster --cluster -n 1`, as root, with Debian's slurmctld, slurmd, slurm-client and munge.
+"""
+
 import signal
 import subprocess
 import sys
@@ -16,14 +18,16 @@ from helpers.sweep_plans import SMALL
 
 from smallvision.sweeps.collect import read_sweep
 
-pytestmark = pytest.mark.skipif(bool(missing()) or os.geteuid() != 0, reason="needs root and Debian's Slurm and munge")
 SWEPT = (*SMALL, "data.images=2000", "trainer.max_epochs=12", "checkpoint.every_n_steps=10", "optimizer.lr=0.01,0.001",
          "sweep.launcher=slurm", "sweep.workers=2", "+sweep.launcher_options.timeout_min=20",
          "hydra.sweep.dir=s")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+def slurm(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Slurm]:
+    if not request.config.getoption("--cluster"):
+        pytest.skip("a real Slurm is started with --cluster")
+    assert not missing(), f"not installed: {', '.join(missing())}"
     with cluster(tmp_path_factory.mktemp("slurm")) as found:
         yield found
 
