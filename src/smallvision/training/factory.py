@@ -93,6 +93,8 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
             seed=config.seed,
         )
         predictor = Predictor(spec, spec.make_network())
+        if spec.whiten:
+            init_whiten(predictor, data)
     else:
         spec = checkpoint.spec
         if dataset.shape != spec.shape or len(dataset.classes) != len(spec.classes):
@@ -104,8 +106,6 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
     flops = predictor.flops()
     if checkpoint is None and config.task != "test":
         refuse_lone_image(predictor, data)
-    if checkpoint is None and spec.whiten:
-        init_whiten(predictor, data)
     device = devices.choose(config.device, flops)
     optimizer_for = partial(make_optimizer, config, device=device)
     optimizer_for(predictor.network)  # refuse impossible values before any training
@@ -130,8 +130,7 @@ def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:
 def refuse_lone_image(predictor: Predictor, data: ImageDataModule) -> None:
     """Raise UserError where a training batch is one image and batch norm would have one value to work on."""
     count, batch = data.sizes["train"], data.batch_size
-    lone = batch == 1 or (count % batch == 1 and not data.drop_last)
-    if not lone:
+    if batch > 1 and (count % batch != 1 or data.drop_last):
         return
     try:
         copy.deepcopy(predictor).to("meta").train().classify(torch.empty(1, *data.dataset.shape, device="meta"))
