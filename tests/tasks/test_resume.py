@@ -49,10 +49,10 @@ def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("sent", "begin"), [(signal.SIGINT, command.start), (signal.SIGTERM, start)])
-def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tmp_path, sent, begin):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tmp_path, sent):
     typed = [*TINY, "data.images=4000", "trainer.max_epochs=3"]
-    process = begin(tmp_path, *typed, "hydra.run.dir=cut")
+    process = start(tmp_path, *typed, "hydra.run.dir=cut")
     wait_for((tmp_path / "cut/metrics.csv").exists, process)
     process.send_signal(sent)
     out, err = process.communicate(timeout=240)
@@ -101,6 +101,7 @@ def stop_after_first_row(run_dir: Path) -> None:
 
 
 def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):
+    """Of a new process, which then imports torch."""
     process = command.start(tmp_path, *TINY, "hydra.run.dir=cut")
     wait_for((tmp_path / "cut").exists, process)
     time.sleep(0.3)
