@@ -9,13 +9,12 @@ from helpers.forks import train
 RUN = ("data=shapes", "data.images=84", "data.val_size=20", "data.test_images=20", "data.size=12",
        "data.batch_size=32", "model=cifar10", "model.widths=[8]", "model.depths=[0]", "device=cpu",
        "device.precision=32", "device.threads=1", "trainer.max_epochs=2", "report=false")  # fmt: skip
-ONE_PROCESS = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # no others, which would import torch anew
 
 
 def test_a_compiled_run_learns_the_same_and_tells_how_long_it_took_to_compile(tmp_path):
     plain = train(tmp_path, *RUN, "hydra.run.dir=plain")
     compiled = train(tmp_path, *RUN, "device.compile=true", "hydra.run.dir=compiled",
-                     env={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), **ONE_PROCESS})  # fmt: skip
+                     env={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")})  # fmt: skip
     assert plain.returncode == 0, plain.stderr
     assert compiled.returncode == 0, compiled.stderr
     assert "channels last, compiled" in compiled.stdout
@@ -34,7 +33,7 @@ def test_a_compiled_run_learns_the_same_and_tells_how_long_it_took_to_compile(tm
 
 
 def test_a_machine_without_a_compiler_is_told_so(tmp_path):
-    nothing = {"PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"), **ONE_PROCESS}
+    nothing = {"PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     process = train(tmp_path, *RUN, "device.compile=true", env=nothing)
     assert process.returncode == 2
     assert process.stderr.startswith("error: device.compile=true: torch cannot compile this network here")
