@@ -5,7 +5,9 @@ import torch
 from helpers.command import TINY
 from helpers.configs import resolved
 
+from smallvision.core.errors import Interrupted
 from smallvision.core.run_dir import RunDir
+from smallvision.core.system import STOP
 from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
 from smallvision.tasks.bench import measure
@@ -56,6 +58,12 @@ def test_the_clock_leaves_the_warm_up_out_and_stops_when_its_time_is_over():
     assert [clock.step(10) for _ in range(6)] == [False] * 5 + [True]
     assert clock.images == 10
     assert clock.rate == clock.images / clock.elapsed
+
+
+def test_a_signal_ends_every_contender_at_its_next_step(monkeypatch):
+    monkeypatch.setattr(STOP, "signal", "SIGINT")
+    with pytest.raises(Interrupted):
+        Clock(0.0).step(10)
 
 
 def test_ratios_are_medians_over_rounds_not_ratios_of_medians():

@@ -16,8 +16,8 @@ from smallvision.training.predictor import Predictor
 
 SMALL = ((1, 8, 8), "model=linear")
 NETWORKS = {  # test_export.py has one with whitening and six views
-    "convolutions": ((1, 28, 28), "model=lenet5", "tta.shift=2"),
-    "batch norm and a mirrored view": ((3, 30, 32), "model=cifar10", "model.widths=[8,16,16]", "tta.flip=true"),
+    "convolutions": ((1, 28, 28), "model=lenet5"),
+    "batch norm": ((3, 30, 32), "model=cifar10", "model.widths=[8,16,16]"),
 }
 
 

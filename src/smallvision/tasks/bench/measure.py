@@ -25,8 +25,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
+from smallvision.core.errors import Interrupted
 from smallvision.core.rng import stream
 from smallvision.core.run_dir import RunDir
+from smallvision.core.system import STOP
 from smallvision.data.loader import Batch
 from smallvision.data.module import ImageDataModule
 from smallvision.training.factory import Experiment, make_callbacks, make_experiment, make_trainer
@@ -57,7 +59,9 @@ class Clock(Callback):
         self.start = self.elapsed = 0.0
 
     def step(self, images: int) -> bool:
-        """Count a step of that many images; True when the time is over."""
+        """Count a step of that many images; True when the time is over. Raises Interrupted after Ctrl-C or SIGTERM."""
+        if STOP.signal is not None:  # our run has put the handler of a fit there
+            raise Interrupted
         self.steps += 1
         if self.steps <= WARM_UP_STEPS:
             self.start = now() if self.steps == WARM_UP_STEPS else 0.0
