@@ -10,8 +10,8 @@ from helpers.outline import Outline
 from helpers.run_files import DATA, a_run, config
 from scipy import stats
 
-from smallvision.reports import comparison_page
 from smallvision.reports.comparison import COLUMNS, as_csv, compare
+from smallvision.reports.pages import comparison_page
 from smallvision.reports.run_view import RunView
 
 
@@ -23,7 +23,7 @@ def right(wrong, count=1000):
 
 
 def views(*runs):
-    return [RunView.read(run, arrays=False) for run in runs]
+    return [RunView.read(run) for run in runs]
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_configuration(tmp_path):
@@ -32,8 +32,8 @@ def test_runs_that_differ_in_their_seed_alone_are_one_configuration(tmp_path):
     (one,) = compare(views(*made))
     assert [len(configuration.runs) for configuration in one.configurations] == [1, 3]
     assert one.differing == ["optimizer.lr"]
-    assert one.configurations[1].mean("val/acc") == pytest.approx(0.81)
-    assert one.configurations[1].deviation("val/acc") == pytest.approx(0.01)
+    assert one.configurations[1].sample("val/acc").mean == pytest.approx(0.81)
+    assert one.configurations[1].sample("val/acc").deviation == pytest.approx(0.01)
 
 
 def test_of_another_choice_only_the_choice_is_shown_and_not_all_that_it_brings(tmp_path):
@@ -109,7 +109,7 @@ def test_the_page_links_the_runs_own_pages(tmp_path):
     made = [a_run(tmp_path / f"a {seed}", seed=seed) for seed in (0, 1)]
     made.append(a_run(tmp_path / "<b>", 0.5, configured=config(optimizer__lr=0.1), status="failed"))
     (made[0] / "report.html").write_text("x")
-    text = comparison_page.page(compare(views(*made)), tmp_path)
+    text = comparison_page(compare(views(*made)), tmp_path)
     outline = Outline(text)
     assert "3 runs" in outline.text
     assert "2 configurations, the best by validation first" in outline.text

@@ -11,8 +11,8 @@ from helpers.browser import Page, browser
 from helpers.run_files import a_run, config
 from helpers.sweeps import usual_sweep
 
-from smallvision.reports import comparison_page, run_page, sweep_page
 from smallvision.reports.comparison import compare
+from smallvision.reports.pages import comparison_page, run_page, sweep_page
 from smallvision.reports.plots import COLORS
 from smallvision.reports.run_view import RunView
 
@@ -24,9 +24,10 @@ def pages(tmp_path_factory):
     runs.append(a_run(folder / "other", 0.7, configured=config(optimizer__lr=0.1)))
     runs.append(a_run(folder / "failed", status="failed", reason="x" * 300, rows=0, tested=0))
     for run in (runs[0], runs[3]):
-        run_page.write_page(run, run / "report.html")
-    comparison_page.write_page(compare(RunView.read(run) for run in runs), folder / "comparison.html")
-    sweep_page.write_page(usual_sweep(), folder / "sweep.html")
+        (run / "report.html").write_text(run_page(RunView.read(run)), encoding="utf-8")
+    comparisons = compare(RunView.read(run) for run in runs)
+    (folder / "comparison.html").write_text(comparison_page(comparisons, folder), encoding="utf-8")
+    (folder / "sweep.html").write_text(sweep_page(usual_sweep()), encoding="utf-8")
     return [runs[0] / "report.html", runs[3] / "report.html", folder / "comparison.html", folder / "sweep.html"]
 
 
@@ -66,9 +67,5 @@ def test_each_color_of_the_plots_is_replaced_by_its_variable():
 
 
 def test_reports_need_no_torch():
-    code = (
-        "import sys; import smallvision.reports.run_page, smallvision.reports.sweep_page;"
-        "import smallvision.reports.comparison_page, smallvision.tasks.report;"
-        "sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys; import smallvision.reports.pages, smallvision.tasks.report;sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0

@@ -11,13 +11,13 @@ import yaml
 from helpers.outline import Outline
 from helpers.run_files import DATA, a_run, config
 
-from smallvision.reports import run_page
+from smallvision.reports import pages, plots
 from smallvision.reports.run_view import RunView
 from smallvision.reports.statistics import wilson
 
 
 def page(directory: Path) -> str:
-    return run_page.page(RunView.read(directory))
+    return pages.run_page(RunView.read(directory))
 
 
 def text_of(directory: Path) -> str:
@@ -50,8 +50,7 @@ def test_it_makes_no_request(usual):
     assert not re.search(r"url\((?!#)|@import", usual)
 
 
-@pytest.mark.parametrize("status", ["failed", "interrupted", "pruned"])
-@pytest.mark.parametrize("rows", [0, 1, 30])
+@pytest.mark.parametrize(("status", "rows"), [("failed", 0), ("interrupted", 1), ("pruned", 31)])
 def test_a_run_that_was_not_completed_has_its_page(tmp_path, status, rows):
     run = a_run(
         tmp_path / "run", status=status, reason="the loss is <nan>", rows=rows, tested=0, epochs=rows, best_epoch=None
@@ -90,7 +89,7 @@ def test_a_plot_that_fails_does_not_take_the_page_with_it(tmp_path, monkeypatch)
     def fail(*_: Any) -> None:
         raise RuntimeError("no letters here")
 
-    monkeypatch.setattr(run_page, "learning_curve", fail)
+    monkeypatch.setattr(plots, "learning_curve", fail)
     text = text_of(a_run(tmp_path / "run"))
     assert text.count("This could not be plotted (RuntimeError: no letters here).") == 2
     assert "75.00 % accuracy on the test images" in text
@@ -115,16 +114,23 @@ def test_the_same_run_gives_the_same_page(tmp_path):
 def test_typed_settings_are_marked(tmp_path):
     run = a_run(tmp_path / "run")
     (run / "overrides.yaml").write_text("[model=linear, +optimizer.lr=0.001]\n")
-    typed = {key for key, _, typed in run_page.settings(RunView.read(run)) if typed}
+    typed = {key for key, _, typed in RunView.read(run).settings if typed}
     assert typed == {"model.name", "optimizer.lr"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_filters_lie_side_by_side_with_zero_as_middle_grey(channels):
     filters = np.stack([np.zeros((channels, 2, 3)), np.full((channels, 2, 3), 5.0), np.full((channels, 2, 3), -0.1)])
-    sheet = run_page.filter_sheet(filters, columns=2)
-    assert sheet.shape == (5, 7, 4)
+    filters = np.concatenate([filters, np.zeros((14, channels, 2, 3))])
+    sheet = pages.filter_sheet(filters)
+    assert sheet.shape == (5, 16 * 4 - 1, 4)
     assert [sheet[0, 0].tolist(), sheet[1, 4].tolist()] == [[128, 128, 128, 255], [255, 255, 255, 255]]
-    assert sheet[3, 0].tolist() == [0, 0, 0, 255]
+    assert sheet[0, 8].tolist() == [0, 0, 0, 255]
     assert not sheet[2].any()  # the gap between rows
-    assert not sheet[3:, 4:].any()  # no fourth filter
+    assert not sheet[3:, 4:].any()  # no eighteenth filter
+
+
+def test_filters_that_no_image_can_show_are_left_out():
+    assert pages.filter_sheet(np.zeros((0, 0, 0, 0))) is None
+    assert pages.filter_sheet(np.zeros((4, 2, 3, 3))) is None
+    assert pages.filter_sheet(np.full((4, 1, 3, 3), np.nan)) is None

@@ -67,7 +67,7 @@ def test_a_file_that_is_missing_or_damaged_is_left_out(tmp_path, name, text):
     view = RunView.read(run)
     parts = {
         "config.yaml": view.config, "overrides.yaml": view.overrides, "environment.json": view.environment,
-        "metrics.csv": view.rows, "report.npz": view.arrays,
+        "metrics.csv": view.rows, "report.npz": view.class_names,
     }  # fmt: skip
     assert {file for file, content in parts.items() if not content} == {name}
 
@@ -89,27 +89,27 @@ def test_a_file_that_is_missing_or_damaged_is_left_out(tmp_path, name, text):
 def test_arrays_that_do_not_fit_together_are_left_out(tmp_path, change):
     run = a_run(tmp_path / "run")
     np.savez_compressed(run / "report.npz", **dict(np.load(run / "report.npz")) | change)
-    assert RunView.read(run).arrays == {}
+    assert RunView.read(run).class_names == []
     assert RunView.read(run).evaluation is None
 
 
 def test_arrays_that_would_fill_the_memory_are_left_out(tmp_path, monkeypatch):
     run = a_run(tmp_path / "run")
     monkeypatch.setattr("smallvision.reports.run_view.MAX_BYTES", 1000)
-    assert RunView.read(run).arrays == {}
+    assert RunView.read(run).class_names == []
 
 
 def test_pickles_are_not_loaded(tmp_path):
     run = a_run(tmp_path / "run")
     np.savez_compressed(run / "report.npz", classes=np.array([{"a": 1}], dtype=object))
-    assert RunView.read(run).arrays == {}
+    assert RunView.read(run).class_names == []
 
 
 def test_a_column_has_no_values_that_are_missing_or_not_finite(tmp_path):
     run = a_run(tmp_path / "run")
     (run / "metrics.csv").write_text("epoch,lr\n1,0.5\n2,\n3,nan\nnan,1\n5,inf\n6,0.25\n")
-    assert RunView.read(run).column("lr") == [(1, 0.5), (6, 0.25)]
-    assert RunView.read(run).column("val/acc") == []
+    assert RunView.read(run).column("lr") == {1: 0.5, 6: 0.25}
+    assert RunView.read(run).column("val/acc") == {}
 
 
 def test_a_config_is_flattened_to_full_keys():

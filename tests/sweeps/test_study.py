@@ -87,7 +87,7 @@ def test_the_value_of_a_trial_is_its_mean_over_seeds(tmp_path):
         "0-seed0", "0-seed1", "0-seed2", "1-seed0", "1-seed1", "1-seed2"]  # fmt: skip
     assert values_of(study) == [fmean([0, 1, 2]), fmean([1, 2, 3])]
     first = read_study(study).trials[0]
-    assert (first.values, first.deviation) == ({0: 0, 1: 1, 2: 2}, 1.0)
+    assert (first.values, first.sample.deviation) == ({0: 0, 1: 1, 2: 2}, 1.0)
 
 
 def test_the_seeds_of_a_trial_run_at_the_same_time(tmp_path):

@@ -1,22 +1,18 @@
 """Several runs compared: what differs, which is best, and is that more than chance?"""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from smallvision.core.errors import printable
 from smallvision.core.results import DataResults
-from smallvision.reports.evaluation import Array
-from smallvision.reports.run_view import RunView, flatten, read_arrays
-from smallvision.reports.statistics import holm, mcnemar, paired, t_interval, welch
+from smallvision.reports.formatting import csv_text, setting
+from smallvision.reports.run_view import ReportArrays, RunView, flatten
+from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, welch
 
 # Keys and sections that do not change what is learnt: places, output, and the seed.
 IGNORED = (
@@ -33,38 +29,21 @@ COLUMNS = (
 class Configuration:
     """Runs that differ in nothing but their seed. ``settings``: their config by full keys."""
 
-    settings: dict[str, Any]
+    settings: dict[str, object]
     runs: list[RunView]
 
-    def values(self, metric: str) -> list[float]:
+    def sample(self, metric: str) -> Sample:
         """Of the runs that have it, by seed."""
         found = [run.results.metrics[metric] for run in self.runs]
-        return [value for value in found if value is not None and math.isfinite(value)]
-
-    def mean(self, metric: str) -> float | None:
-        values = self.values(metric)
-        return fmean(values) if values else None
-
-    def deviation(self, metric: str) -> float | None:
-        values = self.values(metric)
-        return stdev(values) if len(values) > 1 else None
-
-    def half_interval(self, metric: str) -> float | None:
-        """Half the 95 % interval of the mean over seeds."""
-        interval = t_interval(self.values(metric))
-        return (interval[1] - interval[0]) / 2 if interval else None
+        return Sample([value for value in found if value is not None and math.isfinite(value)])
 
     def setting(self, key: str) -> str:
-        value = self.settings.get(key)
-        if value is None or isinstance(value, bool):
-            return "-" if value is None else str(value).lower()
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return setting(self.settings.get(key), none="-")
 
     @property
     def seconds(self) -> float | None:
         """Of training, the mean over runs."""
-        known = [run.results.seconds.fit for run in self.runs if run.results.seconds.fit is not None]
-        return fmean(known) if known else None
+        return Sample([run.results.seconds.fit for run in self.runs if run.results.seconds.fit is not None]).mean
 
     @property
     def failures(self) -> list[str]:
@@ -74,11 +53,7 @@ class Configuration:
     @cached_property
     def curve(self) -> dict[int, float]:
         """val/acc by epoch, the mean over the runs that came so far."""
-        found: dict[int, list[float]] = {}
-        for run in self.runs:
-            for epoch, value in run.column("val/acc"):
-                found.setdefault(epoch, []).append(value)
-        return {epoch: fmean(values) for epoch, values in sorted(found.items())}
+        return mean_curve(run.column("val/acc") for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -150,10 +125,10 @@ def group_seeds(runs: list[RunView]) -> list[Configuration]:
     for run, its in pairs:
         name = json.dumps([_encoded(its.get(key)) for key in keys]) if its else str(run.directory)
         found.setdefault(name, Configuration(its, [])).runs.append(run)
-    return sorted(found.values(), key=lambda one: _rank(one.mean("val/acc"), one.runs[0]))
+    return sorted(found.values(), key=lambda one: _rank(one.sample("val/acc").mean, one.runs[0]))
 
 
-def settings_of(view: RunView) -> dict[str, Any]:
+def settings_of(view: RunView) -> dict[str, object]:
     """The config by full keys, without the ignored ones; a section's ``name`` stands under the section's own key."""
     found = {key.removesuffix(".name"): value for key, value in flatten(view.config).items()}
     return {
@@ -163,7 +138,7 @@ def settings_of(view: RunView) -> dict[str, Any]:
     }
 
 
-def differing_keys(configs: list[dict[str, Any]]) -> list[str]:
+def differing_keys(configs: list[dict[str, object]]) -> list[str]:
     """Keys with several values, those of sections last. Where a config lacks a key, it does not differ by that."""
     found = []
     for key in sorted({key for one in configs for key in one}, key=lambda key: ("." in key, key)):
@@ -178,7 +153,7 @@ def differing_keys(configs: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _encoded(value: Any) -> str:
+def _encoded(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -202,7 +177,9 @@ def compare_with_best(configurations: list[Configuration]) -> list[SignificanceT
     return [replace(one, p=p) for one, p in zip(tests, corrected, strict=True)]
 
 
-def significance_test(rank: int, best: Array, other: Configuration, others: Array) -> SignificanceTest:
+def significance_test(
+    rank: int, best: npt.NDArray[np.float64], other: Configuration, others: npt.NDArray[np.float64]
+) -> SignificanceTest:
     """``best``, ``others``: runs x images, see :func:`correct`."""
     first, second = best.mean(0), others.mean(0)
     only_best, only_other = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
@@ -213,18 +190,20 @@ def significance_test(rank: int, best: Array, other: Configuration, others: Arra
     return SignificanceTest(rank, other, difference, only_best, only_other, p_images, p_seeds)
 
 
-def correct(runs: list[RunView], labels: Array | None = None) -> tuple[Array | None, Array | None]:
+def correct(
+    runs: list[RunView], labels: npt.NDArray[np.int32] | None = None
+) -> tuple[npt.NDArray[np.int32] | None, npt.NDArray[np.float64] | None]:
     """The labels of the images that the first of those runs was tested on (or ``labels``), and runs x images: 1.0 where
     a run classified an image correctly. Runs that were not tested on these images are left out.
     """
     found = []
     for run in runs:
-        arrays = run.arrays or read_arrays(run.directory)
-        if "test_labels" not in arrays:
+        arrays = ReportArrays.read(run.directory)
+        if not len(arrays.test_labels):
             continue
-        labels = arrays["test_labels"] if labels is None else labels
-        if np.array_equal(arrays["test_labels"], labels):
-            found.append((arrays["test_probabilities"].argmax(1) == labels).astype(np.float64))
+        labels = arrays.test_labels if labels is None else labels
+        if np.array_equal(arrays.test_labels, labels):
+            found.append((arrays.test_probabilities.argmax(1) == labels).astype(np.float64))
     return labels, np.stack(found) if found else None
 
 
@@ -233,16 +212,13 @@ def as_csv(comparisons: list[Comparison]) -> str:
     views = [run for one in comparisons for run in one.runs]
     views.sort(key=lambda view: _rank(view.results.metrics["val/acc"], view))
     keys = sorted({key for one in comparisons for key in one.differing} - set(COLUMNS))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(printable, [*COLUMNS, *keys]))
+    rows: list[list[object]] = [[*COLUMNS, *keys]]
     for view in views:
         results, settings = view.results, settings_of(view)
         status = results.status + ("*" if results.data.stand_in_for else "")
-        row = [
+        rows.append([
             view.directory, status, results.data.name, results.data.stand_in_for, results.model.name,
             results.optimizer, results.seed, results.epochs, results.metrics["val/acc"], results.metrics["test/acc"],
             results.images_per_second, *(settings.get(key) for key in keys),
-        ]  # fmt: skip
-        writer.writerow("" if value is None else printable(str(value)) for value in row)
-    return text.getvalue()
+        ])  # fmt: skip
+    return csv_text(rows)

@@ -3,14 +3,13 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from smallvision.reports.statistics import wilson
 
 BINS = 15  # of confidence, usual since C. Guo et al., On Calibration of Modern Neural Networks (2017)
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,6 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """``count`` predictions of about the same ``confidence`` (their mean), of which ``correct`` are."""
-
-    confidence: float
-    correct: int
-    count: int
-
-
-@dataclass(frozen=True)
 class ClassStats:
     """The images of one class. ``confused_with``: the wrong class that they are most often taken for, and how often."""
 
@@ -51,47 +41,63 @@ class ClassStats:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """``count`` predictions of about the same ``confidence`` (their mean), of which ``correct`` are."""
+
+    confidence: float
+    correct: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """``probabilities``: N x classes; ``labels``: N, the true classes of the same images."""
 
-    probabilities: Array
-    labels: Array
+    probabilities: npt.NDArray[np.floating]
+    labels: npt.NDArray[np.integer]
 
     @cached_property
-    def predicted(self) -> Array:
+    def predicted(self) -> npt.NDArray[np.intp]:
         return self.probabilities.argmax(1)
 
     @cached_property
-    def confidence(self) -> Array:
+    def confidence(self) -> npt.NDArray[np.floating]:
         """The probability of the predicted class, N."""
         return self.probabilities.max(1)
 
     @cached_property
-    def correct(self) -> Array:
-        """Booleans, N."""
-        return self.predicted == self.labels
+    def correct(self) -> npt.NDArray[np.bool_]:
+        return np.equal(self.predicted, self.labels)
 
     @cached_property
-    def confusion(self) -> Array:
+    def confusion(self) -> npt.NDArray[np.int64]:
         """Counts, true class x predicted class."""
-        classes = self.probabilities.shape[1]
-        cells = self.labels.astype(np.int64) * classes + self.predicted
-        return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+        matrix = np.zeros((self.probabilities.shape[1],) * 2, np.int64)
+        np.add.at(matrix, (self.labels, self.predicted), 1)
+        return matrix
 
     @cached_property
-    def errors(self) -> Array:
+    def errors(self) -> npt.NDArray[np.int64]:
         """The confusion matrix with zeros on its diagonal."""
         return self.confusion - np.diag(np.diag(self.confusion))
+
+    @property
+    def shades(self) -> npt.NDArray[np.float64]:
+        """Of the confusion matrix, 0 to 1: on its diagonal the accuracy of the class, beside it the root of the count
+        as a fraction of the largest one, so that a few errors are visible.
+        """
+        shades: npt.NDArray[np.float64] = np.sqrt(self.errors / max(int(self.errors.max()), 1))
+        np.fill_diagonal(shades, np.diag(self.confusion) / self.confusion.sum(1).clip(1))
+        return shades
 
     @cached_property
     def classes(self) -> list[ClassStats]:
         """Of each class that has images, the least accurate first."""
         found = []
-        for index, (row, wrong) in enumerate(zip(self.confusion, self.errors, strict=True)):
-            total = int(row.sum())
-            if accuracy := Accuracy.of(int(row[index]) / total if total else None, total):
-                other = int(wrong.argmax())
-                found.append(ClassStats(index, accuracy, (other, int(wrong[other])) if wrong[other] else None))
+        for index, (row, wrong) in enumerate(zip(self.confusion.tolist(), self.errors.tolist(), strict=True)):
+            if accuracy := Accuracy.of(row[index] / max(sum(row), 1), sum(row)):
+                other = wrong.index(max(wrong))
+                found.append(ClassStats(index, accuracy, (other, wrong[other]) if wrong[other] else None))
         return sorted(found, key=lambda stats: stats.accuracy.value)
 
     def top_confusions(self, limit: int) -> list[tuple[int, int, int]]:
@@ -104,12 +110,8 @@ class Evaluation:
     def bins(self) -> list[Bin]:
         """Of equal width over [0, 1], without the empty ones."""
         numbers = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
-        chosen = [numbers == number for number in range(BINS)]
-        return [
-            Bin(float(self.confidence[one].mean()), int(self.correct[one].sum()), int(one.sum()))
-            for one in chosen
-            if one.any()
-        ]
+        chosen = [numbers == number for number in np.unique(numbers)]
+        return [Bin(float(self.confidence[one].mean()), int(self.correct[one].sum()), int(one.sum())) for one in chosen]
 
     @cached_property
     def calibration_error(self) -> float:

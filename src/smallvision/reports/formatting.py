@@ -1,6 +1,23 @@
-"""Numbers and times as people read them: filters of the pages' templates, and cells of tables."""
+"""Numbers, times, values and images as people read them, and the templates and tables that are filled with them."""
 
+import base64
+import csv
+import io
 import math
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from rich.table import Table
+from rich.text import Text
+
+from smallvision.core.errors import printable
 
 
 def metric(value: float | None) -> str:
@@ -39,6 +56,13 @@ def duration(seconds: float | None) -> str:
     return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
+def setting(value: object, none: str = "null") -> str:
+    """A value of a config as YAML has it, ``none`` for null."""
+    if value is None:
+        return none
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def shorten(value: str, length: int = 40) -> str:
     """A long number with four digits; any other text cut at ``length``."""
     try:
@@ -64,4 +88,83 @@ def listing(numbers: list[int], limit: int = 12) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-FILTERS = (metric, percent, two_digits, duration, shorten, thousands, count, listing)
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """``optimizer.lr`` as ``lr``, where no other of the keys ends so."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def position(value: float, low: float, high: float) -> float:
+    """From 0 to 100 on a scale from ``low`` to ``high``; beyond its ends it is the nearer one."""
+    return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
+
+
+def link(path: Path, folder: Path) -> str:
+    """The address of ``path`` in a page that lies in ``folder``; empty where that is on another drive."""
+    try:
+        return "./" + quote(os.path.relpath(path, folder).replace(os.sep, "/"), errors="replace")
+    except ValueError:
+        return ""
+
+
+def data_uri(image: npt.NDArray[np.uint8]) -> str:
+    """A PNG as a ``data:`` address. ``image``: H x W x C, grey, RGB or RGBA; of others the first channel."""
+    from PIL import Image  # only here and below: refusals do not wait for what pages need
+
+    pixels, file = image if image.shape[2] in (3, 4) else image[:, :, 0], io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+FILTERS = (
+    metric, percent, two_digits, duration, setting, shorten, thousands, count, listing, position, link, data_uri,
+)  # fmt: skip
+
+
+def render(template: str, package: str = "smallvision.reports", **values: object) -> str:
+    """The filled-in ``template``, which lies in the folder ``templates`` of ``package`` and may extend ``base.html``.
+
+    All values are escaped, and control characters made visible.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folders = [str(resources.files(name) / "templates") for name in (package, "smallvision.reports")]
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        lstrip_blocks=True,
+        finalize=_printable,
+        loader=FileSystemLoader(folders),
+    )
+    environment.filters |= {function.__name__: function for function in FILTERS}
+    written = datetime.now().strftime("%Y-%m-%d %H:%M")
+    return environment.get_template(template).render(written=written, **values)
+
+
+def _printable(value: object) -> object:
+    """Applied to every value that a template inserts."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, None as an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        ["" if value is None else printable(str(value)) for value in row] for row in rows
+    )
+    return text.getvalue()
+
+
+def text_table(
+    numbers: Iterable[str], texts: Iterable[str], rows: Iterable[Iterable[str]], notes: str, style: str = "dim"
+) -> Table:
+    """A ranking for the terminal: columns of ``numbers``, the rank first, then columns of ``texts``; notes below."""
+    table = Table(box=None, header_style="bold", caption=Text(printable(notes), style=style), caption_justify="left")
+    for name in numbers:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for name in texts:
+        width = len("interrupted") if name == "state" else min(len(name), 11)
+        table.add_column(Text(printable(name)), overflow="fold", min_width=width)
+    for rank, *cells in rows:
+        table.add_row(*(Text(printable(cell)) for cell in (rank, *cells)), style="bold" if rank == "1" else None)
+    return table

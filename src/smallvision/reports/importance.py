@@ -61,7 +61,7 @@ class Importance:
 
 def importance(view: SweepView) -> Importance:
     """fANOVA over a forest of regression trees (Hutter, Hoos, Leyton-Brown, ICML 2014), as Optuna computes it."""
-    trials = [trial for trial in measured_trials(view) if set(view.space) <= set(trial.params)]
+    trials = [trial for trial in view.measured if set(view.space) <= set(trial.params)]
     if len(trials) < MIN_TRIALS:
         return Importance(trials=len(trials), obstacle="few_trials")
     values = [trial.value or 0.0 for trial in trials]
@@ -76,15 +76,6 @@ def importance(view: SweepView) -> Importance:
     if not all(map(math.isfinite, fractions.values())):
         return Importance(trials=len(trials), obstacle="same_metric")
     return Importance(dict(sorted(fractions.items(), key=lambda item: -item[1])), len(trials))
-
-
-def measured_trials(view: SweepView) -> list[TrialView]:
-    """Done trials with a finite metric, each configuration once."""
-    return [
-        trial
-        for trial in view.of("done")
-        if trial.same_as is None and trial.value is not None and math.isfinite(trial.value)
-    ]
 
 
 def _fanova(trials: list[TrialView], axes: list[Axis], maximize: bool) -> dict[str, float]:

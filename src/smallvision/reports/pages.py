@@ -1,70 +1,71 @@
-"""Self-contained HTML pages from Jinja templates: no script, no font, no request."""
+"""The pages: of a run, of a comparison and of a sweep, each one self-contained HTML file without requests.
 
-import base64
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from importlib import resources
-from typing import Any
+What they say is in ``templates/``; here is what a template cannot compute.
+"""
+
+from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
-from PIL import Image
+import numpy.typing as npt
 
-from smallvision.core.errors import printable
-from smallvision.reports.formatting import FILTERS, shorten
+from smallvision.reports import comparison, plots
+from smallvision.reports.comparison import Comparison
+from smallvision.reports.formatting import render
+from smallvision.reports.importance import Importance, importance
+from smallvision.reports.run_view import RunView
+from smallvision.reports.sweep_view import SweepView
+
+BARS = 25  # of a ranking, those that its scale is made for
 
 
-def render(template: str, package: str = "smallvision.reports", **values: Any) -> str:
-    """The filled-in ``template`` of a ``package``, which lies in its folder ``templates`` or beside its modules and may
-    extend ``base.html``. In HTML templates all values are escaped; control characters are made visible in any.
-    """
-    environment = Environment(
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        lstrip_blocks=True,
-        finalize=_printable,
-        loader=FunctionLoader(partial(_source, package)),
+def run_page(view: RunView) -> str:
+    """``report.html``."""
+    return render("run_page.html", view=view, plots=plots, filters=filter_sheet(view.arrays.filters))
+
+
+def comparison_page(comparisons: list[Comparison], folder: Path) -> str:
+    """``comparison.html``. ``folder``: where the page will lie, for the links to the pages of the runs."""
+    return render(
+        "comparison_page.html",
+        comparisons=comparisons,
+        folder=folder,
+        plots=plots,
+        max_tested=comparison.MAX_TESTED,
+        significant=comparison.SIGNIFICANT,
     )
-    environment.filters |= {function.__name__: function for function in FILTERS}
-    written = datetime.now().strftime("%Y-%m-%d %H:%M")
-    return environment.get_template(template).render(written=written, **values)
 
 
-def _source(package: str, name: str) -> str | None:
-    """The text of a template: the package's own, else one of the reports'."""
-    own, shared = resources.files(package), resources.files("smallvision.reports")
-    files = [folder / name for folder in (own / "templates", own, shared / "templates")]
-    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
+def sweep_page(view: SweepView) -> str:
+    """``sweep.html``."""
+    estimated = plots.attempt(importance, view)
+    fractions = (estimated.content or Importance()).fractions
+    keys = sorted(view.space, key=lambda key: -fractions.get(key, 0.0))
+    return render("sweep_page.html", view=view, plots=plots, importance=estimated, keys=keys, scale=scale(view))
 
 
-def _printable(value: Any) -> Any:
-    """Applied to every value that a template inserts."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def scale(view: SweepView) -> tuple[float, float]:
+    """The ends of the scale on which the ranking shows metrics and their intervals."""
+    top = view.ranking[:BARS]
+    if not top:
+        return 0.0, 1.0
+    low, high = plots.limits([trial.value or 0.0 for trial in top], view.maximize)
+    half = max((trial.sample.half_interval or 0.0 for trial in top[: len(top) // 2 + 1]), default=0.0)
+    return low - half, high + half
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of a page that could be made (``content``, None where there is too little data), or the ``error``."""
-
-    content: Any = None
-    error: str | None = None
-
-
-def attempt(make: Callable[..., Any], *args: Any) -> Part:
-    """What ``make(*args)`` gives: one plot that fails does not take the page with it."""
-    try:
-        return Part(make(*args))
-    except Exception as error:  # of matplotlib, scipy or Optuna
-        return Part(error=f"{type(error).__name__}: {shorten(str(error), 300)}")
-
-
-def data_uri(image: np.ndarray[Any, Any]) -> str:
-    """A PNG as a ``data:`` address. ``image``: uint8, H x W x C, grey, RGB or RGBA; of others the first channel."""
-    pixels = image if image.shape[2] in (3, 4) else image[:, :, 0]
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+def filter_sheet(filters: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:
+    """Filters (N x C x H x W) side by side, each scaled by itself, 0 as middle grey: RGBA, H x W x 4. None where there
+    are none that an image can show.
+    """
+    if not filters.size or filters.shape[1] not in (1, 3) or not np.isfinite(filters).all():
+        return None
+    count, _, height, width = filters.shape
+    columns = min(16 if max(height, width) <= 12 else 8, count)
+    rows = -(-count // columns)
+    largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
+    levels = np.round(127.5 + 127.5 * filters / np.where(largest, largest, 1)).transpose(0, 2, 3, 1)
+    tiles = np.zeros((rows * columns, height + 1, width + 1, 4), np.uint8)  # a transparent pixel between them
+    tiles[:count, :height, :width] = 255
+    tiles[:count, :height, :width, :3] = levels
+    sheet = tiles.reshape(rows, columns, height + 1, width + 1, 4).swapaxes(1, 2)
+    return sheet.reshape(rows * (height + 1), columns * (width + 1), 4)[:-1, :-1]

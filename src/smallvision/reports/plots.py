@@ -1,4 +1,4 @@
-"""Matplotlib plots as SVG within a page, and axes that several plots share.
+"""The plots of the pages: of a run, of a comparison and of a sweep, by Matplotlib as SVG within the page.
 
 A plot is drawn in the light colours of ``templates/page.css``. The style sheet replaces each of them by its variable,
 so that the same SVG is shown in light and in dark.
@@ -6,20 +6,34 @@ so that the same SVG is shown in light and in dark.
 
 import io
 import math
-import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import resources
+from itertools import accumulate
+from statistics import fmean, median
+from typing import Generic, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
+from smallvision.core.errors import printable
+from smallvision.reports.comparison import Comparison
+from smallvision.reports.evaluation import Evaluation
+from smallvision.reports.formatting import shorten
+from smallvision.reports.importance import Axis
+from smallvision.reports.run_view import RunView
+from smallvision.reports.statistics import t_interval, wilson
+from smallvision.reports.sweep_view import SweepView, TrialView
+
+P = ParamSpec("P")
+T = TypeVar("T")
 # The light colours of the variables of these names in page.css. Colours that the colour-blind can distinguish:
 # M. Okabe and K. Ito, Color Universal Design, 2008.
 COLORS = {
@@ -35,35 +49,26 @@ COLORS = {
     "series-6": "#3a9bd1",
 }
 SERIES = ("trial", "best", "running", "failed", "series-5", "series-6")  # of lines that are compared
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "path.simplify": False,
-    "text.parse_math": False,  # names of files and values are no formulas
-    "text.color": COLORS["ink"],
-    "font.size": 10,
-    "axes.edgecolor": COLORS["line"],
-    "axes.labelcolor": COLORS["quiet"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.formatter.useoffset": False,
-    "grid.color": COLORS["line"],
-    "grid.linewidth": 0.6,
-    "lines.markeredgewidth": 0,
-    "xtick.labelcolor": COLORS["quiet"],
-    "ytick.labelcolor": COLORS["quiet"],
-    "xtick.color": COLORS["line"],
-    "ytick.color": COLORS["line"],
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.02,
-    "figure.constrained_layout.w_pad": 0.02,
-}
-SETTINGS_LOCK = threading.Lock()  # matplotlib's settings belong to the process
+STYLE = str(resources.files("smallvision.reports") / "templates/plots.mplstyle")
+METADATA = ("Date", "Creator", "Format", "Type")  # that would differ from one drawing to the next
+MAX_CURVES = 200  # of trials
+MAX_CATEGORIES = 16  # of a searched key
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A part of a page that could be made (``content``, None where there is too little data), or the ``error``."""
+
+    content: T | None = None
+    error: str | None = None
+
+
+def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Part[T]:
+    """What ``make`` gives: one plot that fails does not take the page with it."""
+    try:
+        return Part(make(*args, **kwargs))
+    except Exception as error:  # of matplotlib, scipy or Optuna
+        return Part(error=f"{type(error).__name__}: {shorten(str(error), 300)}")
 
 
 @dataclass
@@ -80,15 +85,13 @@ def new_plot(name: str, description: str, width: float = 5.1) -> Iterator[Plot]:
 
     ``name``: unique within the page; ``description``: read out where the plot cannot be seen; ``width``: in inches.
     """
-    no_metadata: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with SETTINGS_LOCK, warnings.catch_warnings(), matplotlib.rc_context():
+    with warnings.catch_warnings(), matplotlib.rc_context(fname=STYLE):
         warnings.simplefilter("ignore")  # of letters that matplotlib's own font lacks: the page has another
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": name})  # ids that no other plot of the page has
+        matplotlib.rcParams["svg.hashsalt"] = name  # ids that no other plot of the page has
         figure, text = Figure(figsize=(width, 3.3)), io.StringIO()
         plot = Plot(figure.subplots())
         yield plot
-        figure.savefig(text, format="svg", transparent=True, metadata=no_metadata)
+        figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     _, start, content = text.getvalue().replace('<g id="', f'<g id="{name}-').partition("<svg ")
     plot.svg = Markup(f'{start}role="img" aria-label="{escape(description)}" {content}')
 
@@ -162,6 +165,218 @@ def dots(axes: Axes, xs: Sequence[float], ys: Sequence[float], maximize: bool, r
     axes.plot(outside, edge, "v" if maximize else "^", color=COLORS[role], markersize=size, clip_on=False, zorder=3)
 
 
-def _twice(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _twice(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Each value twice, then a gap."""
     return np.column_stack([values, values, np.full(len(values), np.nan)]).ravel()
+
+
+# Of a run ----------------------------------------------------------------------------------------------------------
+
+
+def learning_curve(view: RunView, name: str) -> Markup | None:
+    """``name`` (loss or acc) by epoch, of training and validation, with the best epoch marked."""
+    train, val = view.column(f"train/{name}"), view.column(f"val/{name}")
+    if not train and not val:
+        return None
+    label = "loss" if name == "loss" else "accuracy"
+    with new_plot(f"curve-{name}", f"{label} by epoch, of training and validation") as plot:
+        if view.results.best_epoch and len(view.rows) > 1:
+            plot.axes.axvline(view.results.best_epoch, color=COLORS["best"], linewidth=1.2)
+        _line(plot.axes, train, "pruned")
+        _line(plot.axes, val, "trial")
+        plot.axes.margins(y=0.06)
+        epoch_axis(plot.axes, len(view.rows))
+    return plot.svg
+
+
+def learning_rate(view: RunView) -> Markup | None:
+    """The learning rate at each epoch's end."""
+    rates = view.column("lr")
+    if not rates:
+        return None
+    with new_plot("curve-lr", "learning rate by epoch") as plot:
+        _line(plot.axes, rates, "ink")
+        plot.axes.set_ylim(0, 1.06 * max(rates.values()) or 1)
+        epoch_axis(plot.axes, len(view.rows))
+    return plot.svg
+
+
+def _line(axes: Axes, curve: dict[int, float], role: str) -> None:
+    marker, size = "o" if len(curve) <= 30 else "", 3.5 if len(curve) > 1 else 6
+    axes.plot(list(curve), list(curve.values()), color=COLORS[role], linewidth=1.6, marker=marker, markersize=size)
+
+
+def epoch_seconds(view: RunView) -> Markup | None:
+    """Seconds of each epoch as stacked bars: training steps, validation, the rest."""
+    epochs = view.results.seconds.epochs
+    if not epochs:
+        return None
+    x = np.arange(len(epochs)) + len(view.rows) - len(epochs) + 1
+    with new_plot("time", "seconds of each epoch: steps, validation and the rest") as plot:
+        heights = np.array([(epoch.train, epoch.val, epoch.rest) for epoch in epochs]).T
+        bottoms = np.cumsum(heights, 0) - heights
+        for height, bottom, role in zip(heights, bottoms, ("trial", "best", "pruned"), strict=True):
+            plot.axes.bar(x, height, 0.8, bottom, color=COLORS[role], linewidth=0)
+        plot.axes.set_ylabel("seconds")
+        epoch_axis(plot.axes, len(view.rows))
+        plot.axes.set_xlim(0.5, len(view.rows) + 0.5)
+    return plot.svg
+
+
+def reliability(evaluation: Evaluation) -> Markup:
+    """Accuracy by confidence with 95 % intervals; on the diagonal the probabilities are calibrated."""
+    with new_plot("reliability", "accuracy by the network's own probability") as plot:
+        axes = plot.axes
+        axes.plot([0, 1], [0, 1], color=COLORS["quiet"], linewidth=0.8, linestyle=(0, (4, 3)))
+        for one in evaluation.bins:
+            interval = wilson(one.correct, one.count)
+            size = 3.5 + 6 * math.sqrt(one.count / len(evaluation.labels))
+            axes.plot([one.confidence] * 2, interval, color=COLORS["trial"], linewidth=1.5, alpha=0.45)
+            axes.plot(one.confidence, one.correct / one.count, "o", color=COLORS["trial"], markersize=size)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
+        axes.set(xlabel="probability of the predicted class", ylabel="fraction of correct predictions")
+    return plot.svg
+
+
+# Of a comparison ---------------------------------------------------------------------------------------------------
+
+
+def configurations(comparison: Comparison, name: str) -> Markup | None:
+    """val/acc by epoch, the mean over seeds, of each configuration."""
+    lines = [configuration.curve for configuration in comparison.configurations]
+    if not any(lines):
+        return None
+    with new_plot(name, "val/acc by epoch of each configuration", width=7.2) as plot:
+        plot.axes.set_ylim(*limits([value for line in lines for value in line.values()], maximize=True))
+        for place, line in reversed(list(enumerate(lines))):
+            first = place < len(SERIES)
+            plot.axes.plot(
+                list(line), list(line.values()), color=COLORS[SERIES[place] if first else "pruned"],
+                linewidth=1.6 if first else 0.8, alpha=1 if first else 0.5,
+                marker="o" if len(line) <= 30 else "", markersize=3 if len(line) > 1 else 6,
+            )  # fmt: skip
+        epoch_axis(plot.axes, max(max(line, default=1) for line in lines))
+    return plot.svg
+
+
+# Of a sweep --------------------------------------------------------------------------------------------------------
+
+
+def history(view: SweepView) -> Markup | None:
+    """The metric by trial number, and the best so far as a line; None for fewer than two trials."""
+    done = sorted(view.ranking, key=lambda trial: trial.number)
+    reached = {trial.number: view.best_epoch(trial) for trial in view.of("pruned")}
+    pruned = {number: value for number, value in reached.items() if value is not None}
+    if len(done) + len(pruned) < 2:
+        return None
+    values = [trial.value or 0.0 for trial in done]
+    with new_plot("history", f"{printable(view.metric)} by trial number, and the best so far") as plot:
+        axes, size = plot.axes, 5 if len(done) <= 200 else 3
+        metric_axis(axes, [*values, *pruned.values()], view.maximize)
+        numbers = [float(trial.number) for trial in done]
+        so_far = list(accumulate(values, max if view.maximize else min))
+        axes.step(numbers, so_far, where="post", color=COLORS["best"], linewidth=1.2, zorder=2)
+        if len(done) <= 60:
+            for trial, value in zip(done, values, strict=True):
+                ends = [value - (trial.sample.deviation or 0.0), value + (trial.sample.deviation or 0.0)]
+                axes.plot([trial.number] * 2, ends, color=COLORS["trial"], alpha=0.35, linewidth=1.5)
+        trial_dots(plot, view, done, numbers, size)
+        low, high = axes.get_ylim()
+        failed = [trial.number for trial in view.of("failed")]
+        worst = [low if view.maximize else high] * len(failed)
+        clipped = [min(max(value, low), high) for value in pruned.values()]
+        for role, xs, ys in (("pruned", list(pruned), clipped), ("failed", failed, worst)):
+            axes.plot(xs, ys, "x", color=COLORS[role], markersize=size, markeredgewidth=1.2, clip_on=role == "pruned")
+        integer_axis(axes, "trial")
+    return plot.svg
+
+
+def trial_curves(view: SweepView) -> Markup | None:
+    """The metric by epoch of each trial, the mean over seeds. Of more than ``MAX_CURVES`` trials, one half of the
+    curves are those of the best, and the others are chosen evenly.
+    """
+    trials, half = view.with_curves, MAX_CURVES // 2
+    if not trials:
+        return None
+    if len(trials) > MAX_CURVES:
+        others = trials[half:]
+        trials = trials[:half] + [others[place * len(others) // half] for place in range(half)]
+    values = [value for trial in trials for value in trial.mean_curve.values()]
+    with new_plot("curves", f"{printable(view.metric)} by epoch, of {len(trials)} trials") as plot:
+        metric_axis(plot.axes, [min(values), max(values)] if len(trials) == 1 else values, view.maximize)
+        alpha = max(0.25, min(0.75, 12 / len(trials)))
+        for trial in reversed(trials):
+            role, width, alone = "trial", 1.0, len(trial.mean_curve) == 1
+            if trial.state in ("pruned", "failed", "interrupted"):
+                role = "pruned"
+            if view.best is not None and trial.number == view.best.number:
+                role, width = "best", 2.2
+            plot.axes.plot(
+                list(trial.mean_curve), list(trial.mean_curve.values()), color=COLORS[role], linewidth=width,
+                alpha={"trial": alpha, "pruned": max(0.85, alpha), "best": 1}[role],
+                linestyle=(0, (2, 1.5)) if role == "pruned" else "-", zorder=4 if role == "best" else 2,
+                marker="o" if alone else "x" if trial.state == "pruned" else "", markevery=[-1], markersize=4,
+                markeredgewidth=1.0,
+            )  # fmt: skip
+        integer_axis(plot.axes, "epoch")
+    return plot.svg
+
+
+def slice_along(view: SweepView, key: str, name: str) -> Markup | None:
+    """The metric of each finished trial by its value of one searched key.
+
+    None for fewer than two trials, or too many categories.
+    """
+    trials = [trial for trial in view.measured if key in trial.params]
+    values, axis = [trial.value or 0.0 for trial in trials], Axis.of(view, key, trials)
+    categories = sorted(set(axis.texts))
+    if len(trials) < 2 or (axis.numbers is None and len(categories) > MAX_CATEGORIES):
+        return None
+    with new_plot(name, f"{printable(view.metric)} against {shorten(printable(key), 80)}", width=4.4) as plot:
+        axes = plot.axes
+        metric_axis(axes, values, view.maximize)
+        if axis.numbers is not None:
+            positions = axis.numbers
+            number_axis(axes, axis.numbers, axis.log)
+        else:
+            positions = [categories.index(text) + jitter(place) for place, text in enumerate(axis.texts)]
+            axes.set_xticks(range(len(categories)), [shorten(printable(text), 14) for text in categories])
+            axes.set_xlim(-0.6, len(categories) - 0.4)
+            if sum(min(len(text), 14) for text in categories) > 34:
+                axes.tick_params(axis="x", rotation=30)
+            for place, category in enumerate(categories):
+                middle = median(v for v, text in zip(values, axis.texts, strict=True) if text == category)
+                axes.plot([place - 0.28, place + 0.28], [middle, middle], color=COLORS["ink"], linewidth=1.2)
+        trial_dots(plot, view, trials, positions, 5 if len(trials) <= 200 else 3)
+    return plot.svg
+
+
+def jitter(place: int) -> float:
+    """A step to the side, so that equal values of one category are distinct; multiples of the golden ratio."""
+    return 0.36 * ((place * 0.618034) % 1 - 0.5)
+
+
+def seeds(view: SweepView, trial: TrialView) -> Markup | None:
+    """The metric of each seed, their mean and its interval; None for fewer than two seeds."""
+    finite = {seed: value for seed, value in trial.values.items() if math.isfinite(value)}
+    if len(finite) < 2:
+        return None
+    values, positions = list(finite.values()), [float(place) for place in range(len(finite))]
+    with new_plot("seeds", f"{printable(view.metric)} of each seed, their mean and interval") as plot:
+        interval = t_interval(values) or (0.0, 0.0)
+        metric_axis(plot.axes, [*values, *interval], view.maximize)
+        plot.axes.axhspan(*interval, color=COLORS["best"], alpha=0.14, linewidth=0)
+        plot.axes.axhline(fmean(values), color=COLORS["best"], linewidth=1.4)
+        dots(plot.axes, positions, values, view.maximize, "trial", 6)
+        if len(finite) <= 20:
+            plot.axes.set_xticks(positions, [str(seed) for seed in finite])
+        plot.axes.set_xlabel("seed")
+    return plot.svg
+
+
+def trial_dots(plot: Plot, view: SweepView, trials: list[TrialView], xs: Sequence[float], size: float) -> None:
+    """The metrics of finished trials, that of the best one larger and in its own color."""
+    number = view.best.number if view.best else None
+    for role, larger, is_best in (("trial", 0, False), ("best", 3, True)):
+        chosen = [(x, one.value or 0.0) for x, one in zip(xs, trials, strict=True) if (one.number == number) == is_best]
+        dots(plot.axes, [x for x, _ in chosen], [y for _, y in chosen], view.maximize, role, size + larger)

@@ -6,18 +6,21 @@ import json
 import math
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from smallvision.config import untrusted
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
-from smallvision.reports.evaluation import Accuracy, Array, Evaluation
+from smallvision.core.run_dir import command
+from smallvision.reports.evaluation import Accuracy, Evaluation
 
 MAX_BYTES = 2**30  # of report.npz, unpacked
 MAX_ROWS = 100_000  # of metrics.csv
@@ -25,77 +28,153 @@ UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
     RecursionError, csv.Error, yaml.YAMLError, UserError,
 )  # fmt: skip
-# The arrays of report.npz: kind of dtype and number of dimensions. See tasks/report_data.py, which writes them.
-ARRAYS = {
-    "classes": ("U", 1), "test_probabilities": ("f", 2), "test_labels": ("i", 1), "mistakes": ("u", 4),
-    "mistake_index": ("i", 1), "samples": ("u", 4), "sample_labels": ("i", 1), "filters": ("f", 4),
-}  # fmt: skip
-PAIRS = (("test_probabilities", "test_labels"), ("mistakes", "mistake_index"), ("samples", "sample_labels"))
+
+
+class ReportArrays(NamedTuple):
+    """The content of report.npz, by which a page shows images and judges probabilities; what is not known is empty.
+
+    ``classes``: their names. ``test_probabilities`` (N x classes) and ``test_labels`` of the tested images.
+    ``mistakes`` (uint8, N x H x W x C) and ``mistake_index``: the misclassified ones of the highest confidence, in
+    falling order. ``samples`` (as ``mistakes``) and ``sample_labels``: of the first training batch. ``filters`` of the
+    first layer, N x C x H x W.
+    """
+
+    classes: npt.NDArray[np.str_] = np.zeros(0, np.str_)
+    test_probabilities: npt.NDArray[np.float32] = np.zeros((0, 0), np.float32)
+    test_labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+    mistakes: npt.NDArray[np.uint8] = np.zeros((0, 0, 0, 0), np.uint8)
+    mistake_index: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+    samples: npt.NDArray[np.uint8] = np.zeros((0, 0, 0, 0), np.uint8)
+    sample_labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+    filters: npt.NDArray[np.float32] = np.zeros((0, 0, 0, 0), np.float32)
+
+    @classmethod
+    def read(cls, directory: Path) -> "ReportArrays":
+        """Those of a run; all empty where the file is missing or is none that a run writes."""
+        file = directory / "report.npz"
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                    return cls()
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = cls(**archive)
+        except UNREADABLE:
+            return cls()
+        return arrays if arrays._consistent() else cls()
+
+    def _consistent(self) -> bool:
+        """Whether types, sizes and indices of the arrays fit each other."""
+        for array, empty in zip(self, ReportArrays(), strict=True):
+            if (array.dtype.kind, array.ndim) != (empty.dtype.kind, empty.ndim):
+                return False
+        classes, images = len(self.classes), len(self.test_probabilities)
+        indices = ((self.test_labels, classes), (self.sample_labels, classes), (self.mistake_index, images))
+        return (
+            classes > 0
+            and (images, len(self.mistakes), len(self.samples))
+            == (len(self.test_labels), len(self.mistake_index), len(self.sample_labels))
+            and all(index.min() >= 0 and index.max() < end for index, end in indices if len(index))
+            and (not images or self.test_probabilities.shape[1] == classes)
+            and bool(np.isfinite(self.test_probabilities).all())
+        )
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run directory. Of ``config`` (config.yaml), ``overrides`` (overrides.yaml), ``environment``
-    (environment.json), ``rows`` (metrics.csv) and ``arrays`` (report.npz), what is missing or damaged is empty.
-    """
+    """A run directory. Of its files, results.json must be there; what else is missing or damaged is empty."""
 
     directory: Path
     results: Results
-    config: dict[str, Any] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, float | None]] = field(default_factory=list)
-    arrays: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, directory: Path, arrays: bool = True) -> "RunView":
-        """What lies in ``directory``; without ``arrays``, report.npz is not read.
-
-        Raises UserError where there is no results.json that a run could have written.
-        """
-        return cls(
-            directory,
-            Results.read(directory / "results.json"),
-            _mapping(_yaml(directory / "config.yaml")),
-            _strings(_yaml(directory / "overrides.yaml")),
-            _mapping(_json(directory / "environment.json")),
-            _rows(directory / "metrics.csv"),
-            read_arrays(directory) if arrays else {},
-        )
+    def read(cls, directory: Path) -> "RunView":
+        """Raises UserError where there is no results.json that a run could have written."""
+        return cls(directory, Results.read(directory / "results.json"))
 
     @cached_property
-    def test_accuracy(self) -> Accuracy | None:
-        return Accuracy.of(self.results.metrics["test/acc"], self.results.tested)
+    def config(self) -> dict[str, object]:
+        return _mapping(self.directory / "config.yaml")
 
     @cached_property
-    def val_accuracy(self) -> Accuracy | None:
-        """Of the best epoch."""
-        return Accuracy.of(self.results.metrics["val/acc"], self.results.data.val)
+    def overrides(self) -> list[str]:
+        tree = _tree(self.directory / "overrides.yaml")
+        return [value for value in tree if isinstance(value, str)] if isinstance(tree, list) else []
+
+    @cached_property
+    def environment(self) -> dict[str, object]:
+        return _mapping(self.directory / "environment.json")
+
+    @cached_property
+    def rows(self) -> list[dict[str, float | None]]:
+        """Of metrics.csv, one per epoch."""
+        try:
+            with (self.directory / "metrics.csv").open(encoding="utf-8", newline="") as lines:
+                rows = [row for row in islice(csv.DictReader(lines), MAX_ROWS) if row.get("epoch")]
+            return [{str(name): float(value) if value else None for name, value in row.items()} for row in rows]
+        except UNREADABLE:
+            return []
+
+    @cached_property
+    def arrays(self) -> ReportArrays:
+        return ReportArrays.read(self.directory)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        return [str(name) for name in self.arrays.classes]
 
     @cached_property
     def evaluation(self) -> Evaluation | None:
         """Of the images that were tested."""
-        if not len(self.arrays.get("test_labels", ())):
-            return None
-        return Evaluation(self.arrays["test_probabilities"], self.arrays["test_labels"])
+        arrays = self.arrays
+        return Evaluation(arrays.test_probabilities, arrays.test_labels) if len(arrays.test_labels) else None
 
-    @cached_property
-    def class_names(self) -> list[str]:
-        return [str(name) for name in self.arrays.get("classes", ())]
+    @property
+    def test_accuracy(self) -> Accuracy | None:
+        return Accuracy.of(self.results.metrics["test/acc"], self.results.tested)
 
-    def column(self, name: str) -> list[tuple[int, float]]:
-        """Epoch and value of one column of metrics.csv, without the values that are missing, NaN or infinite."""
+    @property
+    def val_accuracy(self) -> Accuracy | None:
+        """Of the best epoch."""
+        return Accuracy.of(self.results.metrics["val/acc"], self.results.data.val)
+
+    def column(self, name: str) -> dict[int, float]:
+        """One column of metrics.csv by epoch, without the values that are missing, NaN or infinite."""
         pairs = [(row["epoch"] or math.nan, row.get(name)) for row in self.rows]
-        return [
-            (int(epoch), value)
+        return {
+            int(epoch): value
             for epoch, value in pairs
             if value is not None and math.isfinite(epoch) and math.isfinite(value)
-        ]
+        }
+
+    @property
+    def settings(self) -> list[tuple[str, object, bool]]:
+        """Each key of the config, its value, and whether it was typed on the command line."""
+        typed = {override.lstrip("+").partition("=")[0].replace("/", ".") for override in self.overrides}
+        flat = sorted(flatten(self.config).items(), key=lambda entry: "." in entry[0])
+        return [(key, value, bool({key, key.removesuffix(".name")} & typed)) for key, value in flat]
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """Command lines that go on from this run: resume, repeat, extend, test, predict and export."""
+        results, run = self.results, self.directory
+        found = {}
+        if results.task == "fit":
+            if results.status in ("interrupted", "failed"):
+                found["resume"] = command(f"resume={run}")
+            found["repeat"] = command(*self.overrides)
+            if results.status == "completed":
+                found["extend"] = command(f"resume={run}", f"trainer.max_epochs={2 * results.epochs}")
+        if best := results.best_checkpoint:
+            inside = results.task == "fit" and not Path(best).is_absolute() and (run / best).is_file()
+            checkpoint = f"checkpoint={run / best if inside else best}"
+            for task, more in {"test": [], "predict": ["images=FILES"], "export": ["format=onnx"]}.items():
+                found[task] = command(f"task={task}", checkpoint, *more)
+        return found
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
     """A config by full keys, as ``optimizer.lr``."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
@@ -124,76 +203,23 @@ def is_sweep_dir(path: Path) -> bool:
 
 def task_of(directory: Path) -> str | None:
     """What the run did (fit, test, predict ...), None where its results.json does not say."""
-    task = _mapping(_json(directory / "results.json")).get("task")
+    task = _mapping(directory / "results.json").get("task")
     return task if isinstance(task, str) else None
 
 
-def read_arrays(directory: Path) -> dict[str, Array]:
-    """The arrays of report.npz, or none where they are not those that a run writes."""
-    file = directory / "report.npz"
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                return {}
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except UNREADABLE:
-        return {}
-    return arrays if _consistent(arrays) else {}
-
-
-def _consistent(arrays: dict[str, Array]) -> bool:
-    """Whether types, sizes and indices of the arrays fit each other."""
-    if any(ARRAYS.get(name) != (array.dtype.kind, array.ndim) for name, array in arrays.items()):
-        return False
-    if any((one in arrays) != (other in arrays) for one, other in PAIRS):
-        return False
-    if any(len(arrays[one]) != len(arrays[other]) for one, other in PAIRS if one in arrays):
-        return False
-    classes, probabilities = len(arrays.get("classes", ())), arrays.get("test_probabilities", np.zeros((0, 0)))
-    indices = (("test_labels", classes), ("sample_labels", classes), ("mistake_index", len(probabilities)))
-    if any(not _within(arrays[name], end) for name, end in indices if name in arrays):
-        return False
-    fits = "test_probabilities" not in arrays or probabilities.shape[1] == classes
-    return classes > 0 and fits and bool(np.isfinite(probabilities).all())
-
-
-def _within(index: Array, end: int) -> bool:
-    return not index.size or bool(0 <= index.min() <= index.max() < end)
-
-
-def _rows(file: Path) -> list[dict[str, float | None]]:
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row, _ in zip(csv.DictReader(lines), range(MAX_ROWS), strict=False)]
-        return [
-            {str(name): float(value) if value else None for name, value in row.items()}
-            for row in rows
-            if row.get("epoch")
-        ]
-    except UNREADABLE:
-        return []
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except UNREADABLE:
-        return None
-
-
-def _yaml(file: Path) -> Any:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-        untrusted.check_plain_data(tree, str(file), untrusted.MAX_ENTRIES)
-    except UNREADABLE:
-        return None
-    return tree
-
-
-def _mapping(tree: Any) -> dict[str, Any]:
+def _mapping(file: Path) -> dict[str, object]:
+    tree = _tree(file)
     return {str(name): value for name, value in tree.items()} if isinstance(tree, dict) else {}
 
 
-def _strings(tree: Any) -> list[str]:
-    return [value for value in tree if isinstance(value, str)] if isinstance(tree, list) else []
+def _tree(file: Path) -> object:
+    """The content of a JSON or YAML file, None where it is missing or damaged."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".json":
+            return json.loads(text)
+        tree: object = yaml.safe_load(text)
+        untrusted.check_plain_data(tree, str(file), untrusted.MAX_ENTRIES)  # of aliases, YAML makes trees of any size
+    except UNREADABLE:
+        return None
+    return tree

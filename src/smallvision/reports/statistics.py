@@ -1,11 +1,48 @@
-"""Confidence intervals and tests for accuracies and metrics."""
+"""Means, confidence intervals and tests for accuracies and metrics."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metric of one configuration, ``values``: one per seed."""
+
+    values: Collection[float]
+
+    @property
+    def mean(self) -> float | None:
+        return fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation (n - 1); None for fewer than two values, or where one is NaN or infinite."""
+        return stdev(self.values) if self.interval else None
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean; None as for the deviation."""
+        return t_interval(self.values)
+
+    @property
+    def half_interval(self) -> float | None:
+        return (self.interval[1] - self.interval[0]) / 2 if self.interval else None
+
+
+def mean_curve(curves: Iterable[Mapping[int, float]]) -> dict[int, float]:
+    """A metric by epoch, the mean over the seeds that validated it; NaN and infinite values are left out."""
+    found: dict[int, list[float]] = {}
+    for curve in curves:
+        for epoch, value in curve.items():
+            if math.isfinite(value):
+                found.setdefault(epoch, []).append(value)
+    return {epoch: fmean(values) for epoch, values in sorted(found.items())}
 
 
 def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
@@ -29,7 +66,7 @@ def t_interval(values: Collection[float], level: float = 0.95) -> tuple[float, f
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # only here: it takes long to load
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy.stats takes a second longer to load
 
     mean = fmean(values)
     half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * stdev(values) / math.sqrt(len(values))
@@ -49,18 +86,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(fewer, count, 0.5))) if count else 1.0
 
 
-def paired(differences: np.ndarray[Any, Any]) -> float:
+def paired(differences: npt.NDArray[np.float64]) -> float:
     """The same p-value for several seeds of each classifier: Student's paired t-test.
 
     ``differences``: N, for each image the difference of the fractions of seeds that classify it correctly.
     """
-    from scipy.special import stdtr
-
     count = len(differences)
-    deviation = float(differences.std(ddof=1)) if count > 1 else 0.0
-    if not deviation:
-        return 1.0 if not count or not differences.any() else 0.0
-    return 2 * float(stdtr(count - 1, -abs(float(differences.mean())) * math.sqrt(count) / deviation))
+    error = float(differences.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    return _two_sided(float(differences.mean()) if count else 0.0, error, count - 1)
 
 
 def welch(first: Collection[float], second: Collection[float]) -> float | None:
@@ -68,18 +101,21 @@ def welch(first: Collection[float], second: Collection[float]) -> float | None:
 
     B. L. Welch, Biometrika 34 (1947): the two variances may differ. None for fewer than two seeds of either.
     """
-    from scipy.special import stdtr
-
     if min(len(first), len(second)) < 2:
         return None
-    errors = [stdev(values) ** 2 / len(values) for values in (first, second)]
-    difference = abs(fmean(first) - fmean(second))
-    if not sum(errors):
+    squares = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    parts = sum(one**2 / (len(values) - 1) for one, values in zip(squares, (first, second), strict=True))
+    freedom = sum(squares) ** 2 / parts if parts else 1.0
+    return _two_sided(fmean(first) - fmean(second), math.sqrt(sum(squares)), freedom)
+
+
+def _two_sided(difference: float, error: float, freedom: float) -> float:
+    """The p-value of Student's t. Without any variance, equal is chance and unequal is not."""
+    from scipy.special import stdtr
+
+    if not error:
         return 0.0 if difference else 1.0
-    freedom = sum(errors) ** 2 / sum(
-        error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
-    )
-    return 2 * float(stdtr(freedom, -difference / math.sqrt(sum(errors))))
+    return 2 * float(stdtr(freedom, -abs(difference) / error))
 
 
 def holm(p_values: list[float]) -> list[float]:

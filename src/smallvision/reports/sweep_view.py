@@ -1,15 +1,21 @@
-"""A sweep as plain values, for tables, pages and the live display."""
+"""A sweep as plain values, as CSV and as a table; its page and its live display show the same."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
 
-from smallvision.reports.statistics import t_interval
+from rich.table import Table
+
+from smallvision.core.run_dir import command
+from smallvision.reports.formatting import csv_text, duration, metric, short_names, shorten, text_table, two_digits
+from smallvision.reports.statistics import Sample, mean_curve
 
 STATES = ("done", "running", "interrupted", "pruned", "failed", "waiting")
+MAX_COLUMNS = 3  # of searched keys in the terminal
+MAX_REASON, MAX_DETAILS = 500, 6_000  # characters
 
 
 @dataclass(frozen=True)
@@ -35,34 +41,26 @@ class TrialView:
     began: datetime | None = None
     ended: datetime | None = None
 
+    @cached_property
+    def sample(self) -> Sample:
+        """The metric of the seeds that finished."""
+        return Sample(list(self.values.values()))
+
     @property
     def value(self) -> float | None:
         """The mean over the seeds that finished."""
-        return fmean(self.values.values()) if self.values else None
+        return self.sample.mean
 
     @property
-    def deviation(self) -> float | None:
-        """The standard deviation over seeds (n - 1); None for fewer than two, or where one is NaN or infinite."""
-        return stdev(self.values.values()) if self.interval else None
-
-    @cached_property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean over seeds; None as for the deviation."""
-        return t_interval(self.values.values())
-
-    @property
-    def half_interval(self) -> float | None:
-        return (self.interval[1] - self.interval[0]) / 2 if self.interval else None
+    def is_measured(self) -> bool:
+        """Whether it is done with a finite metric, and the first of its params."""
+        finite = self.value is not None and math.isfinite(self.value)
+        return self.state == "done" and self.same_as is None and finite
 
     @cached_property
     def mean_curve(self) -> dict[int, float]:
         """The metric by epoch, the mean over the seeds that validated it."""
-        found: dict[int, list[float]] = {}
-        for curve in self.curves.values():
-            for epoch, value in curve.items():
-                if math.isfinite(value):
-                    found.setdefault(epoch, []).append(value)
-        return {epoch: fmean(found[epoch]) for epoch in sorted(found)}
+        return mean_curve(self.curves.values())
 
     @property
     def epochs(self) -> int:
@@ -72,6 +70,24 @@ class TrialView:
     @property
     def short_reason(self) -> str:
         return (self.reason or "").strip().partition("\n")[0]
+
+    @property
+    def state_text(self) -> str:
+        """The state for the terminal, with why it failed or which trial it repeats."""
+        if self.same_as is not None:
+            return f"{self.state}, as trial {self.same_as}"
+        failed = self.state == "failed" and self.short_reason
+        return f"failed: {shorten(self.short_reason, 60)}" if failed else self.state
+
+
+@dataclass
+class Failure:
+    """Failed trials of one ``reason``, a line. ``details``: the other lines of one of them; ``run``: its directory."""
+
+    reason: str
+    numbers: list[int] = field(default_factory=list)
+    details: str = ""
+    run: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,18 @@ class SweepView:
         done = [trial for trial in self.of("done") if math.isfinite(self.loss(trial))]
         return sorted(done, key=lambda trial: (self.loss(trial), trial.number))
 
+    @cached_property
+    def unranked(self) -> list[TrialView]:
+        """The others, state by state; those that were cut short by the best metric that they reached."""
+        ranked = {trial.number for trial in self.ranking}
+        return sorted((trial for trial in self.trials if trial.number not in ranked), key=self._order)
+
+    def _order(self, trial: TrialView) -> tuple[int, float, int]:
+        reached = self.best_epoch(trial)
+        loss = math.inf if reached is None else -reached if self.maximize else reached
+        group = STATES.index(trial.state) if trial.state in STATES else len(STATES)
+        return group, loss if trial.state in ("running", "interrupted", "pruned") else 0.0, trial.number
+
     @property
     def best(self) -> TrialView | None:
         return next(iter(self.ranking), None)
@@ -125,8 +153,124 @@ class SweepView:
         finite = [value for value in (*reached, *trial.values.values()) if math.isfinite(value)]
         return (max if self.maximize else min)(finite, default=None)
 
-    def command(self, trial: TrialView) -> list[str]:
-        """The arguments of train.py that run that configuration again, with all its seeds."""
+    @property
+    def measured(self) -> list[TrialView]:
+        return [trial for trial in self.trials if trial.is_measured]
+
+    @property
+    def rivals(self) -> int:
+        """How many trials have an interval that overlaps with that of the best one."""
+        intervals = [trial.sample.interval for trial in self.ranking if trial.same_as is None or trial is self.best]
+        if not intervals or intervals[0] is None:
+            return 0
+        low, high = intervals[0]
+        return sum(one[1] >= low if self.maximize else one[0] <= high for one in intervals[1:] if one is not None)
+
+    @property
+    def tested(self) -> Sample:
+        return Sample(list(self.test.values()))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a trial has several seeds."""
+        return any(len(trial.values) > 1 for trial in self.trials)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state that occurs; those that are yet to be proposed are waiting."""
+        counts = Counter(trial.state for trial in self.trials)
+        counts["waiting"] += max(self.planned - len(self.trials), 0)
+        return {state: counts[state] for state in (*STATES, *counts) if counts[state]}
+
+    @property
+    def ended(self) -> int:
+        """How many trials have."""
+        return sum(self.counts.get(state, 0) for state in ("done", "pruned", "failed"))
+
+    @property
+    def is_over(self) -> bool:
+        return 0 < self.ended == sum(self.counts.values())
+
+    @property
+    def began(self) -> datetime | None:
+        return min((trial.began for trial in self.trials if trial.began is not None), default=None)
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds from the first trial's start to the last one's end."""
+        ends = [trial.ended for trial in self.trials if trial.ended is not None]
+        return (max(ends) - self.began).total_seconds() if self.is_over and self.began and ends else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all runs together."""
+        times = [trial.seconds for trial in self.trials if trial.seconds is not None and trial.same_as is None]
+        return sum(times) if times else None
+
+    @property
+    def with_curves(self) -> list[TrialView]:
+        """The trials that validated an epoch, the best first."""
+        trials = [trial for trial in self.trials if trial.same_as is None and trial.mean_curve]
+        return sorted(trials, key=lambda trial: (self.loss(trial), trial.number))
+
+    @property
+    def failures(self) -> list[Failure]:
+        """By reason, the most frequent first."""
+        found: dict[str, Failure] = {}
+        for trial in self.of("failed"):
+            reason, _, rest = (trial.reason or "").strip().partition("\n")
+            one = found.setdefault(reason[:MAX_REASON], Failure(reason[:MAX_REASON]))
+            one.numbers.append(trial.number)
+            one.details = one.details or rest.strip()[-MAX_DETAILS:]
+            one.run = one.run or next(iter(trial.runs.values()), None)
+        return sorted(found.values(), key=lambda one: -len(one.numbers))
+
+    def command(self, trial: TrialView) -> str:
+        """The line that runs that configuration again with all its seeds."""
         values = [f"{key}={value}" for key, value in trial.params.items()]
         flags = ["-m"] if len(self.seeds) > 1 else []
-        return [*flags, *self.fixed, *values, f"seed={','.join(map(str, self.seeds))}"]
+        return command(*flags, *self.fixed, *values, f"seed={','.join(map(str, self.seeds))}")
+
+    def as_csv(self) -> str:
+        """leaderboard.csv, for other programs: numbers with all their digits, run directories joined by ``;``."""
+        rows: list[list[object]] = [
+            ["rank", "trial", "state", self.metric, "std", "n", "low", "high", *self.space, "seconds", "run", "reason"]
+        ]
+        for place, trial in enumerate([*self.ranking, *self.unranked], start=1):
+            rank, sample = place if place <= len(self.ranking) else None, trial.sample
+            runs = ";".join(str(run) for _, run in sorted(trial.runs.items()))
+            rows.append([
+                rank, trial.number, trial.state, sample.mean, sample.deviation, len(trial.values),
+                *(sample.interval or (None, None)), *(trial.params.get(key) for key in self.space), trial.seconds,
+                runs, trial.short_reason,
+            ])  # fmt: skip
+        return csv_text(rows)
+
+    def table(self, limit: int | None = None) -> Table:
+        """The first ``limit`` rows for the terminal."""
+        shown = [*self.ranking, *self.unranked][:limit]
+        repeated = any(len(trial.values) > 1 for trial in shown)
+        names, together = short_names(list(self.space)), len(self.space) > MAX_COLUMNS
+        rows = []
+        for place, trial in enumerate(shown, start=1):
+            half = trial.sample.half_interval
+            spread = ["-" if half is None else f"± {two_digits(half)}", str(len(trial.values))]
+            params = [shorten(trial.params.get(key) or "-") for key in self.space]
+            if together:
+                params = [" ".join(f"{names[key]}={shorten(value)}" for key, value in trial.params.items())]
+            rows.append([
+                str(place) if place <= len(self.ranking) else "", metric(trial.value), *(spread if repeated else []),
+                duration(trial.seconds), str(trial.number), *params, trial.state_text,
+            ])  # fmt: skip
+        notes = ["± is the 95 % interval for the mean over n seeds"] if repeated else []
+        if len(self.trials) > len(shown):
+            notes.append(f"{len(self.trials) - len(shown):,} more in leaderboard.csv")
+        if self.stand_in_for is not None:
+            notes.append(f"on a stand-in for {self.stand_in_for}, not on its images")
+        return text_table(
+            ["", self.metric, *(["95 %", "n"] if repeated else []), "time", "trial"],
+            [*(["values"] if together else names.values()), "state"],
+            rows,
+            "; ".join(notes),
+            style="dim" if self.stand_in_for is None else "red",
+        )

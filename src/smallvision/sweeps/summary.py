@@ -6,9 +6,9 @@ from statistics import fmean, stdev
 
 from smallvision.core.console import Console
 from smallvision.core.errors import printable
-from smallvision.core.run_dir import command, write_text
-from smallvision.reports import leaderboard, sweep_page
+from smallvision.core.run_dir import write_text
 from smallvision.reports.formatting import duration
+from smallvision.reports.pages import sweep_page
 from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView
 from smallvision.sweeps.collect import read_sweep
@@ -26,13 +26,13 @@ def report(directory: Path, storage: str | None = None) -> None:
     if sys.stdout.isatty():
         print_summary(Console(), view)
     else:
-        sys.stdout.write(leaderboard.as_csv(view))
+        sys.stdout.write(view.as_csv())
 
 
 def write_report(view: SweepView) -> None:
     """leaderboard.csv and sweep.html in the sweep's directory."""
-    write_text(view.directory / "leaderboard.csv", leaderboard.as_csv(view))
-    sweep_page.write_page(view, view.directory / "sweep.html")
+    write_text(view.directory / "leaderboard.csv", view.as_csv())
+    write_text(view.directory / "sweep.html", sweep_page(view))
 
 
 def print_summary(console: Console, view: SweepView, seconds: float | None = None) -> None:
@@ -42,14 +42,14 @@ def print_summary(console: Console, view: SweepView, seconds: float | None = Non
     console.print()
     console.print(f"{len(view.trials)} of {view.planned} trials: {counts or 'none'}; {duration(seconds)}", style="bold")
     if view.of("done"):
-        console.terminal.print(leaderboard.table(view, ROWS_SHOWN))
+        console.terminal.print(view.table(ROWS_SHOWN))
     for trial in view.of("failed"):
         reason = (trial.reason or "").partition("\n")[0]
         console.print(f"  trial {trial.number} failed: {printable(reason)}")
     best = view.best
     if best is not None and view.space:
         console.print(f"best: trial {best.number}, {view.metric} {best.value:.4f}", style="bold green")
-        console.print(f"  {command(*view.command(best))}")
+        console.print(f"  {view.command(best)}")
     if view.test:
         console.print(test_line(list(view.test.values())), style="bold green")
     if view.stand_in_for is not None:

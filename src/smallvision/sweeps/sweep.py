@@ -17,7 +17,6 @@ from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, clear_scratch, write_text
 from smallvision.core.system import STOP
-from smallvision.reports import leaderboard
 from smallvision.sweeps.collect import read_curve, read_runs, read_study
 from smallvision.sweeps.display import ENDED, SweepDisplay
 from smallvision.sweeps.executors import Event, Executor, make_executor
@@ -119,7 +118,7 @@ class Sweep:
                     self.look_around()
                     view = read_study(self.study)
                     if display.update(view) and time.monotonic() - written > LEADERBOARD_SECONDS:
-                        write_text(self.plan.directory / "leaderboard.csv", leaderboard.as_csv(view))
+                        write_text(self.plan.directory / "leaderboard.csv", view.as_csv())
                         written = time.monotonic()
                 display.update(read_study(self.study))
         finally:

@@ -13,7 +13,7 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError, printable
 from smallvision.core.run_dir import RunDir, write_text
 from smallvision.reports.comparison import Comparison, Configuration, as_csv, compare
-from smallvision.reports.formatting import metric, shorten, two_digits
+from smallvision.reports.formatting import metric, short_names, shorten, text_table, two_digits
 from smallvision.reports.run_view import RunView, find_runs, task_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWe
     found = [directory for directory in found if task_of(directory) in tasks]
     if not found:
         raise UserError(f"runs={pattern}: no trained runs there; a comparison needs runs of task=fit")
-    comparisons = compare([RunView.read(directory, arrays=False) for directory in found])
+    comparisons = compare(map(RunView.read, found))
     text = as_csv(comparisons)
     folder = Path(pattern) if Path(pattern).is_dir() else common_folder(found)
     page = draw_run(found[0]) if single else write_comparison(comparisons, text, folder)
@@ -48,11 +48,11 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWe
 
 def draw_run(directory: Path) -> str:
     """Write that run's report.html from what lies in its directory; gives the page's path."""
-    from smallvision.reports import run_page  # with matplotlib, which a refusal does not wait for
+    from smallvision.reports import pages  # with matplotlib, which a refusal does not wait for
 
     page = RunDir(directory).report_html
     try:
-        run_page.write_page(directory, page)
+        write_text(page, pages.run_page(RunView.read(directory)))
     except OSError as error:
         raise UserError(f"{page}: cannot be written: {error.strerror}; check the directory's permissions") from None
     return str(page)
@@ -60,12 +60,12 @@ def draw_run(directory: Path) -> str:
 
 def write_comparison(comparisons: list[Comparison], text: str, folder: Path) -> str:
     """Write comparison.html and comparison.csv; gives the page's path, or why it could not be written."""
-    from smallvision.reports import comparison_page
+    from smallvision.reports import pages
 
     page = folder / "comparison.html"
     try:
         write_text(folder / "comparison.csv", text)
-        comparison_page.write_page(comparisons, page)
+        write_text(page, pages.comparison_page(comparisons, folder))
     except OSError as error:
         return f"{page} cannot be written: {error.strerror}"
     return str(page)
@@ -84,27 +84,22 @@ def heading(one: Comparison) -> str:
 
 def table(one: Comparison) -> Table:
     """A row per configuration: the means over its seeds, and the settings in which it differs."""
-    keys = one.differing[:MAX_COLUMNS]
-    table = Table(box=None, header_style="bold")
-    for name in ["", "val/acc", "test/acc", *(["95 %", "n"] if one.repeated else [])]:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    last = [key.rpartition(".")[2] for key in one.differing]
-    for key in keys:
-        name = key.rpartition(".")[2]
-        table.add_column(Text(printable(name if last.count(name) == 1 else key)), overflow="fold")
-    table.add_column("run", overflow="fold")
+    names = short_names(one.differing)
+    keys, others = one.differing[:MAX_COLUMNS], one.differing[MAX_COLUMNS:]
+    rows = []
     for rank, configuration in enumerate(one.configurations, start=1):
-        half = configuration.half_interval("test/acc")
-        cells = [str(rank), metric(configuration.mean("val/acc")), metric(configuration.mean("test/acc"))]
-        if one.repeated:
-            cells += ["" if half is None else f"± {two_digits(half)}", str(len(configuration.runs))]
-        cells += [*(shorten(configuration.setting(key)) for key in keys), directories(configuration)]
-        table.add_row(*(Text(printable(cell)) for cell in cells), style="bold" if rank == 1 else None)
+        val, test = configuration.sample("val/acc"), configuration.sample("test/acc")
+        half = "" if test.half_interval is None else f"± {two_digits(test.half_interval)}"
+        rows.append([
+            str(rank), metric(val.mean), metric(test.mean),
+            *([half, str(len(configuration.runs))] if one.repeated else []),
+            *(shorten(configuration.setting(key)) for key in keys), directories(configuration),
+        ])  # fmt: skip
     notes = ["± is the 95 % interval for the mean over n seeds"] if one.repeated else []
-    if len(one.differing) > len(keys):
-        notes.append(f"comparison.csv has the other keys that differ: {', '.join(one.differing[len(keys) :])}")
-    table.caption, table.caption_justify = Text("; ".join(notes), style="dim"), "left"
-    return table
+    if others:
+        notes.append(f"comparison.csv has the other keys that differ: {', '.join(others)}")
+    numbers = ["", "val/acc", "test/acc", *(["95 %", "n"] if one.repeated else [])]
+    return text_table(numbers, [*(names[key] for key in keys), "run"], rows, "; ".join(notes))
 
 
 def directories(configuration: Configuration) -> str:

@@ -1,13 +1,14 @@
 """The page of a run, written at its end, and the arrays that it shows."""
 
 import time
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from smallvision.core.console import Console
-from smallvision.core.run_dir import RunDir, atomic_write
+from smallvision.core.run_dir import RunDir, atomic_write, write_text
+from smallvision.reports.run_view import ReportArrays, RunView
 from smallvision.training.factory import Experiment
 from smallvision.training.predictor import Predictor, Whiten
 
@@ -25,48 +26,40 @@ def write_report(
     """
     if not run_dir.is_writer:
         return
-    from smallvision.reports import run_page  # with matplotlib, which is slow to import
+    from smallvision.reports import pages  # with matplotlib, which is slow to import
 
     started, page = time.perf_counter(), run_dir.report_html
     try:
         with atomic_write(run_dir.report_npz) as scratch, scratch.open("wb") as file:
-            np.savez_compressed(file, **collect(experiment, probabilities, trained))
-        run_page.write_page(run_dir.path, page)
+            np.savez_compressed(file, **collect(experiment, probabilities, trained)._asdict())
+        write_text(page, pages.run_page(RunView.read(run_dir.path)))
     except Exception as error:  # of libraries, of the disk
         console.print(f"  {page.name} could not be written ({type(error).__name__}: {error})", style="yellow")
         return
     console.fields({"report": f"{page} ({time.perf_counter() - started:.1f} s)"})
 
 
-def collect(experiment: Experiment, probabilities: Tensor, trained: bool) -> dict[str, Any]:
-    """The arrays of report.npz; images are uint8, N x H x W x C.
-
-    ``classes``: their names. ``test_probabilities`` (float32, N x classes) and ``test_labels`` of the tested images.
-    ``mistake_index`` and ``mistakes``: the misclassified images of the highest confidence, in falling order.
-    ``samples`` and ``sample_labels`` of the first training batch. ``filters`` (float32, N x C x H x W) of the first
-    layer.
-    """
+def collect(experiment: Experiment, probabilities: Tensor, trained: bool) -> ReportArrays:
+    """What the page shows of the tested images, of the training images where it is ``trained``, and of the network."""
     data, dataset = experiment.data, experiment.data.dataset
-    arrays: dict[str, Any] = {"classes": np.array(dataset.classes)}
-    if len(probabilities):
-        tested, labels = probabilities.numpy(), dataset.test_labels[: len(probabilities)].numpy()
+    tested, labels = probabilities.numpy(), dataset.test_labels[: len(probabilities)].numpy()
+    arrays = ReportArrays(classes=np.array(dataset.classes))
+    if len(tested):
         wrong = np.flatnonzero(tested.argmax(1) != labels)
         mistakes = wrong[np.argsort(-tested[wrong].max(1), kind="stable")][:MAX_MISTAKES]
-        arrays |= {
-            "test_probabilities": tested,
-            "test_labels": labels.astype(np.int32),
-            "mistake_index": mistakes,
-            "mistakes": _channels_last(dataset.test_images[mistakes.tolist()]),
-        }
+        arrays = arrays._replace(
+            test_probabilities=tested,
+            test_labels=labels.astype(np.int32),
+            mistake_index=mistakes,
+            mistakes=_channels_last(dataset.test_images[mistakes.tolist()]),
+        )
     if trained:
         images, classes = next(iter(data.train_dataloader()))
-        arrays |= {
-            "samples": _channels_last(images[:MAX_SAMPLES]),
-            "sample_labels": classes[:MAX_SAMPLES].cpu().numpy().astype(np.int32),
-        }
+        samples, sample_labels = images[:MAX_SAMPLES], classes[:MAX_SAMPLES].cpu().numpy().astype(np.int32)
+        arrays = arrays._replace(samples=_channels_last(samples), sample_labels=sample_labels)
     filters = first_filters(experiment.model.predictor)
     if filters is not None:
-        arrays["filters"] = filters[:MAX_FILTERS].detach().float().cpu().numpy()
+        arrays = arrays._replace(filters=filters[:MAX_FILTERS].detach().float().cpu().numpy())
     return arrays
 
 
@@ -87,5 +80,5 @@ def first_filters(predictor: Predictor) -> Tensor | None:
     return None
 
 
-def _channels_last(images: Tensor) -> np.ndarray[Any, Any]:
+def _channels_last(images: Tensor) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from smallvision.core.errors import printable
 from smallvision.data.image_files import UnreadableImage, open_image
 from smallvision.data.preprocess import LIGHT_ON_DARK, InputSpec, Preprocessed, preprocess
-from smallvision.reports.pages import data_uri, render
+from smallvision.reports.formatting import data_uri, render
 from smallvision.tasks.serve.uploads import LingeringClose, Upload, read_uploads
 from smallvision.training.predictor import Predictor
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from smallvision.reports import leaderboard
 from smallvision.reports.sweep_view import SweepView, TrialView
 
 NAN = math.nan
@@ -35,12 +34,13 @@ def sweep(*trials: TrialView, **more: Any) -> SweepView:
 
 
 def order(view: SweepView) -> list[tuple[int | None, int]]:
-    return [(rank, trial.number) for rank, trial in leaderboard.ranked(view)]
+    rows = csv.DictReader(io.StringIO(view.as_csv()))
+    return [(int(row["rank"]) if row["rank"] else None, int(row["trial"])) for row in rows]
 
 
 def printed(view: SweepView, limit: int | None = None, width: int = 160) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(leaderboard.table(view, limit))
+    console.print(view.table(limit))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -67,15 +67,15 @@ def test_trials_without_a_rank_follow_state_by_state_and_by_how_far_they_got() -
 def test_a_trial_has_an_interval_for_its_mean_over_seeds() -> None:
     one = trial(4, "done", 1.0, 2.0, 3.0, reached=2.5)
     half = 4.302653 / math.sqrt(3)  # Student's t of 2 degrees of freedom
-    assert (one.value, one.deviation, one.epochs) == (2.0, 1.0, 2)
-    assert one.interval == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert (one.value, one.sample.deviation, one.epochs) == (2.0, 1.0, 2)
+    assert one.sample.interval == pytest.approx((2 - half, 2 + half), abs=1e-5)
     assert sweep(one).best_epoch(one) == 3.0
 
 
 @pytest.mark.parametrize("values", [(), (0.5,), (0.5, NAN)])
 def test_too_few_values_have_no_interval(values: tuple[float, ...]) -> None:
     one = trial(0, "done", *values)
-    assert (one.deviation, one.interval, one.half_interval) == (None, None, None)
+    assert (one.sample.deviation, one.sample.interval, one.sample.half_interval) == (None, None, None)
 
 
 def test_the_short_reason_is_its_first_line() -> None:
@@ -85,14 +85,14 @@ def test_the_short_reason_is_its_first_line() -> None:
 def test_the_csv_can_be_read_back() -> None:
     runs = {0: Path("outputs/a, b"), 1: Path("outputs/c")}
     view = sweep(trial(0, "done", 0.1, 0.3, runs=runs, seconds=2.5), trial(1, "failed", reason='no "memory", left'))
-    rows = list(csv.DictReader(io.StringIO(leaderboard.as_csv(view))))
+    rows = list(csv.DictReader(io.StringIO(view.as_csv())))
     assert list(rows[0]) == [
         "rank", "trial", "state", "val/acc", "std", "n", "low", "high", "optimizer.lr", "seconds", "run",
         "reason",
     ]  # fmt: skip
     done = view.trials[0]
-    assert done.interval is not None
-    expected = {"val/acc": done.value, "std": done.deviation, "low": done.interval[0], "high": done.interval[1]}
+    low, high = done.sample.interval or (None, None)
+    expected = {"val/acc": done.value, "std": done.sample.deviation, "low": low, "high": high}
     assert {name: float(rows[0][name]) for name in expected} == expected
     assert float(rows[0]["seconds"]) == 2.5
     assert (rows[0]["run"], rows[0]["optimizer.lr"], rows[0]["n"]) == ("outputs/a, b;outputs/c", "0.0", "2")
@@ -100,12 +100,12 @@ def test_the_csv_can_be_read_back() -> None:
 
 
 def test_the_csv_of_no_trials_is_its_heading() -> None:
-    assert leaderboard.as_csv(sweep()).count("\n") == 1
+    assert sweep().as_csv().count("\n") == 1
 
 
 def test_control_characters_are_shown_and_not_obeyed() -> None:
     hostile = trial(0, "failed", params={"optimizer.lr": "\x1b[2J"}, reason="\x1b]0;x\x07")
-    for text in (leaderboard.as_csv(sweep(hostile)), printed(sweep(hostile))):
+    for text in (sweep(hostile).as_csv(), printed(sweep(hostile))):
         assert "\x1b" not in text
         assert "\\x1b[2J" in text
 
