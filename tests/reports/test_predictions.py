@@ -1,9 +1,12 @@
 """Predictions of image files as lines, counts and rows."""
 
+import io
 from pathlib import Path
 
 import pytest
+import rich.console
 
+from smallvision.core.console import Console
 from smallvision.reports.predictions import (
     MAX_LINES,
     FolderLabels,
@@ -43,12 +46,12 @@ def test_classes_that_differ_in_separators_alone_stay_distinct() -> None:
 
 
 def printed(*predictions: Prediction, files: int = 1) -> list[str]:
-    lines: list[str] = []
-    printer = PredictionPrinter(lambda line="", style="": lines.append(line), [predictions[0].file] * files, CLASSES, 2)
+    terminal = rich.console.Console(file=io.StringIO(), width=1000, markup=False, soft_wrap=True)
+    printer = PredictionPrinter(Console(terminal), [predictions[0].file] * files, CLASSES, 2)
     for prediction in predictions:
         printer.print(prediction)
     printer.print_notes()
-    return lines
+    return terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
 def test_a_line_reads_as_in_the_tutorials() -> None:

@@ -1,16 +1,33 @@
-"""The predictions of image files: printed, counted, and as rows of predictions.csv."""
+"""What task=predict shows: its predictions as lines, as counts, as rows of predictions.csv and as a sheet of images."""
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from PIL.Image import Resampling
+
+from smallvision.core.console import Console
 from smallvision.core.errors import printable
 from smallvision.reports.statistics import wilson
 
 MAX_NAME = 48  # characters of a file's name in the terminal
 MAX_LINES = 20  # images printed there
+# Of the sheet. Colours that the colour-blind can distinguish: M. Okabe and K. Ito, Color Universal Design, 2008.
+CORRECT, WRONG = "#0072b2", "#d55e00"
+INK, QUIET, LINE, PAPER, MOUNT, WARNING = "#1a1c1f", "#6b7076", "#dfe2e5", "#ffffff", "#eef0f2", "#b00020"
+MARGIN, GAP, PAD, SQUARE_GAP = 36, 20, 10, 4  # pixels
+TITLE_SIZE, HEADER_SIZE = 22, 16
+MAX_WIDTH = 1560  # of a sheet of few images
+# The side of a square by the number of images, so that a sheet of a thousand can still be opened.
+SIDES = ((60, 140), (200, 112), (1000, 84))
+MAX_SIDE = 200  # pixels; of a square whose side is a multiple of the network's input
 
 
 @dataclass(frozen=True)
@@ -64,10 +81,9 @@ class FolderLabels:
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self.exact = dict.fromkeys(classes)
-        self.folded: dict[str, list[str]] = {}
-        for name in self.exact:
-            self.folded.setdefault(self._folded(name), []).append(name)
+        folded = [self._folded(name) for name in classes]
+        self.folded = {key: name for key, name in zip(folded, classes, strict=True) if folded.count(key) == 1}
+        self.exact = set(classes)
 
     @staticmethod
     def _folded(name: str) -> str:
@@ -75,10 +91,7 @@ class FolderLabels:
 
     def of(self, file: Path) -> str | None:
         folder = Path(os.path.abspath(file)).parent.name  # noqa: PTH100 - resolve() would follow links
-        if folder in self.exact:
-            return folder
-        names = self.folded.get(self._folded(folder), []) if folder else []
-        return names[0] if len(names) == 1 else None
+        return folder if folder in self.exact else self.folded.get(self._folded(folder)) if folder else None
 
 
 def one_line(text: str) -> str:
@@ -104,8 +117,8 @@ class PredictionPrinter:
     ``files``: the names of all images, for the width of the columns; ``top``: how many classes are printed of each.
     """
 
-    def __init__(self, write: Callable[..., None], files: Sequence[str], classes: Sequence[str], top: int) -> None:
-        self.write = write
+    def __init__(self, console: Console, files: Sequence[str], classes: Sequence[str], top: int) -> None:
+        self.console = console
         self.counts, self.labels, self.top = Counts(), FolderLabels(classes), min(top, len(classes))
         self.first_error = ("", "")  # a name and a reason
         first = files[:MAX_LINES]
@@ -121,7 +134,8 @@ class PredictionPrinter:
         if error is not None and not self.first_error[1]:
             self.first_error = (prediction.file, error)
         if (counts.readable if error is None else counts.unreadable) <= MAX_LINES:
-            self.write(self.line(prediction), "" if error is None and prediction.correct is not False else "yellow")
+            failed = error is not None or prediction.correct is False
+            self.console.print(self.line(prediction), "yellow" if failed else "")
 
     def line(self, prediction: Prediction) -> str:
         name = shortened(one_line(prediction.file))
@@ -136,21 +150,21 @@ class PredictionPrinter:
 
     def print_notes(self) -> None:
         """How many predictions were not printed, and how many images were inverted, blank or unreadable."""
-        counts, notes = self.counts, []
+        counts = self.counts
         left_out = max(counts.readable - MAX_LINES, 0) + max(counts.unreadable - MAX_LINES, 0)
         if left_out:
-            self.write(f"  and {left_out:,} more: predictions.csv has them all")
+            self.console.print(f"  and {left_out:,} more: predictions.csv has them all")
         images = "1 image is" if counts.readable == 1 else f"{counts.readable:,} images are"
-        if counts.inverted:
-            notes.append(f"{counts.inverted:,} of {images} dark on light: inverted")
-        if counts.blank:
-            notes.append(f"{counts.blank:,} of {images} blank: no ink was found")
-        if counts.unreadable:
-            notes.append(f"{counts.unreadable:,} of {counts.images:,} files could not be read")
-        if notes:
-            self.write()
-        for note in notes:
-            self.write(f"  note       {note}", "yellow")
+        notes = {
+            f"{counts.inverted:,} of {images} dark on light: inverted": counts.inverted,
+            f"{counts.blank:,} of {images} blank: no ink was found": counts.blank,
+            f"{counts.unreadable:,} of {counts.images:,} files could not be read": counts.unreadable,
+        }
+        if any(notes.values()):
+            self.console.print()
+        for note, number in notes.items():
+            if number:
+                self.console.print(f"  note       {note}", "yellow")
 
 
 def accuracy_line(counts: Counts) -> str:
@@ -170,9 +184,141 @@ def csv_header(top: int) -> list[str]:
 
 def csv_row(prediction: Prediction, top: int) -> list[str]:
     """In the order of :func:`csv_header`; empty where nothing is known."""
-    pairs = [(one_line(name), f"{probability:.6f}") for name, probability in prediction.top]
-    pairs += [("", "")] * (top - len(pairs))
-    others = [cell for pair in pairs[1:] for cell in pair]
+    cells = [cell for name, probability in prediction.top for cell in (one_line(name), f"{probability:.6f}")]
+    cells += [""] * (2 * top - len(cells))
     actual, error = one_line(prediction.actual or ""), one_line(prediction.error or "")
-    row = [one_line(prediction.file), *pairs[0], actual, *others]
+    row = [one_line(prediction.file), *cells[:2], actual, *cells[2:]]
     return [*row, prediction.polarity, prediction.resize, error]
+
+
+# The sheet: each image, what the network sees of it, and its saliency ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``thumbnail``: the image; ``seen``: the network's input, C x H x W; ``saliency``: 0 to 1, H x W."""
+
+    prediction: Prediction
+    thumbnail: Image.Image
+    seen: npt.NDArray[np.uint8]
+    saliency: npt.NDArray[np.floating] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes in pixels. A tile has ``squares`` squares of ``side`` side by side, and ``lines`` lines of text below."""
+
+    side: int
+    squares: int
+    lines: int
+
+    @classmethod
+    def of(cls, tiles: Sequence[Tile]) -> "Layout":
+        side = next(side for most, side in SIDES if len(tiles) <= most or most == SIDES[-1][0])
+        longest = max(tiles[0].seen.shape[1:])
+        multiple = max(side // longest, 1) * longest
+        squares = 2 + any(tile.saliency is not None for tile in tiles)
+        lines = 2 + any(tile.prediction.actual is not None for tile in tiles)
+        return cls(multiple if multiple <= MAX_SIDE else side, squares, lines)
+
+    @property
+    def font_size(self) -> int:
+        return max(11, round(self.side / 8.5))
+
+    @property
+    def line_height(self) -> int:
+        return round(self.font_size * 1.4)
+
+    @property
+    def width(self) -> int:
+        """Of a tile."""
+        return 2 * PAD + self.squares * self.side + (self.squares - 1) * SQUARE_GAP
+
+    @property
+    def height(self) -> int:
+        return 2 * PAD + self.side + 8 + self.lines * self.line_height
+
+    def columns(self, count: int) -> int:
+        """As many as fit on a screen; of many tiles as many as make the sheet about square."""
+        fitting = max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (self.width + GAP))
+        return min(count, max(fitting, round((count * (self.height + GAP) / (self.width + GAP)) ** 0.5)))
+
+
+def draw_sheet(tiles: Sequence[Tile], file: Path, title: str, warning: str | None = None) -> None:
+    """Write ``tiles`` to ``file`` as PNG, below the title, a legend and the warning."""
+    layout = Layout.of(tiles)
+    columns = layout.columns(len(tiles))
+    legend = "   |   ".join(["image", "what the network sees", "saliency"][: layout.squares])
+    header = [(title, font(TITLE_SIZE, bold=True), INK), (legend, font(HEADER_SIZE), QUIET)]
+    header += [(warning, font(HEADER_SIZE, bold=True), WARNING)] if warning else []
+    top = MARGIN + sum(round(style.size * 1.6) for _, style, _ in header) + 12
+    longest = max(round(style.getlength(text)) for text, style, _ in header)
+    width = 2 * MARGIN + max(columns * (layout.width + GAP) - GAP, min(longest, MAX_WIDTH))
+    height = top + -(-len(tiles) // columns) * (layout.height + GAP) - GAP + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen, y = ImageDraw.Draw(sheet), MARGIN
+    for text, style, colour in header:
+        pen.text((MARGIN, y), fitted(text, style, width - 2 * MARGIN), colour, style)
+        y += round(style.size * 1.6)
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, columns)
+        draw_tile(sheet, tile, layout, MARGIN + column * (layout.width + GAP), top + row * (layout.height + GAP))
+    sheet.save(file, format="PNG", optimize=True)
+
+
+def draw_tile(sheet: Image.Image, tile: Tile, layout: Layout, left: int, top: int) -> None:
+    prediction, pen = tile.prediction, ImageDraw.Draw(sheet)
+    correct = prediction.correct
+    colour, frame, mark = {True: (CORRECT, CORRECT, "✓ "), False: (WRONG, WRONG, "✗ "), None: (INK, LINE, "")}[correct]
+    box = (left, top, left + layout.width, top + layout.height)
+    pen.rounded_rectangle(box, radius=6, outline=frame, width=1 if correct is None else 2)
+    seen = np.broadcast_to(tile.seen[:3], (3, *tile.seen.shape[1:])).transpose(1, 2, 0)
+    images = [tile.thumbnail, Image.fromarray(np.ascontiguousarray(seen))]
+    if tile.saliency is not None:
+        heat = 255 * matplotlib.colormaps["inferno"](tile.saliency.clip(0, 1))[..., :3]
+        images.append(Image.fromarray(heat.round().astype(np.uint8)))
+    for number, image in enumerate(images):
+        square = on_square(image, layout.side, smooth=number == 0)
+        sheet.paste(square, (left + PAD + number * (layout.side + SQUARE_GAP), top + PAD))
+    bold, plain = font(layout.font_size, bold=True), font(layout.font_size)
+    small = font(max(10, layout.font_size - 2))
+    (name, value), room = prediction.top[0], layout.width - 2 * PAD
+    x, y = left + PAD, top + PAD + layout.side + 6
+    probability = f"  {value:.3f}"
+    label = fitted(mark + one_line(name), bold, room - plain.getlength(probability))
+    pen.text((x, y), label, colour, bold)
+    pen.text((x + bold.getlength(label), y), probability, QUIET, plain)
+    if prediction.actual is not None:
+        y += layout.line_height
+        actual = fitted(f"actual: {one_line(prediction.actual)}", plain, room)
+        pen.text((x, y), actual, INK if correct is False else QUIET, plain)
+    inverted = "  (inverted)" if prediction.polarity == "inverted" else ""
+    file = fitted(one_line(prediction.file.rpartition("/")[2]), small, room - small.getlength(inverted))
+    pen.text((x, y + layout.line_height), file + inverted, QUIET, small)
+
+
+def fitted(text: str, style: ImageFont.FreeTypeFont, room: float) -> str:
+    """Shortened in the middle until it is at most ``room`` pixels long."""
+    text = text[:300]
+    cuts = (shortened(text, length) for length in range(len(text), 0, -1))
+    return next((cut for cut in cuts if style.getlength(cut) <= room), "")
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has the letters of most languages."""
+    file = Path(matplotlib.get_data_path(), "fonts/ttf", f"DejaVuSans{'-Bold' * bold}.ttf")
+    return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def on_square(image: Image.Image, side: int, smooth: bool) -> Image.Image:
+    """In the middle of a square, as large as fits. ``smooth``: a large image is interpolated; else, and where it is
+    small, its pixels stay visible.
+    """
+    scale = side / max(image.size)
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    large = Resampling.LANCZOS if smooth else Resampling.BOX
+    resampling = Resampling.NEAREST if scale >= (2 if smooth else 1) else large
+    square = Image.new("RGB", (side, side), MOUNT)
+    square.paste(image.resize((width, height), resampling), ((side - width) // 2, (side - height) // 2))
+    return square

@@ -64,9 +64,8 @@ class ReportArrays(NamedTuple):
 
     def _consistent(self) -> bool:
         """Whether types, sizes and indices of the arrays fit each other."""
-        for array, empty in zip(self, ReportArrays(), strict=True):
-            if (array.dtype.kind, array.ndim) != (empty.dtype.kind, empty.ndim):
-                return False
+        if _kinds(self) != _kinds(ReportArrays()):
+            return False
         classes, images = len(self.classes), len(self.test_probabilities)
         indices = ((self.test_labels, classes), (self.sample_labels, classes), (self.mistake_index, images))
         return (
@@ -77,6 +76,10 @@ class ReportArrays(NamedTuple):
             and (not images or self.test_probabilities.shape[1] == classes)
             and bool(np.isfinite(self.test_probabilities).all())
         )
+
+
+def _kinds(arrays: tuple[npt.NDArray[np.generic], ...]) -> list[tuple[str, int]]:
+    return [(array.dtype.kind, array.ndim) for array in arrays]
 
 
 @dataclass(frozen=True)

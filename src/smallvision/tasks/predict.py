@@ -20,8 +20,16 @@ from smallvision.core.rng import stream
 from smallvision.core.run_dir import RunDir, atomic_write
 from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
 from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
-from smallvision.reports import contact_sheet
-from smallvision.reports.predictions import Prediction, PredictionPrinter, accuracy_line, csv_header, csv_row, one_line
+from smallvision.reports.predictions import (
+    Prediction,
+    PredictionPrinter,
+    Tile,
+    accuracy_line,
+    csv_header,
+    csv_row,
+    draw_sheet,
+    one_line,
+)
 from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.model_spec import shape_str
 from smallvision.training.predictor import Predictor
@@ -43,7 +51,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     spec = input_spec(predictor, config.data.name, config.predict.polarity, config.predict.resize)
     print_summary(console, config, predictor, found, run_dir)
     names = [file.name for file in found.files]
-    printer = PredictionPrinter(console.print, names, predictor.spec.classes, config.predict.top_k)
+    printer = PredictionPrinter(console, names, predictor.spec.classes, config.predict.top_k)
     counts, dataset, warning = printer.counts, checkpoint.dataset, stand_in_warning(predictor)
     started = time.perf_counter()
     try:
@@ -53,7 +61,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
         if tiles:
             title = one_line(f"{config.model.name}, trained on {dataset['name']}")
             with atomic_write(run_dir.path / "predictions.png") as scratch:
-                contact_sheet.draw(tiles, scratch, title, warning)
+                draw_sheet(tiles, scratch, title, warning)
     except BrokenPipeError:
         raise
     except OSError as error:  # of the run directory; what is wrong with an image is in its prediction
@@ -107,13 +115,13 @@ def predict_all(
     spec: InputSpec,
     printer: PredictionPrinter,
     directory: Path,
-) -> list[contact_sheet.Tile]:
+) -> list[Tile]:
     """Print and write the prediction of each image, in bounded memory; returns the tiles of the contact sheet.
 
     Raises UserError where no image can be read.
     """
     assert config.predict is not None
-    tiles: list[contact_sheet.Tile] = []
+    tiles: list[Tile] = []
     sheet, classes = config.predict.contact_sheet, predictor.spec.classes
     chunk = min(config.data.eval_batch_size, CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
     with atomic_write(directory / "predictions.csv") as scratch:
@@ -130,7 +138,7 @@ def predict_all(
                     if config.predict.saliency:
                         label = classes.index(prediction.top[0][0])
                         heat = saliency(predictor, torch.from_numpy(seen), label, config.seed, number=len(tiles))
-                    tiles.append(contact_sheet.Tile(prediction, image.thumbnail, seen, heat))
+                    tiles.append(Tile(prediction, image.thumbnail, seen, heat))
         if not printer.counts.readable:
             raise UserError(one_line(none_readable(config.images or [], *printer.first_error, len(files))))
     return tiles
