@@ -168,26 +168,21 @@ def compare_with_best(configurations: list[Configuration]) -> list[SignificanceT
     labels, best = correct(configurations[0].runs) if len(configurations) > 1 else (None, None)
     if best is None:
         return []
+    first = best.mean(0)
     tests = []
     for rank, other in enumerate(configurations[1 : MAX_TESTED + 1], start=2):
         _, others = correct(other.runs, labels)
-        if others is not None:
-            tests.append(significance_test(rank, best, other, others))
+        if others is None:
+            continue
+        second = others.mean(0)
+        only_best, only_other = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
+        single = len(best) == len(others) == 1
+        p_images = mcnemar(round(only_best), round(only_other)) if single else paired(first - second)
+        p_seeds = welch(best.mean(1).tolist(), others.mean(1).tolist())
+        difference = float(first.mean() - second.mean())
+        tests.append(SignificanceTest(rank, other, difference, only_best, only_other, p_images, p_seeds))
     corrected = holm([max(one.p_images, one.p_seeds or 0.0) for one in tests])
     return [replace(one, p=p) for one, p in zip(tests, corrected, strict=True)]
-
-
-def significance_test(
-    rank: int, best: npt.NDArray[np.float64], other: Configuration, others: npt.NDArray[np.float64]
-) -> SignificanceTest:
-    """``best``, ``others``: runs x images, see :func:`correct`."""
-    first, second = best.mean(0), others.mean(0)
-    only_best, only_other = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
-    single = len(best) == len(others) == 1
-    p_images = mcnemar(round(only_best), round(only_other)) if single else paired(first - second)
-    p_seeds = welch(best.mean(1).tolist(), others.mean(1).tolist())
-    difference = float(first.mean() - second.mean())
-    return SignificanceTest(rank, other, difference, only_best, only_other, p_images, p_seeds)
 
 
 def correct(

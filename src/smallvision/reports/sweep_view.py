@@ -51,12 +51,6 @@ class TrialView:
         """The mean over the seeds that finished."""
         return self.sample.mean
 
-    @property
-    def is_measured(self) -> bool:
-        """Whether it is done with a finite metric, and the first of its params."""
-        finite = self.value is not None and math.isfinite(self.value)
-        return self.state == "done" and self.same_as is None and finite
-
     @cached_property
     def mean_curve(self) -> dict[int, float]:
         """The metric by epoch, the mean over the seeds that validated it."""
@@ -155,7 +149,9 @@ class SweepView:
 
     @property
     def measured(self) -> list[TrialView]:
-        return [trial for trial in self.trials if trial.is_measured]
+        """Done trials with a finite metric, each configuration once, by number."""
+        values = [(trial, trial.value) for trial in self.of("done") if trial.same_as is None]
+        return [trial for trial, value in values if value is not None and math.isfinite(value)]
 
     @property
     def rivals(self) -> int:

@@ -34,7 +34,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWe
         raise UserError(f"runs={pattern}: no trained runs there; a comparison needs runs of task=fit")
     comparisons = compare(map(RunView.read, found))
     text = as_csv(comparisons)
-    folder = Path(pattern) if Path(pattern).is_dir() else common_folder(found)
+    folder = Path(pattern if Path(pattern).is_dir() else os.path.commonpath([one.parent for one in found]) or ".")
     page = draw_run(found[0]) if single else write_comparison(comparisons, text, folder)
     if not sys.stdout.isatty():
         sys.stdout.write(text)
@@ -69,11 +69,6 @@ def write_comparison(comparisons: list[Comparison], text: str, folder: Path) -> 
     except OSError as error:
         return f"{page} cannot be written: {error.strerror}"
     return str(page)
-
-
-def common_folder(directories: list[Path]) -> Path:
-    """The folder that all those runs lie in."""
-    return Path(os.path.commonpath([directory.parent for directory in directories]) or ".")
 
 
 def heading(one: Comparison) -> str:
