@@ -48,7 +48,7 @@ def test_a_real_file_with_one_altered_bit_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize(("model", "accuracy"), [("mnist", 0.95), ("fashion_mnist", 0.82), ("linear", 0.88)])
 def test_one_epoch_reaches_the_accuracy_expected(tmp_path, model, accuracy):
-    typed = [f"model={model}", "optimizer=adam", "trainer.max_epochs=1", f"data_dir={DATA}"]
+    typed = [f"model={model}", "optimizer=adam", "trainer.max_epochs=1", f"data_dir={DATA}", "report=false"]
     process = train(tmp_path, *typed, "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr
     found = results(tmp_path / "run")
@@ -60,7 +60,7 @@ def test_one_epoch_reaches_the_accuracy_expected(tmp_path, model, accuracy):
 def test_cifar10_learns_and_reports_that_its_test_set_is_incomplete(tmp_path):
     process = train(
         tmp_path, "model=cifar10", "optimizer=adam", "trainer.max_epochs=1", "trainer.limit_train_batches=60",
-        "model.widths=[16,32,64]", f"data_dir={DATA}", "hydra.run.dir=run",
+        "model.widths=[16,32,64]", f"data_dir={DATA}", "report=false", "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "only 1,000 of the 10,000 test images are here" in process.stdout

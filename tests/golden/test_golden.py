@@ -26,7 +26,7 @@ def losses(model: str, folder: Path) -> dict[str, list[float]]:
         f"data.channels={channels}", "data.images=480", "data.val_size=96", "data.test_images=0",
         "data.batch_size=32",
         "data.augmentation.flip=true", "data.augmentation.shift=2", "trainer.max_epochs=3", "device=cpu",
-        "device.threads=1", "device.precision=32", "seed=0", "hydra.run.dir=run",
+        "device.threads=1", "device.precision=32", "seed=0", "report=false", "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     history = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)["callbacks"]["MetricsCSV"]["history"]
