@@ -107,9 +107,9 @@ def run_task(config: Config, run_dir: "RunDir | None", checkpoint: "Checkpoint |
         from smallvision.reports.run_view import is_sweep_dir
 
         if is_sweep_dir(Path(str(config.runs))):
-            from smallvision.sweeps import summary
+            from smallvision.sweeps import collect
 
-            return summary.report(Path(str(config.runs)), config.storage)
+            return collect.report(Path(str(config.runs)), config.storage)
     task = importlib.import_module(f"smallvision.tasks.{config.task}")
     return task.run(config, run_dir, checkpoint)
 

@@ -15,7 +15,7 @@ from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_runs
 from smallvision.sweeps.executors import Event
 from smallvision.sweeps.study import Study
-from smallvision.sweeps.summary import test_line as line_of_test
+from smallvision.sweeps.terminal import test_line as line_of_test
 from smallvision.sweeps.sweep import Sweep
 
 

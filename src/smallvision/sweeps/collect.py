@@ -1,18 +1,22 @@
-"""Reads a sweep for reports: its study and its run directories."""
+"""What there is of a sweep, out of its study and its run directories, and the reports that are made of it."""
 
 import csv
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, is_locked
+from smallvision.core.run_dir import RunDir, is_locked, write_text
+from smallvision.reports.pages import sweep_page
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
 from smallvision.sweeps.study import JOURNAL, Study
+from smallvision.sweeps.terminal import print_summary
 
 STATES = {
     TrialState.COMPLETE: "done",
@@ -21,6 +25,25 @@ STATES = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
 }
+
+
+def report(directory: Path, storage: str | None = None) -> None:
+    """``task=report`` of a sweep: its page and table anew, and the table printed, as CSV where no terminal shows it.
+
+    ``storage``: the address of its trials, if they are not in the directory.
+    """
+    view = read_sweep(directory, storage)
+    write_report(view)
+    if sys.stdout.isatty():
+        print_summary(Console(), view)
+    else:
+        sys.stdout.write(view.as_csv())
+
+
+def write_report(view: SweepView) -> None:
+    """leaderboard.csv and sweep.html in the sweep's directory."""
+    write_text(view.directory / "leaderboard.csv", view.as_csv())
+    write_text(view.directory / "sweep.html", sweep_page(view))
 
 
 def read_sweep(directory: Path, storage: str | None = None) -> SweepView:

@@ -17,12 +17,11 @@ from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, clear_scratch, write_text
 from smallvision.core.system import STOP
-from smallvision.sweeps.collect import read_curve, read_runs, read_study
-from smallvision.sweeps.display import ENDED, SweepDisplay
+from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
 from smallvision.sweeps.plan import make_plan
 from smallvision.sweeps.study import Study
-from smallvision.sweeps.summary import print_summary, write_report
+from smallvision.sweeps.terminal import SweepDisplay, print_header, print_summary
 from smallvision.sweeps.trial import TrialRun
 
 POLL_SECONDS = 0.25
@@ -66,7 +65,7 @@ class Sweep:
     def run(self, retried: int, test_best: bool) -> None:
         """Everything up to the report. Raises Interrupted after a signal, UserError where every trial failed."""
         started = time.monotonic()
-        self.print_header(retried)
+        print_header(self.console, read_study(self.study), self.executor.slots, retried)
         interrupted = self.run_trials()
         if test_best and not interrupted:
             self.test_best()
@@ -78,26 +77,6 @@ class Sweep:
             raise Interrupted
         if view.trials and not view.of("done", "pruned", "running", "waiting"):
             raise UserError(f"sweep {self.plan.name}: every trial failed, see {self.plan.directory}/sweep.html")
-
-    def print_header(self, retried: int) -> None:
-        view, plan = read_study(self.study), self.plan
-        ended = len(view.of(*ENDED))
-        space = [f"{key}={expression}" for key, expression in view.space.items()] or ["nothing"]
-        self.console.print(f"smallvision: sweep {plan.name}", style="bold")
-        self.console.fields(
-            {
-                "search": f"{plan.method}, {view.planned} trial{'s' * (view.planned != 1)}, by {plan.metric}",
-                "over": space[0],
-                **{" " * number: line for number, line in enumerate(space[1:], 1)},
-                "seeds": ", ".join(map(str, plan.seeds)),
-                "workers": f"{self.executor.slots}",
-                "directory": str(plan.directory),
-            }
-        )
-        if ended:
-            self.console.fields({"resumed": f"{ended} of {view.planned} trials have ended already"})
-        if retried:
-            self.console.fields({"retried": f"{retried} trials that failed"})
 
     def run_trials(self) -> bool:
         """Start runs until none is left; whether a signal ended it before."""

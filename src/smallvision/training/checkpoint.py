@@ -1,6 +1,5 @@
 """Checkpoints: plain data, written completely or not at all, checked when read, and enough to rebuild the model."""
 
-import math
 import os
 import pickle
 import pickletools
@@ -29,7 +28,7 @@ MAX_ENTRIES = 1_000_000
 # All that a checkpoint's pickle may name, apart from the kinds of storage. torch's own list for weights_only is
 # longer, and a bytearray on it, say, fills the memory.
 NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
-Number = Annotated[int, Range(0, math.inf)]
+Number = Annotated[int, Range(0, 2**63 - 1)]
 # The type of each part, as far as an annotation says it; "smallvision" holds the last six.
 FORM = {
     "state_dict": dict,

@@ -1,7 +1,8 @@
-"""What the terminal shows while a sweep runs: a line per trial that ends, and below, what is running."""
+"""What the terminal shows of a sweep: what it will do, a line per trial that ends, what is running, what came of it."""
 
 import time
 from datetime import datetime
+from statistics import fmean, stdev
 
 from rich.console import Group
 from rich.live import Live
@@ -11,9 +12,32 @@ from rich.text import Text
 from smallvision.core.console import Console
 from smallvision.core.errors import printable
 from smallvision.reports.formatting import duration, shorten
+from smallvision.reports.statistics import t_interval
 from smallvision.reports.sweep_view import SweepView, TrialView
 
 ENDED = ("done", "pruned", "failed")
+ROWS_SHOWN = 10
+
+
+def print_header(console: Console, view: SweepView, workers: int, retried: int) -> None:
+    """What is searched, how and where. ``retried``: trials that failed and are tried once more."""
+    ended = len(view.of(*ENDED))
+    space = [f"{key}={expression}" for key, expression in view.space.items()] or ["nothing"]
+    console.print(f"smallvision: sweep {view.name}", style="bold")
+    console.fields(
+        {
+            "search": f"{view.method}, {view.planned} trial{'s' * (view.planned != 1)}, by {view.metric}",
+            "over": space[0],
+            **{" " * number: line for number, line in enumerate(space[1:], 1)},
+            "seeds": ", ".join(map(str, view.seeds)),
+            "workers": f"{workers}",
+            "directory": str(view.directory),
+        }
+    )
+    if ended:
+        console.fields({"resumed": f"{ended} of {view.planned} trials have ended already"})
+    if retried:
+        console.fields({"retried": f"{retried} trials that failed"})
 
 
 class SweepDisplay:
@@ -80,8 +104,7 @@ def progress(view: SweepView, trial: TrialView) -> str:
 def trial_line(view: SweepView, trial: TrialView) -> str:
     """A trial that ended, in one line."""
     value = f"{view.metric} {trial.value:.4f}" if trial.value is not None else ""
-    reason = (trial.reason or "").partition("\n")[0]
-    result = {"done": value, "failed": f"failed: {reason}", "pruned": f"pruned: {reason}"}[trial.state]
+    result = value if trial.state == "done" else f"{trial.state}: {trial.short_reason}"
     if trial.same_as is not None:
         result += f", as trial {trial.same_as}"
     seconds = f"  {duration(trial.seconds)}" if trial.seconds is not None else ""
@@ -90,3 +113,32 @@ def trial_line(view: SweepView, trial: TrialView) -> str:
 
 def params_text(params: dict[str, str]) -> str:
     return printable(" ".join(f"{key}={shorten(value)}" for key, value in params.items()))
+
+
+def print_summary(console: Console, view: SweepView, seconds: float | None = None) -> None:
+    """The ranking, what failed, and the best trial as a command line."""
+    states = {state: len(view.of(state)) for state in ("done", "pruned", "failed", "interrupted", "running")}
+    counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+    console.print()
+    console.print(f"{len(view.trials)} of {view.planned} trials: {counts or 'none'}; {duration(seconds)}", style="bold")
+    if view.of("done"):
+        console.terminal.print(view.table(ROWS_SHOWN))
+    for trial in view.of("failed"):
+        console.print(f"  trial {trial.number} failed: {trial.short_reason}")
+    best = view.best
+    if best is not None and view.space:
+        console.print(f"best: trial {best.number}, {view.metric} {best.value:.4f}", style="bold green")
+        console.print(f"  {view.command(best)}")
+    if view.test:
+        console.print(test_line(list(view.test.values())), style="bold green")
+    if view.stand_in_for is not None:
+        name = view.stand_in_for
+        console.print(f"measured on a stand-in for {name}: says nothing about {name}", style="bold red")
+    console.fields({"page": str(view.directory / "sweep.html")})
+
+
+def test_line(accuracies: list[float]) -> str:
+    """test/acc of the best trial over its seeds; without a search, of all runs."""
+    interval = t_interval(accuracies)
+    spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, sd {stdev(accuracies):.4f})" if interval else ""
+    return f"test/acc {fmean(accuracies):.4f}{spread}, n = {len(accuracies)} seed{'s' * (len(accuracies) != 1)}"
