@@ -9,7 +9,7 @@ import pytest
 from helpers.outline import Outline
 from helpers.sweeps import a_sweep, a_trial, usual_sweep
 
-from smallvision.reports import pages, plots
+from smallvision.reports import importance, plots
 from smallvision.reports.pages import sweep_page
 from smallvision.reports.sweep_view import SweepView
 
@@ -143,7 +143,7 @@ def test_a_plot_that_fails_does_not_take_the_page_with_it(monkeypatch: pytest.Mo
     def fails(*_: object) -> None:
         raise RuntimeError("<b>no such font</b>")
 
-    for module, name in ((plots, "history"), (plots, "slice_along"), (pages, "importance")):
+    for module, name in ((plots, "history"), (plots, "slice_along"), (importance, "importance")):
         monkeypatch.setattr(module, name, fails)
     text = sweep_page(usual_sweep())
     assert text.count("This could not be plotted (RuntimeError: &lt;b&gt;no such font&lt;/b&gt;)") == 3

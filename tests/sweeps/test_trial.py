@@ -15,8 +15,8 @@ from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_runs
 from smallvision.sweeps.executors import Event
 from smallvision.sweeps.study import Study
-from smallvision.sweeps.terminal import test_line as line_of_test
 from smallvision.sweeps.sweep import Sweep
+from smallvision.sweeps.terminal import test_line as line_of_test
 
 
 @pytest.fixture(scope="module", autouse=True)

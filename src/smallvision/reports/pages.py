@@ -3,17 +3,21 @@
 What they say is in ``templates/``; here is what a template cannot compute.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from smallvision.reports import comparison, plots
-from smallvision.reports.comparison import Comparison
+from smallvision.reports import plots
 from smallvision.reports.formatting import render
-from smallvision.reports.importance import Importance, importance
 from smallvision.reports.run_view import RunView
-from smallvision.reports.sweep_view import SweepView
+
+if TYPE_CHECKING:  # a run's page needs neither
+    from smallvision.reports.comparison import Comparison
+    from smallvision.reports.sweep_view import SweepView
 
 BARS = 25  # of a ranking, those that its scale is made for
 
@@ -25,18 +29,22 @@ def run_page(view: RunView) -> str:
 
 def comparison_page(comparisons: list[Comparison], folder: Path) -> str:
     """``comparison.html``. ``folder``: where the page will lie, for the links to the pages of the runs."""
+    from smallvision.reports.comparison import MAX_TESTED, SIGNIFICANT
+
     return render(
         "comparison_page.html",
         comparisons=comparisons,
         folder=folder,
         plots=plots,
-        max_tested=comparison.MAX_TESTED,
-        significant=comparison.SIGNIFICANT,
+        max_tested=MAX_TESTED,
+        significant=SIGNIFICANT,
     )
 
 
 def sweep_page(view: SweepView) -> str:
     """``sweep.html``."""
+    from smallvision.reports.importance import Importance, importance
+
     estimated = plots.attempt(importance, view)
     fractions = (estimated.content or Importance()).fractions
     keys = sorted(view.space, key=lambda key: -fractions.get(key, 0.0))

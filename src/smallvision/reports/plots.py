@@ -4,6 +4,8 @@ A plot is drawn in the light colours of ``templates/page.css``. The style sheet 
 so that the same SVG is shown in light and in dark.
 """
 
+from __future__ import annotations
+
 import io
 import math
 import warnings
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from itertools import accumulate
 from statistics import fmean, median
-from typing import Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -24,13 +26,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from smallvision.core.errors import printable
-from smallvision.reports.comparison import Comparison
 from smallvision.reports.evaluation import Evaluation
 from smallvision.reports.formatting import shorten
-from smallvision.reports.importance import Axis
 from smallvision.reports.run_view import RunView
 from smallvision.reports.statistics import t_interval, wilson
-from smallvision.reports.sweep_view import SweepView, TrialView
+
+if TYPE_CHECKING:  # a run's page needs none of them
+    from smallvision.reports.comparison import Comparison
+    from smallvision.reports.sweep_view import SweepView, TrialView
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -327,6 +330,8 @@ def slice_along(view: SweepView, key: str, name: str) -> Markup | None:
 
     None for fewer than two trials, or too many categories.
     """
+    from smallvision.reports.importance import Axis
+
     trials = [trial for trial in view.measured if key in trial.params]
     values, axis = [trial.value or 0.0 for trial in trials], Axis.of(view, key, trials)
     categories = sorted(set(axis.texts))
