@@ -267,16 +267,6 @@ def test_the_run_directory_is_named_after_what_was_chosen(tmp_path: Path, monkey
     assert directory_of("data=digits", "model=linear", "optimizer=sgd").parent.name == "digits-linear-sgd"
 
 
-def test_the_other_processes_of_a_run_find_the_directory_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(cli.RUN_DIR_VARIABLE, "")
-    first = directory_of()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert directory_of().resolve() == first.resolve()
-
-
 def test_a_continued_run_keeps_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     old = directory_of("hydra.run.dir=old")

@@ -64,7 +64,6 @@ def exit_code(argv: list[str]) -> int:
         patch.setattr(sys, "argv", [str(TRAIN), *argv])
         patch.setattr(cli, "run_task", lambda *_: None)
         patch.setattr("smallvision.sweeps.sweep.run", lambda *_: None)
-        patch.delenv(cli.RUN_DIR_VARIABLE, raising=False)
         try:
             cli.main()
         except SystemExit as ended:

@@ -29,6 +29,7 @@ from smallvision.config.compose import (
     resolve_config,
 )
 from smallvision.config.schema import Config
+from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, UserError, printable
 from smallvision.core.system import STOP
 
@@ -37,26 +38,41 @@ if TYPE_CHECKING:
     from smallvision.training.checkpoint import BareWeights, Checkpoint
 
 WITHOUT_RUN_DIR = ("report", "serve")
-RUN_DIR_VARIABLE = "SMALLVISION_RUN_DIR"  # where the other processes of a run find the directory of the first
 
 
 def main() -> None:
     """``python train.py [flags] [overrides]``."""
     with exit_codes():
-        arguments = parse_arguments()
-        directory = Path(arguments.config_path).resolve() if arguments.config_path else CONFIG_DIR
-        if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        if ranks.world_size() == 1:
+            command_line()
+            return
+        from smallvision.training import processes
+
+        if ranks.rank() > 0:
+            processes.follow()
+            return
+        try:
+            command_line()
+        finally:
+            processes.dismiss()
+
+
+def command_line() -> None:
+    """What rank 0 does, or the only process."""
+    arguments = parse_arguments()
+    directory = Path(arguments.config_path).resolve() if arguments.config_path else CONFIG_DIR
+    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        show_by_hydra(arguments)
+    elif arguments.multirun:
+        sweep(arguments, directory)
+    else:
+        overrides = force(arguments.overrides)
+        composed = compose(overrides, directory, **source_of(arguments))
+        if arguments.cfg:
+            resolve_config(composed, overrides)
             show_by_hydra(arguments)
-        elif arguments.multirun:
-            sweep(arguments, directory)
         else:
-            overrides = force(arguments.overrides)
-            composed = compose(overrides, directory, **source_of(arguments))
-            if arguments.cfg:
-                resolve_config(composed, overrides)
-                show_by_hydra(arguments)
-            else:
-                run(composed, overrides)
+            run(composed, overrides)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -133,8 +149,12 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
 
     It is the one that was typed, that of the run to be continued or of the checkpoint to be exported, or a new one.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and RUN_DIR_VARIABLE in os.environ:
-        return Path(os.environ[RUN_DIR_VARIABLE])
+    if ranks.restarts():
+        from smallvision.training import processes
+
+        earlier = processes.earlier_directory()
+        if earlier is not None:
+            return earlier
     typed = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
     if config.task == "export" and not typed:
         folder = config.checkpoint_file.parent
@@ -150,13 +170,16 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
         path.mkdir(parents=True, exist_ok=typed or config.task == "export")
     except OSError as error:
         raise UserError(f"hydra.run.dir={path}: cannot be made: {error.strerror}; choose another") from None
-    taken = (path / "config.yaml").is_file() and "LOCAL_RANK" not in os.environ
+    taken = (path / "config.yaml").is_file()
     if taken and not config.resume and config.task != "export":  # which adds to a run
         raise UserError(f"hydra.run.dir={path}: holds a run already; resume={path} continues it")
     if not os.access(path, os.W_OK):
         raise UserError(f"hydra.run.dir={path}: cannot be written; choose another")
     absolute = path.resolve()
-    os.environ[RUN_DIR_VARIABLE] = str(absolute)
+    if ranks.by_torchrun():
+        from smallvision.training import processes
+
+        processes.remember_directory(absolute)
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else path
 
 
@@ -191,7 +214,8 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print("error:", printable(" ".join(str(error).split())), file=sys.stderr)
+        if ranks.rank() == 0:
+            print("error:", printable(" ".join(str(error).split())), file=sys.stderr)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt):
         sys.exit(130)

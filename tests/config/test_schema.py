@@ -190,7 +190,7 @@ def keys_of(section: Any, prefix: str = "") -> Iterator[str]:
     """The keys that a section must have, at any depth."""
     for key, annotation in section.key_types().items():
         inner = section_of(annotation)
-        if section is not Config or Config.fields()[key].default is dataclasses.MISSING:
+        if section.fields()[key].default is dataclasses.MISSING:
             yield f"{prefix}{key}"
             if inner is not None and f"{prefix}{key}" != "optimizer.rest":
                 yield from keys_of(inner, f"{prefix}{key}.")

@@ -20,7 +20,7 @@ CONFIG = {"task": "fit", "seed": 3, "resume": "old", "data": {"name": "mnist", "
 
 @pytest.fixture(autouse=True)
 def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
     root = logging.getLogger()
     level = root.level
     yield
@@ -61,7 +61,7 @@ def test_a_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyP
 
 
 def test_only_the_first_of_several_processes_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
     run = RunDir(tmp_path, ["seed=3"])
     run.open()
     run.describe(CONFIG, "")

@@ -198,8 +198,9 @@ class Trainer(Section):
     detect_anomaly: bool
     profiler: Literal["simple", "advanced", "pytorch"] | None
     devices: Count | Annotated[list[Natural], Length(1)] | Literal["auto", -1]
-    strategy: str
+    strategy: Literal["auto", "ddp"]
     num_nodes: Count
+    timeout: Positive = 600.0  # seconds that one of several processes waits for the others
     extra: dict[str, object] = field(default_factory=dict)
 
 

@@ -1,11 +1,11 @@
 """Lines on the terminal and in train.log. Needs no torch."""
 
 import logging
-import os
 
 import rich.console
 from rich.text import Text
 
+from smallvision.core import ranks
 from smallvision.core.errors import printable
 
 log = logging.getLogger("smallvision")
@@ -21,7 +21,7 @@ class Console:
     def __init__(self, terminal: rich.console.Console | None = None) -> None:
         self.terminal = terminal or rich.console.Console(highlight=False, markup=False, soft_wrap=True)
         self.logged = terminal is None
-        self.silent = int(os.environ.get("LOCAL_RANK", 0)) != 0
+        self.silent = ranks.rank() != 0
 
     def print(self, line: str = "", style: str = "") -> None:
         """One line, control characters escaped; ``style`` is one of rich's."""

@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from smallvision import __version__
+from smallvision.core import ranks
 from smallvision.core.errors import UserError
 
 PACKAGES = (
@@ -28,7 +29,7 @@ SCRATCH = ".part"  # ends the name of a file that is being written
 class RunDir:
     """One run's directory, at ``path``. ``overrides``: what was typed for this start.
 
-    Of several processes of one run only rank 0 writes (``is_writer``).
+    Of several processes of one run only rank 0 reads and writes it (``is_writer``).
     """
 
     def __init__(self, path: Path, overrides: list[str] | None = None) -> None:
@@ -44,7 +45,7 @@ class RunDir:
         self.best_checkpoint = self.checkpoints / "best.ckpt"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.stop_file = path / "stop"  # asks the run to stop at its next step
-        self.is_writer = int(os.environ.get("LOCAL_RANK", 0)) == 0
+        self.is_writer = ranks.rank() == 0
         self.started = time.perf_counter()
         self.existed = self.config_file.is_file()
         self._described = False
@@ -52,7 +53,7 @@ class RunDir:
         self._lock = FileLock(path / ".lock", timeout=0)
 
     def stop_requested(self) -> bool:
-        return self.stop_file.exists()
+        return self.is_writer and self.stop_file.exists()
 
     def open(self) -> None:
         """Start train.log; what libraries warn of goes there, not to the screen.

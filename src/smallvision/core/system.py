@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from smallvision.core import ranks
 from smallvision.core.errors import Interrupted
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
@@ -42,6 +43,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self.ending = False  # whether the run, in several processes, is on its way to its end
         self.numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 
     def install(self) -> None:
@@ -52,7 +54,8 @@ class StopRequest:
         if self.signal is not None:
             raise Interrupted("stopped at once")
         self.signal = signal.Signals(number).name
-        print(f"\n{self.signal}: stopping after this step; once more to stop at once", file=sys.stderr)
+        if ranks.rank() == 0:
+            print(f"\n{self.signal}: stopping after this step; once more to stop at once", file=sys.stderr)
 
 
 STOP = StopRequest()

@@ -1,16 +1,34 @@
 """What fit, test and bench print and write alike."""
 
+from functools import partial
 from typing import Any
 
 from smallvision.config.schema import Config, Optimizer
 from smallvision.core.console import Console
+from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
 from smallvision.data.module import ImageDataModule
 from smallvision.reports.statistics import wilson
+from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.device import Device
-from smallvision.training.factory import Experiment
+from smallvision.training.factory import Experiment, make_data, make_experiment
 from smallvision.training.model_spec import shape_str
+from smallvision.training.processes import Group
+
+
+def make_shared_experiment(config: Config, group: Group, checkpoint: Checkpoint | None = None) -> Experiment:
+    """That of each process of a run. Raises UserError where they do not have the same images."""
+    experiment = group.together(partial(_experiment, config, checkpoint))
+    found = group.gather(experiment.data.dataset.identity)
+    if any(identity != found[0] for identity in found):
+        sources = ", ".join(f"process {rank}: {one['source']}" for rank, one in enumerate(found))
+        raise UserError(f"data={config.data.name}: not the same images everywhere ({sources}); see data_dir")
+    return experiment
+
+
+def _experiment(config: Config, checkpoint: Checkpoint | None) -> Experiment:
+    return make_experiment(config, make_data(config), checkpoint)
 
 
 def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir, title: str) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,8 @@ from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
 from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
 from smallvision.training.checkpoint import BareWeights, Checkpoint, newest, read_checkpoint
-from smallvision.training.factory import Experiment, make_callbacks, make_data, make_experiment, make_trainer
+from smallvision.training.factory import Experiment, make_callbacks, make_trainer
+from smallvision.training.processes import Group, joined
 
 C = TypeVar("C", bound=Callback)
 
@@ -37,10 +39,15 @@ def run(
 ) -> Results:
     """Train in ``run_dir``, from the start or from its newest checkpoint; ``callbacks``: further ones."""
     assert run_dir is not None
+    with joined(config, run_dir) as group:
+        return _run(config, run_dir, callbacks, group)
+
+
+def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: Group) -> Results:
     console = Console()
-    experiment = make_experiment(config, make_data(config))
-    weights_file = state_dict.target(config.save_model, run_dir.path)
-    last, damaged = newest(run_dir.checkpoints)
+    experiment = common.make_shared_experiment(config, group)
+    weights_file = group.from_first(partial(state_dict.target, config.save_model, run_dir.path))
+    last, damaged = group.from_first(partial(newest, run_dir.checkpoints))
     if last is not None:
         check_continuation(config, experiment, run_dir, last)
     trainer = make_trainer(
@@ -50,8 +57,9 @@ def run(
         [*make_callbacks(config, experiment, run_dir, console, last), *callbacks],
         loggers.make_logger(config.logger, run_dir.path),
         last,
+        group,
     )
-    run_dir.describe(config.to_dict(), experiment.device.hardware)
+    group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
     verb = "training" if last is None else "continuing"
     common.summary(console, config, experiment, run_dir, f"{verb} {config.model.name}")
     for message in damaged:
@@ -61,14 +69,15 @@ def run(
         console.print(f"  removed    {run_dir.stop_file}, which stopped the run before", style="yellow")
     fit = Fit(config, experiment, run_dir, trainer, console)
     try:
-        with explain_out_of_memory(config):
+        with group.explain_lost_process(), explain_out_of_memory(config):
             trainer.fit(
                 experiment.model, datamodule=experiment.data, ckpt_path=last.path if last else None, weights_only=True
             )
         if fit.checkpointing.best is not None:
-            best = read_checkpoint(run_dir.best_checkpoint)
+            best = group.from_first(partial(read_checkpoint, run_dir.best_checkpoint))
             if config.test and experiment.data.sizes["test"]:
-                fit.test(best)
+                with group.explain_lost_process():
+                    fit.test(best)
             if weights_file is not None and run_dir.is_writer:
                 fit.save_weights(best, weights_file)
         fit.status = "completed"

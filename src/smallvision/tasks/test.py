@@ -1,6 +1,7 @@
 """The test metrics of a checkpoint, from the checkpoint alone."""
 
 import time
+from functools import partial
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
@@ -12,25 +13,36 @@ from smallvision.tasks.report_data import write_report
 from smallvision.training import state_dict
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.checkpoint import BareWeights, Checkpoint
-from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer
+from smallvision.training.factory import Experiment, make_trainer
+from smallvision.training.processes import Group, joined
 
 
 def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWeights | None) -> Results:
     """Test the model of ``checkpoint`` once, on the test images of its data or of ``data=``."""
     assert run_dir is not None
+    with joined(config, run_dir) as group:
+        return _run(config, run_dir, group.from_first(partial(_given, checkpoint)), group)
+
+
+def _given(checkpoint: Checkpoint | BareWeights | None) -> Checkpoint | BareWeights:
     assert checkpoint is not None
+    return checkpoint
+
+
+def _run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | BareWeights, group: Group) -> Results:
     console = Console()
-    experiment, note = load(checkpoint, config)
+    experiment, note = load(checkpoint, config, group)
     if not experiment.data.sizes["test"]:
         raise UserError(f"data={config.data.name}: has no test images")
     kept = KeepProbabilities()
-    trainer = make_trainer(config, experiment.device, run_dir.path, [kept])
-    run_dir.describe(config.to_dict(), experiment.device.hardware)
+    trainer = make_trainer(config, experiment.device, run_dir.path, [kept], group=group)
+    group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
     common.summary(console, config, experiment, run_dir, f"testing {checkpoint.path}")
     if note is not None:
         console.print(f"  note       {note}", style="yellow")
     started = time.perf_counter()
-    trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
+    with group.explain_lost_process():
+        trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
     seconds = time.perf_counter() - started
     results = common.results(config, experiment, run_dir, "completed")
     results.metrics |= {name: trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
@@ -49,13 +61,13 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     return results
 
 
-def load(checkpoint: Checkpoint | BareWeights, config: Config) -> tuple[Experiment, str | None]:
+def load(checkpoint: Checkpoint | BareWeights, config: Config, group: Group) -> tuple[Experiment, str | None]:
     """The model with the weights of ``checkpoint``, and a note on how to read its test metrics.
 
     A bare state dict is for the network and the data of ``config``. Raises UserError where the weights do not fit.
     """
     if isinstance(checkpoint, Checkpoint):
-        experiment = make_experiment(config, make_data(config), checkpoint)
+        experiment = common.make_shared_experiment(config, group, checkpoint)
         trained_on, tested_on = checkpoint.dataset, experiment.data.dataset
         if trained_on["fingerprint"] == tested_on.fingerprint:
             return experiment, None
@@ -63,7 +75,7 @@ def load(checkpoint: Checkpoint | BareWeights, config: Config) -> tuple[Experime
     whiten, name = config.data.normalisation.whiten, config.model.name
     if whiten:
         raise UserError(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
-    experiment = make_experiment(config, make_data(config))
+    experiment = common.make_shared_experiment(config, group)
     network = experiment.model.predictor.network
     network.load_state_dict(state_dict.fitted(checkpoint.state_dict, network, checkpoint.path, name))
     normalised = common.normalisation(experiment.data)

@@ -6,15 +6,19 @@ import logging
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies import DDPStrategy
 
 from smallvision.config.schema import Config
 from smallvision.config.targets import instantiate
@@ -35,6 +39,7 @@ from smallvision.training.classifier import Classifier
 from smallvision.training.model_spec import ModelSpec, shape_str
 from smallvision.training.optimizers import make_optimizer
 from smallvision.training.predictor import Normalise, Predictor, Whiten
+from smallvision.training.processes import Environment, Group
 
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
@@ -190,13 +195,19 @@ def make_trainer(
     callbacks: list[Callback],
     logger: Logger | None = None,
     checkpoint: Checkpoint | None = None,
+    group: Group | None = None,
 ) -> pl.Trainer:
     """Lightning's Trainer with the config's arguments and without its boilerplate."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
     arguments = config.trainer.to_dict()
-    profiler = arguments.pop("profiler")
+    profiler, timeout = arguments.pop("profiler"), timedelta(seconds=arguments.pop("timeout"))
+    plugins: list[Precision | ClusterEnvironment | CheckpointIO | LayerSync] = [PlainCheckpointIO(checkpoint)]
+    if group is not None and group.world_size > 1:
+        plugins.append(Environment(group))
+        arguments["strategy"] = DDPStrategy(timeout=timeout)
+        profiler = profiler if group.rank == 0 else None
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -207,7 +218,7 @@ def make_trainer(
             default_root_dir=run_dir,
             callbacks=[Compiler(), *callbacks] if device.compile else callbacks,
             logger=logger or False,
-            plugins=[PlainCheckpointIO(checkpoint)],
+            plugins=plugins,
             profiler=PROFILERS[profiler](dirpath=run_dir, filename="profile") if profiler else NoProfiler(),
             enable_checkpointing=any(isinstance(callback, AfterEpoch) for callback in callbacks),
             enable_progress_bar=False,

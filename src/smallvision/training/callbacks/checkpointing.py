@@ -84,7 +84,7 @@ class Checkpointing(AfterEpoch):
 
     def save_now(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it is that of this step."""
-        if self.saved_step != trainer.global_step or not self.last_path.is_file():
+        if trainer.strategy.broadcast(self.saved_step != trainer.global_step or not self.last_path.is_file()):
             self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,7 +94,7 @@ class Checkpointing(AfterEpoch):
         row, before = metrics.history[-1], self.best
         if self._is_better(row):
             self.best = row
-            if self._try(trainer.save_checkpoint, self.best_path):
+            if self._save(trainer, trainer.save_checkpoint, self.best_path):
                 # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
                 self._save_last(trainer, source=self.best_path)
                 return
@@ -112,19 +112,27 @@ class Checkpointing(AfterEpoch):
             return False
         waited = time.perf_counter() - self._saved_at
         due = waited >= max(60 * self.every_n_minutes, self._save_took / MAX_TIME_FRACTION)
-        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
+        return bool(trainer.strategy.broadcast(due))
 
     def _save_last(self, trainer: Trainer, source: Path | None = None) -> None:
         """Write last.ckpt, as a copy of ``source`` where that was just written."""
         started = time.perf_counter()
         if source is None:
-            saved = self._try(partial(trainer.save_checkpoint, storage_options=self.keep), self.last_path)
+            saved = self._save(trainer, partial(trainer.save_checkpoint, storage_options=self.keep), self.last_path)
         else:
             saved = not trainer.is_global_zero or self._try(partial(copy, source, keep=self.keep), self.last_path)
+            saved = bool(trainer.strategy.broadcast(saved))
         if saved:
             self.saved_step = trainer.global_step
         self._saved_at = time.perf_counter()
         self._save_took = self._saved_at - started
+
+    def _save(self, trainer: Trainer, write: Callable[[Path], None], path: Path) -> bool:
+        """Whether rank 0, which alone writes, could; on every rank."""
+        saved = self._try(write, path)
+        if not saved and trainer.world_size > 1:
+            trainer.strategy.barrier()  # of Lightning's save_checkpoint, where the others wait
+        return bool(trainer.strategy.broadcast(saved))
 
     def _try(self, write: Callable[[Path], None], path: Path) -> bool:
         """Whether it could be written. A full disk, say, does not end a training that is under way."""

@@ -62,6 +62,7 @@ class GracefulStop(AfterEpoch):
             requested = bool(trainer.strategy.reduce_boolean_decision(requested, all=False))
         if not requested:
             return
+        STOP.ending, self.pruned = True, trainer.strategy.broadcast(self.pruned)
         checkpointing = find_callback(trainer, Checkpointing)
         if save and checkpointing is not None:
             checkpointing.save_now(trainer)
