@@ -40,6 +40,6 @@ def finished(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kill-points", type=int, default=12, help="instants at which runs are killed")
-    parser.addoption("--cluster", action="store_true", help="start a Slurm cluster and run tests/cluster on it")
+    parser.addoption("--cluster", action="store_true", help="start real servers and run tests/cluster on them")
     parser.addoption("--sweep-kills", type=int, default=1, help="instants at which a sweep is killed")
     parser.addoption("--command-lines", type=int, default=500, help="random command lines tried")

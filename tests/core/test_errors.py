@@ -10,6 +10,19 @@ def test_a_refusal_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:secret@host/db: no", "postgresql://me:***@host/db: no"),
+        ("postgresql+psycopg://me:sec:r@et/x@host:1/db", "postgresql+psycopg://me:***@host:1/db"),
+        ("postgresql:///db?user=me&password=secret&port=1", "postgresql:///db?user=me&password=***&port=1"),
+        ("postgresql://me@host:5432/db", "postgresql://me@host:5432/db"),
+    ],
+)
+def test_a_password_is_masked(address: str, shown: str) -> None:
+    assert str(UserError(f"sweep.storage={address}")) == f"sweep.storage={shown}"
+
+
+@pytest.mark.parametrize(
     ("word", "known", "prefix", "said"),
     [
         ("adm", ["sgd", "adam"], "", " Did you mean 'adam'?"),

@@ -1,6 +1,7 @@
 """Which run of a study comes next, and what is stored of it; nothing is trained here."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
@@ -15,7 +16,8 @@ from smallvision.core.results import DataResults, ModelResults, Results
 from smallvision.sweeps.collect import read_runs, read_study, read_sweep
 from smallvision.sweeps.plan import PLAN_FILE, Plan
 from smallvision.sweeps.space import grid
-from smallvision.sweeps.study import JOURNAL, Study, open_storage
+from smallvision.sweeps.storage import JOURNAL, open_storage
+from smallvision.sweeps.study import Study
 from smallvision.sweeps.trial import TrialRun
 
 RESULTS = Results("completed", "fit", 0, "cpu", "32-true", DataResults("shapes", "made", "0"), ModelResults("mnist", 1),
@@ -76,7 +78,6 @@ def test_a_trial_killed_between_its_last_value_and_its_end_is_complete(tmp_path)
     study.next_run([])
     study._set(study.trials[0], "value/0", 0.7)
     again = Study.create(plan)
-    again.complete_trials()
     assert run_all(again) == ["1"]
     assert values_of(again) == [0.7, 0.1]
 
@@ -170,6 +171,7 @@ def test_a_trial_killed_while_it_was_sampled_gets_its_other_values(tmp_path):
     plan = make_plan(tmp_path, "optimizer.lr=interval(0,1)", "optimizer.eps=interval(0,1)", method="random")
     study = Study.create(plan)
     study.optuna.ask({"optimizer.lr": plan.dimensions[0].distribution})  # and here the process is killed
+    study = Study.create(plan)
     run = study.next_run([])
     assert run.number == 0
     assert {"optimizer.lr", "optimizer.eps"} <= {line.split("=")[0] for line in run.overrides}
@@ -218,13 +220,13 @@ def test_processes_that_ask_at_once_start_each_trial_once(tmp_path, monkeypatch)
     plan = make_plan(tmp_path, "optimizer.lr=0.3,0.1")
     study, other = Study.create(plan), Study.create(plan)
     assert study.next_run([]).number == 0
-    ask = study.optuna.ask
+    new_trial = study._new_trial
 
     def overtaken():
         other._start_trial()
-        return ask()
+        return new_trial()
 
-    monkeypatch.setattr(study.optuna, "ask", overtaken)
+    monkeypatch.setattr(study, "_new_trial", overtaken)
     assert study._start_trial() is None
     assert [trial.params["optimizer.lr"] for trial in study.trials.values()] == ["0.3", "0.1"]
     assert len(study.optuna.get_trials()) == 3
@@ -236,7 +238,13 @@ def test_processes_that_ask_at_once_start_each_trial_once(tmp_path, monkeypatch)
 )
 def test_a_storage_that_cannot_be_opened_is_named(tmp_path, address, message):
     with pytest.raises(UserError, match=f"sweep.storage.*{message}"):
-        open_storage(address, tmp_path)
+        open_storage(address, tmp_path, adopt_minutes=10)
+
+
+def test_a_driver_that_is_missing_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError, match=r"its driver is not installed: pip install 'smallvision\[postgres\]'"):
+        open_storage("postgresql://me@127.0.0.1/none", tmp_path, adopt_minutes=10)
 
 
 def test_two_machines_share_a_database_and_leave_each_other_s_trials_alone(tmp_path):
@@ -249,6 +257,31 @@ def test_two_machines_share_a_database_and_leave_each_other_s_trials_alone(tmp_p
     here.next_run([])  # and here the process is killed; only its own machine has what it saved
     assert run_all(there) == ["1", "2", "3"]
     assert run_all(here) == ["0"]
+
+
+def test_a_dead_process_s_trial_is_adopted_by_one_other_and_no_more_its_own(tmp_path):
+    storage, studies = f"sqlite:///{tmp_path}/shared.db", []
+    for name in ("dead", "one", "other"):
+        (tmp_path / name).mkdir()
+        studies.append(Study.create(make_plan(tmp_path / name, "optimizer.lr=0.2,0.1", storage=storage)))
+    dead, one, other = studies
+    run = dead.next_run([])
+    trial = dead.trials[0]
+    assert not one.take(trial)
+    one.stale = other.stale = {trial._trial_id}
+    assert [one.take(trial), other.take(trial)] == [True, False]
+    complete(dead, run, 0.5)
+    assert run_all(one) == ["0", "1"]
+    assert values_of(dead) == [0.2, 0.1]
+
+
+def test_the_same_host_goes_on_at_once_with_what_a_killed_process_left_in_a_directory(tmp_path):
+    plan = make_plan(tmp_path, "optimizer.lr=0.2,0.1", storage=f"sqlite:///{tmp_path}/shared.db")
+    killed, again = Study.create(plan), Study.create(plan)
+    killed.next_run([])
+    assert again.next_run([]).number == 1
+    killed.close()
+    assert again.next_run([]).number == 0
 
 
 def test_the_journal_grows_with_the_number_of_trials(tmp_path):

@@ -351,6 +351,7 @@ class Sweep(Section):
     pruner: Literal["none", "median", "percentile", "successive_halving", "hyperband", "threshold", "wilcoxon"]
     pruner_options: dict[str, object]
     storage: str | None
+    adopt_minutes: Annotated[float, Range(above=0.0)]
     retry_failed: bool
     test_best: bool
     launcher: Literal["local", "slurm"]

@@ -1,5 +1,6 @@
 """The exceptions that end a run early, and the parts of their messages."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -8,7 +9,7 @@ class UserError(Exception):
     """The user's input is wrong. One line that names the key or file and says how to mend it; exit code 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(without_password(" ".join(message.split())))
 
 
 class Interrupted(BaseException):
@@ -21,6 +22,12 @@ class Interrupted(BaseException):
 
 class Pruned(Exception):
     """The pruner of a sweep ended this run after the epoch that it was in."""
+
+
+def without_password(text: str) -> str:
+    """The same with *** for the passwords of addresses (``postgresql://user:password@host``)."""
+    text = re.sub(r"(\w://[^:/@\s]*:)\S*@", r"\1***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 def printable(text: str) -> str:

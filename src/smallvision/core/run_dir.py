@@ -128,12 +128,12 @@ class RunDir:
             ) from None
 
 
-def is_locked(directory: Path) -> bool:
+def is_locked(directory: Path, name: str = ".lock") -> bool:
     """Whether a process holds the lock of that directory, of a run or of a sweep."""
-    if not (directory / ".lock").is_file():
+    if not (directory / name).is_file():
         return False
     try:
-        with FileLock(directory / ".lock", timeout=0):
+        with FileLock(directory / name, timeout=0):
             return False
     except (Timeout, OSError):
         return True

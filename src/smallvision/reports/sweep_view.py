@@ -26,7 +26,7 @@ class TrialView:
     each seed that finished; ``curves``: of each seed, the metric by epoch (NaN where an epoch was not validated);
     ``runs``: the run directory of each seed that started; ``reason``: why it failed or was pruned, summarized in the
     first line; ``same_as``: the earlier trial of the same params, whose values these are; ``seconds``: of all its runs
-    together.
+    together; ``host``: the machine that carried it out, where several may.
     """
 
     number: int
@@ -40,6 +40,7 @@ class TrialView:
     seconds: float | None = None
     began: datetime | None = None
     ended: datetime | None = None
+    host: str | None = None
 
     @cached_property
     def sample(self) -> Sample:
@@ -184,6 +185,11 @@ class SweepView:
         return sum(self.counts.get(state, 0) for state in ("done", "pruned", "failed"))
 
     @property
+    def hosts(self) -> set[str]:
+        """The machines that carried out trials, where several may."""
+        return {trial.host for trial in self.trials if trial.host is not None}
+
+    @property
     def is_over(self) -> bool:
         return 0 < self.ended == sum(self.counts.values())
 
@@ -230,15 +236,16 @@ class SweepView:
     def as_csv(self) -> str:
         """leaderboard.csv, for other programs: numbers with all their digits, run directories joined by ``;``."""
         rows: list[list[object]] = [
-            ["rank", "trial", "state", self.metric, "std", "n", "low", "high", *self.space, "seconds", "run", "reason"]
-        ]
+            ["rank", "trial", "state", self.metric, "std", "n", "low", "high", *self.space, "seconds",
+             *(["host"] if self.hosts else []), "run", "reason"]
+        ]  # fmt: skip
         for place, trial in enumerate([*self.ranking, *self.unranked], start=1):
             rank, sample = place if place <= len(self.ranking) else None, trial.sample
             runs = ";".join(str(run) for _, run in sorted(trial.runs.items()))
             rows.append([
                 rank, trial.number, trial.state, sample.mean, sample.deviation, len(trial.values),
                 *(sample.interval or (None, None)), *(trial.params.get(key) for key in self.space), trial.seconds,
-                runs, trial.short_reason,
+                *([trial.host] if self.hosts else []), runs, trial.short_reason,
             ])  # fmt: skip
         return csv_text(rows)
 
@@ -256,7 +263,8 @@ class SweepView:
                 params = [" ".join(f"{names[key]}={shorten(value)}" for key, value in trial.params.items())]
             rows.append([
                 str(place) if place <= len(self.ranking) else "", metric(trial.value), *(spread if repeated else []),
-                duration(trial.seconds), str(trial.number), *params, trial.state_text,
+                duration(trial.seconds), str(trial.number), *params, *([trial.host or "-"] if self.hosts else []),
+                trial.state_text,
             ])  # fmt: skip
         notes = ["± is the 95 % interval for the mean over n seeds"] if repeated else []
         if len(self.trials) > len(shown):
@@ -265,7 +273,7 @@ class SweepView:
             notes.append(f"on a stand-in for {self.stand_in_for}, not on its images")
         return text_table(
             ["", self.metric, *(["95 %", "n"] if repeated else []), "time", "trial"],
-            [*(["values"] if together else names.values()), "state"],
+            [*(["values"] if together else names.values()), *(["host"] if self.hosts else []), "state"],
             rows,
             "; ".join(notes),
             style="dim" if self.stand_in_for is None else "red",

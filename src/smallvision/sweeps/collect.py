@@ -15,7 +15,8 @@ from smallvision.reports.pages import sweep_page
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
-from smallvision.sweeps.study import JOURNAL, Study
+from smallvision.sweeps.storage import JOURNAL
+from smallvision.sweeps.study import Owner, Study
 from smallvision.sweeps.terminal import print_summary
 
 STATES = {
@@ -93,10 +94,11 @@ def read_runs(study: Study, at_work: bool | None = None) -> SweepView:
     view = read_study(study)
     if at_work is None:
         at_work = is_locked(view.directory)
-    trials = []
+    trials, elsewhere = [], study.at_work_elsewhere()
     for trial in view.trials:
         runs = {seed: run for seed, run in trial.runs.items() if run.is_dir()}
-        running = trial.state == "running" and (at_work or any(is_locked(run) for run in runs.values()))
+        locked = at_work or trial.number in elsewhere or any(is_locked(run) for run in runs.values())
+        running = trial.state == "running" and locked
         state = "interrupted" if trial.state == "running" and not running else trial.state
         curves = {seed: read_curve(run, view.metric) or trial.curves[seed] for seed, run in trial.runs.items()}
         trials.append(replace(trial, state=state, runs=runs, curves=curves))
@@ -108,7 +110,7 @@ def _trial_view(study: Study, number: int, trial: FrozenTrial) -> TrialView:
     plan = study.plan
     sampled = trial.params or trial.system_attrs.get("fixed_params", {})  # of one that waits
     same_as = trial.user_attrs.get("same_as")
-    seconds = _by_seed(trial, "seconds")
+    seconds, owner = _by_seed(trial, "seconds"), Owner.of(trial)
     return TrialView(
         number=number,
         state=STATES[trial.state],
@@ -125,6 +127,7 @@ def _trial_view(study: Study, number: int, trial: FrozenTrial) -> TrialView:
         seconds=sum(seconds.values()) if seconds else None,
         began=trial.datetime_start,
         ended=trial.datetime_complete,
+        host=owner.host if owner is not None and study.database is not None else None,
     )
 
 

@@ -49,7 +49,7 @@ class Plan:
 
     ``directory``: the sweep's; ``configs``, ``config_name``: what Hydra composes a trial from; ``fixed``: overrides
     of every trial; ``count``: number of trials; ``epochs``: the most epochs that one run can have; ``storage``: an
-    address, None for the journal in the directory.
+    address, None for the journal in the directory; ``adopt_minutes``: after which others adopt a dead process's trials.
     """
 
     name: str
@@ -68,6 +68,12 @@ class Plan:
     pruner: str = "none"
     pruner_options: dict[str, Any] = field(default_factory=dict)
     storage: str | None = None
+    adopt_minutes: float = 10.0
+
+    @property
+    def in_database(self) -> bool:
+        """Whether several processes can carry it out at once."""
+        return self.storage is not None and "://" in self.storage
 
     @property
     def searches(self) -> bool:
@@ -221,6 +227,7 @@ def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoa
         pruner=settings.pruner,
         pruner_options=settings.pruner_options,
         storage=settings.storage,
+        adopt_minutes=settings.adopt_minutes,
     )
     plan.make_pruner()  # refuses what it does not take
     plan = with_directory(plan, config)

@@ -1,14 +1,16 @@
 """The study of a sweep: its trials in an Optuna storage, what each tries, and what came of it.
 
-One process at a time works on a sweep directory: it asks for trials, starts their runs and stores what they measured.
-In a database several such processes, one a machine, share a study.
+A process that carries out a sweep asks for trials, starts their runs and stores what they measured. In a database
+several such processes share a study; a trial has an owner, and only it stores what came of the trial.
 """
 
+import math
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
-from functools import cached_property
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,66 +18,40 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
 from smallvision.core.rng import stream_seed
+from smallvision.core.run_dir import is_locked
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import Dimension, grid, override_value
+from smallvision.sweeps.storage import Database, open_storage
 from smallvision.sweeps.trial import TrialRun
 
-JOURNAL = "store.journal"
-CLAIM_SECONDS = 60.0  # after which a trial that no directory has claimed was left by a killed process
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+@dataclass(frozen=True)
+class Owner:
+    """The process that carries out a trial: ``directory``: the token of its sweep directory; ``process``: its own."""
 
+    directory: str
+    host: str
+    process: str
 
-class JournalLock(JournalFileOpenLock):
-    """A lock that the kernel releases when its holder dies, and the repair of what that holder left.
+    def __str__(self) -> str:
+        return f"{self.directory}/{self.host}/{self.process}"
 
-    Optuna's own locks outlive a killed process by half a minute, and an incomplete last line (a kill, a full disk)
-    would spoil the next one.
-    """
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> "Owner | None":
+        stored = str(trial.user_attrs.get("owner", "")).split("/")
+        return cls(*stored) if len(stored) == 3 else None
 
-    def __init__(self, journal: Path) -> None:
-        self.journal, self.lock = journal, FileLock(f"{journal}.lock")
-
-    def acquire(self) -> bool:
-        self.lock.acquire()
-        with self.journal.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                if file.read(1) != b"\n":
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        self.lock.release()
-
-
-def open_storage(address: str | None, directory: Path) -> BaseStorage:
-    """The storage of a sweep. Raises UserError, naming the key, where it cannot be opened."""
-    if address is None or "://" not in address:
-        journal = Path(address) if address else directory / JOURNAL
-        try:
-            return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))
-        except OSError as error:
-            raise UserError(f"sweep.storage={journal}: {error.strerror}") from None
-        except ValueError:
-            raise UserError(f"sweep.storage={journal}: not the journal of a sweep, or damaged") from None
-    if address.startswith("redis"):  # Optuna unpickles what it finds there
-        raise UserError("sweep.storage: redis is not supported; use a file, or a database such as postgresql")
-    try:
-        return RDBStorage(address)
-    except Exception as error:  # every database driver has its own
-        raise UserError(f"sweep.storage={address}: {str(error).splitlines()[0]}") from None
+    @property
+    def lock_file(self) -> str:
+        return f".{self.process}.lock"
 
 
 class GridSampler(BaseSampler):
@@ -105,29 +81,52 @@ class Study:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        storage = open_storage(plan.storage, plan.directory)
+        storage = open_storage(plan.storage, plan.directory, plan.adopt_minutes)
         self.optuna = optuna.load_study(study_name=plan.name, storage=storage, pruner=plan.make_pruner())
+        self.database = storage if isinstance(storage, Database) else None
+        self.owner = Owner(self._directory_id(), os.uname().nodename, f"{os.getpid()}-{secrets.token_hex(4)}")
+        self.lock = FileLock(plan.directory / self.owner.lock_file)
+        self.stale = self.database.stale(self.optuna._study_id) if self.database else set()  # Optuna's trial ids
+        self.beaten = -math.inf  # when the last heartbeat was recorded
 
     @classmethod
     def create(cls, plan: Plan) -> "Study":
         """The study of that plan: a new one, or the one created before. Raises UserError where the plan differs."""
-        token = plan.directory / ".directory_id"
-        if not token.is_file():
-            token.write_text(secrets.token_hex(8))
         direction = StudyDirection.MAXIMIZE if plan.maximize else StudyDirection.MINIMIZE
         optuna.create_study(
             study_name=plan.name,
-            storage=open_storage(plan.storage, plan.directory),
+            storage=open_storage(plan.storage, plan.directory, plan.adopt_minutes),
             direction=direction,
             load_if_exists=True,
         )
         study = cls(plan)
+        if study.database:
+            study.lock.acquire()
+            study.stale = set()  # until others have had the time to show that they are alive
         if study._attribute("definition") is None:
             study.optuna.set_user_attr("definition", plan.definition())
         study._refuse_changes(study._attribute("definition"), plan.definition())
         study.optuna.set_user_attr("count", max(plan.count, study.count))
         plan.write()
         return study
+
+    def close(self) -> None:
+        """This process has left the study."""
+        if self.lock.is_locked:
+            self.lock.release()
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+
+    def _directory_id(self) -> str:
+        """Tells this sweep directory from another machine's in the same storage."""
+        file = self.plan.directory / ".directory_id"
+        if not file.is_file():
+            token = secrets.token_hex(8)
+            new = file.with_name(f".{token}")
+            new.write_text(token)
+            with suppress(FileExistsError):  # another process in this directory was quicker
+                os.link(new, file)
+            new.unlink()
+        return file.read_text()
 
     def _refuse_changes(self, before: dict[str, object], now: dict[str, object]) -> None:
         for name in [*before, *now]:
@@ -148,7 +147,8 @@ class Study:
     @property
     def trials(self) -> dict[int, FrozenTrial]:
         """The trials by number; of one that was retried, the last attempt."""
-        return dict(self._numbered())
+        count = self.count
+        return {number: trial for number, trial in self._numbered() if number < count}
 
     def _numbered(self) -> Iterator[tuple[int, FrozenTrial]]:
         """Every attempt with its trial's number, without those that were one too many."""
@@ -179,10 +179,51 @@ class Study:
     def _attribute(self, name: str) -> Any:
         return self.optuna.user_attrs.get(name)
 
-    @cached_property
-    def _directory_id(self) -> str:
-        """Tells this sweep directory from another machine's in the same storage."""
-        return (self.plan.directory / ".directory_id").read_text()
+    # Which process has which trial ---------------------------------------------------------------------
+
+    def keep_alive(self) -> None:
+        """Record in a database, from time to time, that this process is alive; which other ones are not."""
+        if self.database is not None and time.monotonic() - self.beaten > self.database.beat_seconds:
+            owned = [trial._trial_id for trial in self.trials.values() if self._owns(trial)]
+            self.stale = self.database.beat(self.optuna._study_id, owned)
+            self.beaten = time.monotonic()
+
+    def at_work_elsewhere(self) -> dict[int, str]:
+        """The hosts of trials that other processes are carrying out in a database, by number."""
+        if self.database is None:
+            return {}
+        running = {number: trial for number, trial in self.trials.items() if trial.state == TrialState.RUNNING}
+        return {
+            number: owner.host
+            for number, trial in running.items()
+            if (owner := Owner.of(trial)) is not None and not self._owns(trial) and not self._is_free(trial)
+        }
+
+    def take(self, trial: FrozenTrial) -> bool:
+        """Have this process carry out a trial if it does already, or if no living one does; of several processes that
+        take a trial at once one gets it.
+        """
+        if self._owns(trial):
+            return True
+        if not self._is_free(trial):
+            return False
+        if self.database is not None:
+            return self.database.change_owner(trial._trial_id, trial.user_attrs["owner"], str(self.owner))
+        self._set(trial, "owner", str(self.owner))
+        return True
+
+    def _owns(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs.get("owner") == str(self.owner))
+
+    def _is_free(self, trial: FrozenTrial) -> bool:
+        """Whether its process is known to be dead. A journal is in the hands of one process at a time."""
+        owner = Owner.of(trial)
+        if self.database is None:
+            return self.plan.storage is None or (owner is not None and owner.directory == self.owner.directory)
+        here = owner is not None and (owner.directory, owner.host) == (self.owner.directory, self.owner.host)
+        if here and owner is not None and not is_locked(self.plan.directory, owner.lock_file):
+            return True
+        return trial._trial_id in self.stale
 
     # What comes next ------------------------------------------------------------------------------------
 
@@ -197,42 +238,31 @@ class Study:
             seeds = [seed for seed in self.open_seeds(trial) if seed not in busy.get(number, ())]
             if seeds and not (self.plan.seeds_in_sequence and number in busy):
                 return self._run(number, trial, seeds[0])
+            if not self.open_seeds(trial):  # a killed process could not end it
+                self._complete(trial)
         started = self._start_trial()
         return self._run(*started, self.open_seeds(started[1])[0]) if started else None
-
-    def complete_trials(self) -> None:
-        """End trials whose seeds are all done but which a killed process could not end."""
-        for _, trial in self._unfinished():
-            if not self.open_seeds(trial):
-                self._complete(trial)
 
     def retry_failed(self) -> int:
         """Enqueue every trial that failed once more, under its own number; returns how many."""
         failed = [(number, trial) for number, trial in self.trials.items() if trial.state == TrialState.FAIL]
+        if self.database is not None:  # another process may be doing the same
+            change, now = self.database.change_owner, str(self.owner)
+            failed = [pair for pair in failed if change(pair[1]._trial_id, pair[1].user_attrs["owner"], now)]
         for number, trial in failed:
             values = {name: value for name, value in trial.user_attrs.items() if name.startswith("value/")}
-            self.optuna.enqueue_trial(trial.params, user_attrs={"number": number, **values})
+            self.optuna.enqueue_trial(trial.params, user_attrs={"number": number, "owner": "", **values})
         return len(failed)
 
     def open_seeds(self, trial: FrozenTrial) -> list[int]:
         """Seeds whose runs have not ended."""
         return [seed for seed in self.plan.seeds if f"value/{seed}" not in trial.user_attrs]
 
-    def _unfinished(self) -> list[tuple[int, FrozenTrial]]:
-        """This directory's trials that have begun and not ended."""
-        return [
-            (number, trial)
-            for number, trial in self.trials.items()
-            if trial.state == TrialState.RUNNING and self._is_ours(trial)
-        ]
-
-    def _is_ours(self, trial: FrozenTrial) -> bool:
-        """Whether its runs lie in this directory, or in none yet."""
-        owner = trial.user_attrs.get("directory_id")
-        if owner is not None or self.plan.storage is None:
-            return owner in (None, self._directory_id)
-        started = trial.datetime_start
-        return started is not None and datetime.now() - started > timedelta(seconds=CLAIM_SECONDS)
+    def _unfinished(self) -> Iterator[tuple[int, FrozenTrial]]:
+        """Trials that have begun and not ended, of this process or taken from dead ones: one at a time, when asked."""
+        for number, trial in self.trials.items():
+            if trial.state == TrialState.RUNNING and self.take(trial):
+                yield number, trial
 
     def _start_trial(self) -> tuple[int, FrozenTrial] | None:
         """A new trial with its values; None where there is none left to start.
@@ -242,11 +272,15 @@ class Study:
         """
         while True:
             attempts = list(self._numbered())
-            retries = any(trial.state == TrialState.WAITING for _, trial in attempts)
-            if not retries and sum("number" not in trial.user_attrs for _, trial in attempts) >= self.count:
+            retried = next((trial for _, trial in attempts if trial.state == TrialState.WAITING), None)
+            if retried is not None:
+                if not self._begin(retried):  # another process was quicker
+                    continue
+                asked = retried.number
+            elif sum("number" not in trial.user_attrs for _, trial in attempts) >= self.count:
                 return None
-            self.optuna.sampler = RandomSampler()
-            asked = self.optuna.ask().number
+            else:
+                asked = self._new_trial()
             number, trial = next(pair for pair in self._numbered() if pair[1].number == asked)
             if number >= self.count:  # another process was quicker
                 self._set(trial, "surplus", True)
@@ -263,9 +297,24 @@ class Study:
             self._set(trial, "same_as", earlier)
             self.optuna.tell(asked, other.value)
 
+    def _new_trial(self) -> int:
+        """A trial that this process owns from the first; Optuna's number of it."""
+        template = create_trial(state=TrialState.RUNNING, user_attrs={"owner": str(self.owner)})
+        storage = self.optuna._storage
+        return storage.get_trial_number_from_id(storage.create_new_trial(self.optuna._study_id, template))
+
+    def _begin(self, retried: FrozenTrial) -> bool:
+        """Begin a trial that waits; whether no other process has."""
+        try:
+            begun = self.optuna._storage.set_trial_state_values(retried._trial_id, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
+        if begun:
+            self._set(retried, "owner", str(self.owner))
+        return begun
+
     def _sample(self, number: int, trial: FrozenTrial) -> FrozenTrial:
         """The trial with its values; those that a killed process had not sampled yet are sampled now."""
-        self._set(trial, "directory_id", self._directory_id)
         if len(trial.params) < len(self.plan.dimensions):
             self.optuna.sampler = self._sampler(number)
             live = Trial(self.optuna, trial._trial_id)
@@ -297,6 +346,8 @@ class Study:
     def report(self, run: TrialRun, values: dict[int, float]) -> bool:
         """Store the metric by epoch, where it is not stored yet; whether the run should end here."""
         trial = self.trials[run.number]
+        if not self._owns(trial):  # another process has adopted it
+            return False
         if trial.state != TrialState.RUNNING:  # another seed has ended it
             return True
         if self.plan.pruner in ("none", "wilcoxon"):  # that one compares whole runs, seed by seed
@@ -313,7 +364,7 @@ class Study:
         trial, value = self.trials[run.number], results.metrics[self.plan.metric]
         if results.data.stand_in_for is not None:
             self.optuna.set_user_attr("stand_in_for", results.data.stand_in_for)
-        if trial.state != TrialState.RUNNING:
+        if trial.state != TrialState.RUNNING or not self._owns(trial):
             return
         self._set(trial, f"seconds/{run.seed}", results.seconds.total or 0.0)
         if results.status == "pruned":
@@ -336,7 +387,7 @@ class Study:
     def fail(self, run: TrialRun, reason: str) -> None:
         """End a run's trial as failed. ``reason``: a first line that is enough by itself, and details below."""
         trial = self.trials[run.number]
-        if trial.state == TrialState.RUNNING:
+        if trial.state == TrialState.RUNNING and self._owns(trial):
             self._end(trial, TrialState.FAIL, reason)
 
     def _complete(self, trial: FrozenTrial) -> None:

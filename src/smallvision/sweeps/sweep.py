@@ -4,7 +4,7 @@ import math
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,11 +36,15 @@ def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -
         plan.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"hydra.sweep.dir={plan.directory}: cannot be made: {error.strerror}") from None
-    executor = make_executor(plan.directory, settings, str(config.device.name))
     STOP.install()
+    # In a database several processes can share the directory, too; on Slurm each would cancel the others' jobs.
+    shared = plan.in_database and settings.launcher == "local"
     try:
-        with FileLock(plan.directory / ".lock", timeout=0):
-            study = Study.create(plan)
+        with (
+            nullcontext() if shared else FileLock(plan.directory / ".lock", timeout=0),
+            closing(Study.create(plan)) as study,
+        ):
+            executor = make_executor(plan.directory, settings, str(config.device.name))
             Sweep(study, executor).run(study.retry_failed() if settings.retry_failed else 0, settings.test_best)
     except Timeout:
         raise UserError(f"{plan.directory}: another process is at work on this sweep; wait for its end") from None
@@ -60,6 +64,7 @@ class Sweep:
         self.foreign: set[Path] = set()  # of those, the ones that a process of the sweep before has not quite left
         # Of runs whose process ended before them: when their last.ckpt was written, and how often they did not get on.
         self.ends: dict[Path, tuple[int, int]] = {}
+        self.waits = False  # for other processes, which was printed
         self.startup_ends = 0  # in a row, before any trial had begun
 
     def run(self, retried: int, test_best: bool) -> None:
@@ -81,7 +86,6 @@ class Sweep:
     def run_trials(self) -> bool:
         """Start runs until none is left; whether a signal ended it before."""
         stopping, written = False, time.monotonic()
-        self.study.complete_trials()
         try:
             with SweepDisplay(self.console) as display:
                 while True:
@@ -90,19 +94,41 @@ class Sweep:
                         self.executor.stop()
                     if not stopping:
                         self.submit_runs()
-                    if not self.running:
+                    if not self.running and (stopping or not self.others_at_work()):
                         break
                     for event in self.executor.wait(POLL_SECONDS):
                         self.handle(event, stopping)
                     self.look_around()
+                    self.study.keep_alive()
                     view = read_study(self.study)
                     if display.update(view) and time.monotonic() - written > LEADERBOARD_SECONDS:
                         write_text(self.plan.directory / "leaderboard.csv", view.as_csv())
                         written = time.monotonic()
                 display.update(read_study(self.study))
+        except Interrupted:  # while it waited for the database
+            self.save_runs()
+            raise
         finally:
             self.executor.close()
         return stopping
+
+    def others_at_work(self) -> bool:
+        """Whether other processes still carry out trials, which this one adopts should they die."""
+        hosts = self.study.at_work_elsewhere()
+        if hosts and not self.waits:
+            self.console.print(f"  waiting for trials of {', '.join(sorted(set(hosts.values())))}")
+            self.waits = True
+        return bool(hosts)
+
+    def save_runs(self) -> None:
+        """Stop all runs and wait until they are saved, without the study."""
+        self.executor.stop()
+        while self.running:
+            for event in self.executor.wait(POLL_SECONDS):
+                if event.kind == "epoch":
+                    self.executor.go_on(event.run)
+                else:
+                    self.running.pop(event.run.directory, None)
 
     def submit_runs(self) -> None:
         """Fill the free slots. What a killed sweep did not store is stored now, and not run again."""
@@ -197,6 +223,9 @@ class Sweep:
             tested, _ = self.study.test_metrics
             if tested != best.number:
                 self.console.print(f"  trial {tested} was tested before; the test set is read once")
+            return
+        if not self.study.take(self.study.trials[best.number]):
+            self.console.print(f"  trial {best.number} is tested where it was carried out: {best.host}")
             return
         accuracies = {}
         for seed, directory in best.runs.items():
