@@ -178,3 +178,14 @@ def test_strategies_with_no_own_tests_are_refused_before_training(tmp_path: Path
     printed = run(tmp_path, *TINY, "trainer.devices=2", "trainer.strategy=ddp_spawn")
     assert printed.startswith("error: trainer.strategy=ddp_spawn")
     assert printed.endswith("exit code 2")
+
+
+def test_batch_norm_that_processes_do_not_share_is_said_on_the_screen_and_in_the_results(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, *TINY, "model=cifar10", "data.size=8", "trainer.devices=2", "trainer.max_epochs=1",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert printed.endswith("exit code 0"), printed
+    note = results(tmp_path / "run")["note"]
+    assert note.startswith("each of 2 processes normalises by")
+    assert f"  note       {note}" in printed

@@ -66,7 +66,8 @@ class Results:
     ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the
     best epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the
     run directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were
-    tested. ``unsaved``: what could not be written, and why. ``extra``: what only one task reports, under its
+    tested. ``unsaved``: what could not be written, and why. ``note``: how the metrics differ from those of one process.
+    ``extra``: what only one task reports, under its
     own keys beside the others.
     """
 
@@ -89,6 +90,7 @@ class Results:
     best_epoch: int | None = None
     tested: int = 0
     unsaved: list[str] = field(default_factory=list)
+    note: str | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

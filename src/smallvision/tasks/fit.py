@@ -68,6 +68,9 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
         run_dir.stop_file.unlink()
         console.print(f"  removed    {run_dir.stop_file}, which stopped the run before", style="yellow")
     fit = Fit(config, experiment, run_dir, trainer, console)
+    fit.note = common.note_on_batch_norm(experiment, group)
+    if fit.note is not None:
+        console.print(f"  note       {fit.note}", style="yellow")
     try:
         with group.explain_lost_process(), explain_out_of_memory(config):
             trainer.fit(
@@ -129,6 +132,7 @@ class Fit:
         self.test_metrics: dict[str, float | None] = {}
         self.test_seconds: float | None = None
         self.saved_model: str | None = None
+        self.note: str | None = None
 
     def _callback(self, kind: type[C]) -> C:
         found = find_callback(self.trainer, kind)
@@ -174,7 +178,7 @@ class Fit:
         results.images_per_second = timer.images / timer.train_seconds if timer.images else None
         results.saved_model = self.saved_model
         results.tested = len(self.kept.probabilities)
-        results.unsaved = self.checkpointing.unsaved
+        results.unsaved, results.note = self.checkpointing.unsaved, self.note
         return results
 
     def log_end(self, results: Results) -> None:

@@ -207,6 +207,7 @@ def make_trainer(
     if group is not None and group.world_size > 1:
         plugins.append(Environment(group))
         arguments["strategy"] = DDPStrategy(timeout=timeout)
+        arguments.setdefault("sync_batchnorm", device.kind == "cuda")  # elsewhere torch has none
         profiler = profiler if group.rank == 0 else None
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
