@@ -49,7 +49,7 @@ def main() -> None:
         from smallvision.training import processes
 
         if ranks.rank() > 0:
-            processes.follow()
+            processes.follow(run_task)
             return
         try:
             command_line()
@@ -226,3 +226,7 @@ def exit_codes() -> Iterator[None]:
 
 def _refuse_argument(message: str) -> NoReturn:
     raise UserError(f"{message}; keys are typed as key=value, see python train.py --help")
+
+
+if __name__ == "__main__":  # a process of a run that another process has started
+    main()

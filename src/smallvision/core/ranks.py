@@ -1,4 +1,4 @@
-"""Which of a run's processes this is, as torchrun, srun or the run itself has told it. Needs no torch."""
+"""Which of a run's processes this is, as torchrun, srun or the run itself has set it. Needs no torch."""
 
 import os
 

@@ -1,11 +1,11 @@
 """One run in several processes, on one machine or more.
 
-Rank 0 reads the command line, chooses the run directory, reads and writes it, and prints. The others are told what to
+Rank 0 reads the command line, chooses the run directory, reads and writes it, and prints. The others receive what to
 run through torch's store and never see that directory. They were started by torchrun or srun, or rank 0 starts them.
 """
 
+import json
 import os
-import pickle
 import select
 import signal
 import subprocess
@@ -35,7 +35,6 @@ T = TypeVar("T")
 
 PATIENCE = 8.0  # seconds from a signal, or from the end of another process, until this one ends wherever it is
 START = timedelta(minutes=10)  # in which all processes must have begun
-FOLLOW = "from smallvision.training.processes import follow_to_the_end; follow_to_the_end()"
 
 
 class Group:
@@ -137,7 +136,7 @@ _followed: Group | None = None  # the group of a process that is not rank 0
 
 @contextmanager
 def joined(config: Config, run_dir: RunDir) -> Iterator[Group]:
-    """The group of processes that ``config`` asks for; rank 0 starts the others, or tells them to begin."""
+    """The group of processes that ``config`` asks for; rank 0 starts the others, or has them begin."""
     if _followed is not None:
         yield _followed
         return
@@ -156,8 +155,7 @@ def joined(config: Config, run_dir: RunDir) -> Iterator[Group]:
     ended = "rank 0 has ended"
     watchdog = Watchdog(store, children, run_dir)
     try:
-        task = pickle.dumps((config, run_dir.path, run_dir.overrides))
-        store.set("task", task)  # type: ignore[arg-type] # torch takes bytes, too
+        store.set("task", json.dumps([config.to_dict(), str(run_dir.path), run_dir.overrides]))
         yield _join(store, 0, count, config, watchdog)
     except UserError as error:
         ended = str(error)
@@ -208,8 +206,8 @@ def adapt(config: Config, overrides: list[str]) -> int:
     return started
 
 
-def follow() -> None:
-    """What every process but rank 0 does: wait for the task, take part in it, and end after rank 0."""
+def follow(run_task: Callable[[Config, RunDir, None], object]) -> None:
+    """What every process but rank 0 does: wait for the task, take part in it by ``run_task``, and end after rank 0."""
     global _followed
     parent = int(os.environ.get("SMALLVISION_PARENT", os.getppid()))
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
@@ -222,14 +220,12 @@ def follow() -> None:
     task = store.get("task")
     if not task:
         return
-    config, path, overrides = pickle.loads(task)
-    run_dir = RunDir(path, overrides)
+    config, path, overrides = json.loads(task)
+    config, run_dir = Config.from_dict(config), RunDir(Path(path), overrides)
     watchdog = Watchdog(store, [], run_dir)
     try:
         _followed = _join(store, ranks.rank(), ranks.world_size(), config, watchdog)
-        from smallvision.tasks import fit, test  # which import this module
-
-        (fit if config.task == "fit" else test).run(config, run_dir, None)
+        run_task(config, run_dir, None)
         _wait_for_end(store, START.total_seconds())  # torchrun would end rank 0, too, while it writes its last files
     except Interrupted:
         _wait_for_end(store, START.total_seconds())
@@ -241,20 +237,6 @@ def follow() -> None:
         raise
     finally:
         watchdog.stop()
-
-
-def follow_to_the_end() -> None:
-    """The whole life of a process that rank 0 has started."""
-    from smallvision.cli import exit_codes
-
-    code: object = 0
-    try:
-        with exit_codes():
-            follow()
-    except SystemExit as end:
-        code = end.code
-    sys.stdout.flush()
-    os._exit(code if isinstance(code, int) else 1)
 
 
 def dismiss() -> None:
@@ -316,7 +298,7 @@ def _start(rank: int, count: int, port: int) -> "subprocess.Popen[bytes]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
     environment |= {name: str(value) for name, value in places.items()}
     environment |= {"SMALLVISION_PARENT": str(os.getpid()), "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen([sys.executable, "-c", FOLLOW], env=environment)
+    return subprocess.Popen([sys.executable, "-m", "smallvision.cli"], env=environment)
 
 
 def _join(store: Store, rank: int, count: int, config: Config, watchdog: "Watchdog") -> Group:
