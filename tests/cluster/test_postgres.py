@@ -6,13 +6,12 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from helpers.command import NO_NETWORK, TRAIN
+from helpers.command import NO_NETWORK, TRAIN, wait_until
 from helpers.comparison import same_files
 from helpers.postgres import PASSWORD, Postgres, missing, server
 from helpers.sweep_plans import SMALL
@@ -64,9 +63,7 @@ class Parent:
         return self.process.wait() == 0 or pytest.fail(self.output)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            assert self.process.poll() is None, self.output
-            time.sleep(0.1)
+        assert wait_until(condition, self.process), self.output
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command import NO_NETWORK, TINY, TRAIN, results
+from helpers.command import NO_NETWORK, TINY, TRAIN, results, wait_until
 
 LONG = (*TINY, "data.images=7000", "trainer.max_epochs=2000", "checkpoint.every_n_steps=20")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -49,9 +49,7 @@ def others(process: "subprocess.Popen[bytes]") -> list[int]:
 
 
 def wait_for_epoch(folder: Path, process: "subprocess.Popen[bytes]") -> None:
-    while not list(folder.glob("**/metrics.csv")):
-        assert process.poll() is None, (folder / "out.txt").read_text()
-        time.sleep(0.1)
+    assert wait_until(lambda: list(folder.glob("**/metrics.csv")), process), (folder / "out.txt").read_text()
 
 
 def assert_ended(pids: list[int]) -> None:

@@ -6,12 +6,11 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.command import NO_NETWORK, TRAIN
+from helpers.command import NO_NETWORK, TRAIN, wait_until
 from helpers.comparison import same_files
 from helpers.slurm import Slurm, cluster, missing
 from helpers.sweep_plans import SMALL
@@ -48,12 +47,6 @@ def undisturbed(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "s"
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], folder: Path) -> None:
-    while not condition():
-        assert process.poll() is None, (folder / "out.txt").read_text()
-        time.sleep(0.1)
-
-
 def assert_same(folder: Path, undisturbed: Path) -> None:
     found = read_sweep(folder / "s")
     assert [trial.state for trial in found.trials] == ["done", "done"], (folder / "out.txt").read_text()
@@ -88,7 +81,8 @@ def ctrl_c(slurm: Slurm, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize("happens", [cancel, requeue, preempt, kill_step, kill_parent, ctrl_c])
 def test_whatever_happens_to_a_job_each_run_ends_as_undisturbed(slurm, undisturbed, tmp_path, happens):
     process = start(slurm, tmp_path)
-    wait_until(lambda: len([*tmp_path.glob("s/*/checkpoints/last.ckpt")]) == 2, process, tmp_path)
+    both_saved = wait_until(lambda: len([*tmp_path.glob("s/*/checkpoints/last.ckpt")]) == 2, process)
+    assert both_saved, (tmp_path / "out.txt").read_text()
     happens(slurm, process)
     code = process.wait()
     assert code == {kill_parent: -signal.SIGKILL, ctrl_c: 130}.get(happens, 0), (tmp_path / "out.txt").read_text()

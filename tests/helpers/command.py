@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 # A run of a second on data that need no file: 20 steps an epoch. Its page, a third of the time, is not drawn.
@@ -35,6 +37,32 @@ def train(cwd: Path, *overrides: str, **env: str) -> subprocess.CompletedProcess
     process = start(cwd, *overrides, **env)
     out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+class Process(Protocol):
+    """What subprocess and :mod:`helpers.forks` start."""
+
+    def poll(self) -> int | None: ...
+
+
+def wait_until(condition: Callable[[], object], process: Process) -> bool:
+    """Wait for a condition; whether the process still ran when it came true."""
+    while not condition():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """On loopback."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 def results(run_dir: Path) -> dict[str, Any]:

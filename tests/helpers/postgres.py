@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from helpers.slurm import free_ports
+from helpers.command import free_ports
 
 USER, PASSWORD = "sweeper", "opensesame"
 

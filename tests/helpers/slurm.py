@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.command import free_ports
+
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel")
 CONFIG = """
 ClusterName=test
@@ -44,16 +46,6 @@ def missing() -> list[str]:
     """What is not installed of Slurm."""
     paths = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
     return [name for name in PROGRAMS if shutil.which(name, path=paths) is None]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class Slurm:

@@ -10,15 +10,14 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from helpers import command
-from helpers.command import results
+from helpers.command import results, wait_until
 from helpers.comparison import same_files
-from helpers.forks import Started, start, train
+from helpers.forks import start, train
 from helpers.sweep_plans import SMALL
 
 from smallvision.sweeps.collect import read_sweep
@@ -100,15 +99,6 @@ def test_a_report_of_a_sweep_is_written_anew(swept):
     assert process.returncode == 0, process.stderr
     assert process.stdout == table == (sweep / "leaderboard.csv").read_text()
     assert (sweep / "sweep.html").is_file()
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | Started) -> bool:
-    """Wait for a condition; whether the process still ran when it came true."""
-    while not condition():
-        if process.poll() is not None:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def sweep_killed(folder: Path, after: str, seconds: float, *overrides: str) -> int:
