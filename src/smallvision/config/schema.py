@@ -334,6 +334,10 @@ class Config(Section):
         assert isinstance(self.checkpoint, str)
         return Path(self.checkpoint)
 
+    def without(self, *keys: str) -> dict[str, object]:
+        """As plain data, without those keys."""
+        return {key: value for key, value in self.to_dict().items() if key not in keys}
+
 
 @dataclass
 class Sweep(Section):

@@ -63,12 +63,11 @@ class Seconds:
 class Results:
     """How a run ended and what it measured.
 
-    ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the
-    best epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the
-    run directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were
-    tested. ``unsaved``: what could not be written, and why. ``note``: how the metrics differ from those of one process.
-    ``extra``: what only one task reports, under its
-    own keys beside the others.
+    ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the best
+    epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the run
+    directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were tested.
+    ``unsaved``: what could not be written, and why. ``note``: how the metrics differ from those of one process.
+    ``extra``: what only one task reports, under its own keys beside the others.
     """
 
     status: str

@@ -289,7 +289,8 @@ def refuse_if_nothing_can_run(plan: Plan) -> None:
     for turn in range(min(COMBINATIONS_TRIED, plan.count)):
         params = {dimension.key: dimension.example(turn) for dimension in plan.dimensions}
         try:
-            plan.run(turn, params, plan.seeds[0]).compose()
+            run = plan.run(turn, params, plan.seeds[0])
+            run.compose(run.overrides)
             return
         except UserError as error:
             first = first or error

@@ -20,6 +20,7 @@ from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -79,9 +80,9 @@ class Study:
     failed, so Optuna's own numbers may be higher.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, storage: BaseStorage | None = None) -> None:
         self.plan = plan
-        storage = open_storage(plan.storage, plan.directory, plan.adopt_minutes)
+        storage = storage or open_storage(plan.storage, plan.directory, plan.adopt_minutes)
         self.optuna = optuna.load_study(study_name=plan.name, storage=storage, pruner=plan.make_pruner())
         self.database = storage if isinstance(storage, Database) else None
         self.owner = Owner(self._directory_id(), os.uname().nodename, f"{os.getpid()}-{secrets.token_hex(4)}")
@@ -92,14 +93,10 @@ class Study:
     @classmethod
     def create(cls, plan: Plan) -> "Study":
         """The study of that plan: a new one, or the one created before. Raises UserError where the plan differs."""
+        storage = open_storage(plan.storage, plan.directory, plan.adopt_minutes)
         direction = StudyDirection.MAXIMIZE if plan.maximize else StudyDirection.MINIMIZE
-        optuna.create_study(
-            study_name=plan.name,
-            storage=open_storage(plan.storage, plan.directory, plan.adopt_minutes),
-            direction=direction,
-            load_if_exists=True,
-        )
-        study = cls(plan)
+        optuna.create_study(study_name=plan.name, storage=storage, direction=direction, load_if_exists=True)
+        study = cls(plan, storage)
         if study.database:
             study.lock.acquire()
             study.stale = set()  # until others have had the time to show that they are alive
@@ -237,7 +234,7 @@ class Study:
         for number, trial in self._unfinished():
             seeds = [seed for seed in self.open_seeds(trial) if seed not in busy.get(number, ())]
             if seeds and not (self.plan.seeds_in_sequence and number in busy):
-                return self._run(number, trial, seeds[0])
+                return self._run(number, self._sample(number, trial), seeds[0])
             if not self.open_seeds(trial):  # a killed process could not end it
                 self._complete(trial)
         started = self._start_trial()
@@ -337,7 +334,6 @@ class Study:
         return next((pair for pair in done if pair[1].params == trial.params), None)
 
     def _run(self, number: int, trial: FrozenTrial, seed: int) -> TrialRun:
-        trial = self._sample(number, trial)
         params = {name: override_value(value) for name, value in trial.params.items()}
         return self.plan.run(number, params, seed)
 

@@ -138,8 +138,7 @@ class Sweep:
                 return
             results = run.finished()
             if results is not None:
-                self.study.report(run, self.curve(run))
-                self.study.store(run, results)
+                self.store(run, results)
                 continue
             self.running[run.directory] = run
             if RunDir(run.directory).is_locked():
@@ -158,10 +157,13 @@ class Sweep:
         if event.kind == "ended" and event.reason is not None:
             self.fail(run, event.reason)
         elif results is not None:
-            self.study.report(run, self.curve(run))
-            self.study.store(run, results)
+            self.store(run, results)
         elif not stopping:
             self.record_end(run, event.reason or f"the run of trial {run.number} was interrupted")
+
+    def store(self, run: TrialRun, results: Results) -> None:
+        self.study.report(run, self.curve(run))
+        self.study.store(run, results)
 
     def record_end(self, run: TrialRun, cause: str) -> None:
         """A run whose process ended before it goes on in another one, unless that does not bring it on."""

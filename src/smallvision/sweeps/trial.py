@@ -32,9 +32,14 @@ class TrialRun:
     config_name: str = "train"
     prunable: bool = False
 
-    def compose(self) -> Config:
-        """Its config. Raises UserError where it could not be run, or not in a sweep."""
-        forced = force(self.overrides)
+    def command_line(self) -> list[str]:
+        """The overrides that begin it, or that continue it once it has begun."""
+        begun = RunDir(self.directory).config_file.is_file()
+        return [f"resume={quote(self.directory)}"] if begun else self.overrides
+
+    def compose(self, overrides: list[str]) -> Config:
+        """The config of that command line. Raises UserError where it could not be run, or not in a sweep."""
+        forced = force(overrides)
         config = resolve_config(compose(forced, self.configs, self.config_name), forced)
         if config.task != "fit":
             raise UserError(f"task={config.task}: a sweep consists of fits")
@@ -61,13 +66,9 @@ class TrialRun:
         from smallvision.tasks import fit  # with torch, which the sweep itself does not need
 
         print(f"\ntrial {self.number}, seed {self.seed}", flush=True)
-        overrides = self.overrides
+        overrides = self.command_line()
         try:
-            if RunDir(self.directory).config_file.is_file():
-                overrides = [f"resume={quote(self.directory)}"]
-                config = resolve_config(compose(overrides, self.configs, self.config_name), overrides)
-            else:
-                config = self.compose()
+            config = self.compose(overrides)
             self.directory.mkdir(parents=True, exist_ok=True)
             with opened(self.directory, overrides) as run_dir:
                 fit.run(config, run_dir, None, callbacks)

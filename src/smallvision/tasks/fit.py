@@ -64,7 +64,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     common.summary(console, config, experiment, run_dir, f"{verb} {config.model.name}")
     for message in damaged:
         console.print(f"  damaged    {message}; going on from {last.path if last else None}", style="bold yellow")
-    if last is not None and run_dir.is_writer and run_dir.stop_requested():  # that was for the process before
+    if last is not None and run_dir.stop_requested():  # that was for the process before
         run_dir.stop_file.unlink()
         console.print(f"  removed    {run_dir.stop_file}, which stopped the run before", style="yellow")
     fit = Fit(config, experiment, run_dir, trainer, console)
@@ -185,11 +185,10 @@ class Fit:
         """Give TensorBoard what is known at the end; an error of it is printed and ends nothing."""
         if self.config.logger.name != "tensorboard" or not self.trainer.is_global_zero:
             return
-        tree = self.config.to_dict()
         try:
-            loggers.tell(
+            loggers.log_final(
                 self.trainer.loggers,
-                {key: value for key, value in tree.items() if key not in ("resume", "task", "report")},
+                self.config.without("resume", "task", "report"),
                 results.metrics,
                 self.experiment.model,
                 next(iter(self.experiment.data.train_dataloader())),

@@ -21,12 +21,9 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     """Test the model of ``checkpoint`` once, on the test images of its data or of ``data=``."""
     assert run_dir is not None
     with joined(config, run_dir) as group:
-        return _run(config, run_dir, group.from_first(partial(_given, checkpoint)), group)
-
-
-def _given(checkpoint: Checkpoint | BareWeights | None) -> Checkpoint | BareWeights:
-    assert checkpoint is not None
-    return checkpoint
+        checkpoint = group.broadcast(checkpoint)
+        assert checkpoint is not None
+        return _run(config, run_dir, checkpoint, group)
 
 
 def _run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | BareWeights, group: Group) -> Results:

@@ -166,7 +166,7 @@ def make_callbacks(
         "checkpoint": checkpoint,
         "contents": {  # of every checkpoint, to rebuild its model and to say what it learned from
             "format": FORMAT,
-            "config": {key: value for key, value in config.to_dict().items() if key != "resume"},
+            "config": config.without("resume"),
             "shape": list(data.dataset.shape),
             "classes": list(data.dataset.classes),
             "mean": list(data.mean),

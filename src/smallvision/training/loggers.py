@@ -45,7 +45,7 @@ MOST_CLASSES = 50  # of a confusion matrix that is plotted
 Images = tuple[Tensor, Tensor]
 
 
-def tell(
+def log_final(
     loggers: list[Logger],
     config: dict[str, object],
     metrics: dict[str, float | None],

@@ -49,17 +49,23 @@ class Group:
         """What ``function`` returns on rank 0, or the UserError that it raises there, on every rank."""
         if self.world_size == 1:
             return function()
-        answer: list[tuple[T | None, str | None]] = [(None, None)]
+        answer: tuple[T | None, str | None] = None, None
         if self.rank == 0:
             try:
-                answer = [(function(), None)]
+                answer = function(), None
             except UserError as error:
-                answer = [(None, str(error))]
-        distributed.broadcast_object_list(answer, 0)
-        value, refusal = answer[0]
+                answer = None, str(error)
+        value, refusal = self.broadcast(answer)
         if refusal is not None:
             raise UserError(refusal)
         return value  # type: ignore[return-value]
+
+    def broadcast(self, value: T) -> T:
+        """That of rank 0, on every rank."""
+        values = [value]
+        if self.world_size > 1:
+            distributed.broadcast_object_list(values, 0)
+        return values[0]
 
     def together(self, function: Callable[[], T]) -> T:
         """Call ``function`` on every rank; where one raises UserError, all raise that of the lowest."""
