@@ -66,13 +66,12 @@ def command_line() -> None:
     elif arguments.multirun:
         sweep(arguments, directory)
     else:
-        overrides = force(arguments.overrides)
-        composed = compose(overrides, directory, **source_of(arguments))
+        composed = compose(force(arguments.overrides), directory, **source_of(arguments))
         if arguments.cfg:
-            resolve_config(composed, overrides)
+            resolve_config(composed, arguments.overrides)
             show_by_hydra(arguments)
         else:
-            run(composed, overrides)
+            run(composed, arguments.overrides)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -236,6 +236,37 @@ def test_out_of_memory_says_what_to_lower(error):
         raise error
 
 
-def test_another_fault_is_not_taken_for_it():
-    with pytest.raises(RuntimeError, match="something else"), explain_out_of_memory({}):
-        raise RuntimeError("something else")
+class SomeError(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError("something else"), SomeError("job killed"), NotImplementedError("no")])
+def test_another_fault_is_not_taken_for_it(error):
+    config = resolve_config(compose([]), [])
+    with pytest.raises(type(error), match=str(error)), explain_out_of_memory(config):
+        raise error
+
+
+@pytest.mark.parametrize(("part", "count"), [("train", 10), ("val", 1), ("test", 1)])
+def test_a_fraction_of_less_than_one_batch_is_refused_before_training(tmp_path, part, count):
+    process = train(tmp_path, *TINY, f"trainer.limit_{part}_batches=0.05", "hydra.run.dir=run")
+    assert process.returncode == 2
+    assert process.stderr == (
+        f"error: trainer.limit_{part}_batches=0.05: less than one batch of {count};"
+        f" type a number of batches, or a fraction of at least 1/{count}\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("+trainer.val_check_interval=1000", "trainer: `val_check_interval` (1000) must be less than or equal"),
+     ("+trainer.overfit_batches=0.05", "trainer: You requested to check 0.05 of the `train_dataloader`"),
+     ("+trainer.barebones=true", "trainer: `Trainer(barebones=True"),
+     ("+trainer.precision=64-true", "trainer.precision: type device.precision=64-true instead")],
+)  # fmt: skip
+def test_what_the_trainer_refuses_is_one_line(tmp_path, typed, words):
+    process = train(tmp_path, *TINY, typed)
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: {words}")
+    assert process.stderr.count("\n") == 1

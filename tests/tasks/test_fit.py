@@ -11,6 +11,7 @@ import torch
 import yaml
 from helpers.command import TINY, figures, results
 from helpers.forks import train, train_without_torch
+from PIL import Image
 
 
 def test_a_run_writes_the_files_of_a_run_directory(finished):
@@ -189,6 +190,25 @@ def test_every_model_runs_on_any_data(tmp_path):
 def test_a_model_picks_its_data_and_data_on_the_command_line_wins(tmp_path, typed, data):
     shown = train_without_torch(tmp_path, "--cfg", "job", *typed)
     assert yaml.safe_load(shown.stdout)["data"]["name"] == data
+
+
+def test_a_run_in_double_precision_trains_and_its_checkpoint_tests_alike(tmp_path):
+    process = train(tmp_path, *TINY, "device=cpu", "device.precision=64-true", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    checkpoint = "checkpoint=run/checkpoints/best.ckpt"
+    weights = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert {tensor.dtype for name, tensor in weights.items() if name.startswith("predictor.network")} == {torch.float64}
+    again = train(tmp_path, "task=test", checkpoint, "hydra.run.dir=again")
+    assert again.returncode == 0, again.stderr
+    single = train(tmp_path, "task=test", checkpoint, "device.precision=32", "hydra.run.dir=single")
+    assert single.returncode == 0, single.stderr
+    found = {name: results(tmp_path / name) for name in ("run", "again", "single")}
+    assert [one["precision"] for one in found.values()] == ["64-true", "64-true", "32"]
+    losses = [one["metrics"]["test/loss"] for one in found.values()]
+    assert losses[0] == losses[1] == pytest.approx(losses[2], rel=1e-5)
+    Image.new("L", (28, 28), 200).save(tmp_path / "grey.png")
+    predicted = train(tmp_path, "task=predict", checkpoint, "images=grey.png")
+    assert predicted.returncode == 0, predicted.stderr
 
 
 def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):

@@ -1,5 +1,7 @@
 """A checkpoint is enough to test its model."""
 
+import json
+import shlex
 import shutil
 
 from helpers.command import TINY, results
@@ -18,6 +20,14 @@ def test_a_checkpoint_alone_gives_the_test_metrics_of_its_run_to_the_last_digit(
     for name in ("test/loss", "test/acc"):
         assert tested["metrics"][name] == trained["metrics"][name]
     assert tested["data"] == trained["data"]
+
+
+def test_the_environment_of_a_run_names_its_command_as_it_was_typed(finished, tmp_path):
+    typed = ["task=test", f"checkpoint={finished[0]}/run/checkpoints/best.ckpt", "hydra.run.dir=tested"]
+    assert train(tmp_path, *typed).returncode == 0
+    environment = json.loads((tmp_path / "tested/environment.json").read_text())
+    assert environment["command"] == shlex.join(["python", "train.py", *typed])
+    assert (tmp_path / "tested/environment.json").read_text().count("hydra.run.dir") == 1
 
 
 def test_other_data_of_the_same_shape_and_classes_can_be_tested_and_are_named(finished, tmp_path):

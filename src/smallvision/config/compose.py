@@ -355,6 +355,8 @@ def check(config: Config) -> None:
         raise UserError("early_stopping.patience: needs validation images; set data.val_size above 0")
     if (config.trainer.min_epochs or 0) > config.trainer.max_epochs:
         raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
+    if "precision" in config.trainer.extra:
+        raise UserError(f"trainer.precision: type device.precision={config.trainer.extra['precision']} instead")
 
 
 def _check_packages(choice: str) -> None:

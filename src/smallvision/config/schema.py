@@ -155,7 +155,7 @@ class Device(Section):
     """Where a run computes, and how."""
 
     name: Literal["auto", "cpu", "cuda", "mps"]
-    precision: Literal["auto", 32, "32", "32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["auto", 32, "32", "32-true", "64-true", "bf16-mixed", "16-mixed"]
     memory_format: Literal["auto", "channels_last", "contiguous"]
     threads: Count | None  # of the processor; None: as many as this process may use
     compile: bool  # torch.compile

@@ -106,8 +106,7 @@ class RunDir:
         plain = {key: value for key, value in config.items() if key != "resume"}
         self.write(self.config_file, yaml.safe_dump(plain, sort_keys=False))
         before = yaml.safe_load(self.overrides_file.read_text()) if self.overrides_file.is_file() else []
-        new = [one.removeprefix("++") for one in self.overrides]
-        before += [one for one in new if one not in before and not one.startswith(("resume=", "hydra."))]
+        before += [one for one in self.overrides if one not in before and not one.startswith(("resume=", "hydra."))]
         self.write(self.overrides_file, yaml.safe_dump(before))
         self.write(self.environment_json, json.dumps(environment(hardware, self.overrides), indent=2) + "\n")
 

@@ -71,6 +71,14 @@ class ImageDataModule(pl.LightningDataModule):
         """Images in each part."""
         return {part: len(indices) for part, indices in self.indices.items()}
 
+    @property
+    def batches(self) -> dict[Part, int]:
+        """Batches in an epoch of each part."""
+        counts = {part: -(-size // self.eval_batch_size) for part, size in self.sizes.items()}
+        train = self.sizes["train"]
+        counts["train"] = train // self.batch_size if self.drop_last else -(-train // self.batch_size)
+        return counts
+
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train")
 

@@ -23,7 +23,7 @@ from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
-from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
+from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory, explain_refusal
 from smallvision.training.checkpoint import BareWeights, Checkpoint, newest, read_checkpoint
 from smallvision.training.factory import Experiment, make_callbacks, make_trainer
 from smallvision.training.processes import Group, joined
@@ -72,7 +72,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     if fit.note is not None:
         console.print(f"  note       {fit.note}", style="yellow")
     try:
-        with group.explain_lost_process(), explain_out_of_memory(config):
+        with group.explain_lost_process(), explain_out_of_memory(config), explain_refusal():
             trainer.fit(
                 experiment.model, datamodule=experiment.data, ckpt_path=last.path if last else None, weights_only=True
             )

@@ -83,6 +83,10 @@ def choose(config: schema.Device, flops: int) -> Device:
         precision = "bf16-mixed" if fast else "32"
     if precision == "16-mixed" and kind == "cpu":
         raise UserError("device.precision=16-mixed: not on a CPU; use 32 or bf16-mixed")
+    if precision == "64-true" and kind == "mps":
+        raise UserError(
+            "device.precision=64-true: not on an Apple GPU, which has no such numbers; use 32 or device=cpu"
+        )
     layout = config.memory_format
     return Device(
         kind=kind,

@@ -86,6 +86,7 @@ def load_images(source: str, data_dir: str) -> ImageDataset:
 def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoint | None = None) -> Experiment:
     """The model on its device: that of ``checkpoint`` with its weights, else the config's with initial ones."""
     dataset = data.dataset
+    refuse_no_batches(config, data)
     if checkpoint is None:
         spec = ModelSpec(
             model=config.model.to_dict(),
@@ -130,6 +131,18 @@ def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:
     first = data.dataset.train_images[data.indices["train"][:count]]
     assert isinstance(predictor.whiten, Whiten)
     predictor.whiten.init_whiten(Normalise(data.mean, data.std)(first))
+
+
+def refuse_no_batches(config: Config, data: ImageDataModule) -> None:
+    """Raise UserError where a fraction of the batches of a part is less than one batch."""
+    for part, count in data.batches.items():
+        used = part == "test" if config.task == "test" else part != "test" or config.test
+        limit = getattr(config.trainer, f"limit_{part}_batches")
+        if used and count and isinstance(limit, float) and count * limit < 1:
+            raise UserError(
+                f"trainer.limit_{part}_batches={limit}: less than one batch of {count}; type a number of batches, or a"
+                f" fraction of at least 1/{count}"
+            )
 
 
 def refuse_lone_image(predictor: Predictor, data: ImageDataModule) -> None:

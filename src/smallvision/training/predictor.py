@@ -53,12 +53,15 @@ class Predictor(nn.Module):
         """The model of ``checkpoint`` on the CPU, with the views of ``config.tta``."""
         spec = replace(checkpoint.spec, tta=config.tta.to_dict())
         predictor = cls(spec, spec.make_network_within(weight.shape for weight in checkpoint.state_dict.values()))
+        if any(weight.dtype == torch.float64 for weight in checkpoint.state_dict.values()):
+            predictor.to(torch.float64)
         predictor.load_weights(checkpoint)
         return predictor
 
     def use(self, device: devices.Device) -> "Predictor":
         """Take the layout and precision of ``device``; the tensors stay where they are."""
         self.device = device
+        self.to(torch.float64 if device.precision == "64-true" else torch.float32)
         if device.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.normalise.layout = torch.channels_last
@@ -110,7 +113,7 @@ class Predictor(nn.Module):
         counter = FlopCounterMode(display=False)
         try:
             with counter, torch.no_grad():
-                self.eval().classify(torch.zeros(1, *self.spec.shape))
+                self.eval().classify(self.normalise.scale.new_zeros(1, *self.spec.shape))
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"model: cannot take images of {shape_str(self.spec.shape)}: {reason}") from None

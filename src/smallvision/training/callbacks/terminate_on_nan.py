@@ -1,9 +1,11 @@
 """What goes wrong while a network trains becomes one line that says what to change."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -11,6 +13,12 @@ from torch import Tensor
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
 
+# How torch begins the RuntimeError of a CPU, of Windows' and of an Apple GPU, which have no class of their own.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",
+)
 STEPS_ON_GPU = 100  # losses checked together, so that no step waits for the host
 
 
@@ -71,11 +79,24 @@ def explain_out_of_memory(config: Config) -> Iterator[None]:
     """Out of memory becomes a UserError that names the keys which take it."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        certain = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not certain and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         data = config.data
         raise UserError(
             f"out of memory: lower data.batch_size (now {data.batch_size}; trainer.accumulate_grad_batches"
             f" makes up for it) or data.eval_batch_size (now {data.eval_batch_size})"
         ) from error
+
+
+@contextmanager
+def explain_refusal() -> Iterator[None]:
+    """What the Trainer itself refuses once it has the data becomes a UserError."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not str(frames[-1].f_globals.get("__name__")).startswith("lightning."):
+            raise
+        raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
