@@ -132,6 +132,30 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}
 
 
+def test_the_seconds_of_a_continued_run_are_those_of_all_its_pieces(tmp_path):
+    """One that is stopped, one that is killed after a save, and one that ends."""
+    typed = [*TINY, "data.images=3000", "checkpoint.every_n_steps=1", "trainer.max_epochs=400", "hydra.run.dir=run"]
+    stopper = Thread(target=stop_after_first_row, args=[tmp_path / "run"])
+    stopper.start()
+    assert train(tmp_path, *typed).returncode == 130
+    stopper.join()
+    stopped = results(tmp_path / "run")["seconds"]
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    process, before = start(tmp_path, "resume=run"), last.stat().st_mtime_ns
+    wait_for(lambda: last.stat().st_mtime_ns > before, process)
+    process.kill()
+    process.communicate()
+    saved = torch.load(last, weights_only=True)
+    total, fit = saved["smallvision"]["seconds"], saved["callbacks"]["EpochTimer"]["seconds"]
+    assert stopped["total"] < total
+    assert stopped["fit"] < fit
+    ended = train(tmp_path, "resume=run", f"trainer.max_epochs={saved['epoch'] + 1}")
+    assert ended.returncode == 0, ended.stderr
+    seconds = results(tmp_path / "run")["seconds"]
+    assert total < seconds["total"]
+    assert fit < seconds["fit"] < seconds["total"]
+
+
 def test_a_run_begun_on_a_stand_in_does_not_go_on_with_other_images(tmp_path):
     typed = ["model=mnist", "data_dir=here", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
     begun = train(tmp_path, *typed, "hydra.run.dir=run")

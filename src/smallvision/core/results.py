@@ -50,7 +50,9 @@ class EpochSeconds:
 
 @dataclass(frozen=True)
 class Seconds:
-    """``compile``: what torch.compile took, None where nothing was compiled."""
+    """``total`` and ``fit``: of every process that worked on the run; of one that was killed, up to its last save.
+    ``test``: of the last test. ``compile``: what torch.compile took, None where nothing was compiled.
+    """
 
     total: float | None = None
     fit: float | None = None

@@ -47,6 +47,7 @@ class RunDir:
         self.stop_file = path / "stop"  # asks the run to stop at its next step
         self.is_writer = ranks.rank() == 0
         self.started = time.perf_counter()
+        self.seconds_before = 0.0  # of earlier processes, where the run is continued
         self.existed = self.config_file.is_file()
         self._described = False
         self._handler: logging.Handler | None = None
@@ -112,8 +113,8 @@ class RunDir:
 
     @property
     def seconds(self) -> float:
-        """Since this process opened the run."""
-        return time.perf_counter() - self.started
+        """Of work on this run, in this process since it opened the run and in earlier ones."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     def write(self, file: Path, text: str) -> None:
         """Write one of the run's files, completely or not at all; only rank 0 does. Raises UserError on a full disk."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,8 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     last, damaged = group.from_first(partial(newest, run_dir.checkpoints))
     if last is not None:
         check_continuation(config, experiment, run_dir, last)
+    with suppress(UserError):  # a run from the start, or killed before, has none
+        run_dir.seconds_before = Results.read(run_dir.results_json).seconds.total or 0.0
     trainer = make_trainer(
         config,
         experiment.device,

@@ -1,10 +1,12 @@
 """Where the time goes: of the run, of each epoch, and how many images a second it trained on."""
 
 import time
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from smallvision.core.run_dir import RunDir
 from smallvision.data.loader import Batch
 
 PARTS = ("train", "val", "rest")
@@ -15,11 +17,12 @@ class EpochTimer(Callback):
     """``epochs``: seconds of each epoch's steps, validation and the rest, which is mostly checkpoints; ``seconds``: of
     the fit so far; ``images`` seen in ``train_seconds``; ``images_per_second``: the latest.
 
-    Kept in the checkpoint, so a continued run has its earlier epochs; of steps that a kill made it do again, the
-    last time counts.
+    Kept in the checkpoint with the seconds of ``run_dir``, so a continued run has those of its earlier epochs; of steps
+    that a kill made it do again, the last time counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
         self.epochs: list[dict[str, float]] = []
         self.seconds = self.train_seconds = self.images_per_second = 0.0
         self.images = 0
@@ -55,8 +58,14 @@ class EpochTimer(Callback):
     ) -> None:
         self._part_images += len(batch[1]) * trainer.world_size
 
-    def on_save_checkpoint(self, trainer: Trainer, *_: object) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._switch(trainer, "rest")
+        checkpoint.setdefault("smallvision", {})["seconds"] = self.run_dir.seconds
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        seconds = checkpoint["smallvision"].get("seconds")
+        if isinstance(seconds, float):
+            self.run_dir.seconds_before = max(self.run_dir.seconds_before, seconds)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._switch(trainer, "val")
