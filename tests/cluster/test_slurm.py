@@ -18,7 +18,7 @@ from helpers.sweep_plans import SMALL
 from smallvision.sweeps.collect import read_sweep
 
 SWEPT = (*SMALL, "data.images=2000", "trainer.max_epochs=12", "checkpoint.every_n_steps=10", "optimizer.lr=0.01,0.001",
-         "sweep.launcher=slurm", "sweep.workers=2", "+sweep.launcher_options.timeout_min=20",
+         "sweep.launcher=slurm", "+sweep.launcher_options.timeout_min=20",
          "hydra.sweep.dir=s")  # fmt: skip
 
 
@@ -78,7 +78,15 @@ def ctrl_c(slurm: Slurm, process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("happens", [cancel, requeue, preempt, kill_step, kill_parent, ctrl_c])
+def kill_node(slurm: Slurm, process: subprocess.Popen[str]) -> None:
+    slurm.kill_node("n1", steps=True)
+
+
+def lose_node(slurm: Slurm, process: subprocess.Popen[str]) -> None:
+    slurm.kill_node("n1", steps=False)
+
+
+@pytest.mark.parametrize("happens", [cancel, requeue, preempt, kill_step, kill_node, lose_node, kill_parent, ctrl_c])
 def test_whatever_happens_to_a_job_each_run_ends_as_undisturbed(slurm, undisturbed, tmp_path, happens):
     process = start(slurm, tmp_path)
     both_saved = wait_until(lambda: len([*tmp_path.glob("s/*/checkpoints/last.ckpt")]) == 2, process)

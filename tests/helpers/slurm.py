@@ -19,7 +19,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -72,8 +72,11 @@ class Slurm:
         self.run("munged", "--force", *(f"--{option}={self.folder / name}" for option, name in files.items()))
         self.run("slurmctld")
         for node in ("n1", "n2"):
-            self.run("slurmd", "-N", node)
+            self.start_node(node)
         self.wait_for_nodes()
+
+    def start_node(self, node: str) -> None:
+        self.run("slurmd", "-N", node)
 
     def wait_for_nodes(self) -> None:
         while self.run("sinfo", "--noheader", "--Node", "--format=%T", "--partition=main").split() != ["idle"] * 2:
@@ -86,7 +89,7 @@ class Slurm:
 
     def jobs(self, states: str = "pending,running,suspended,completing") -> list[str]:
         """Numbers of the jobs in those states."""
-        return self.run("squeue", "--noheader", "--format=%A", f"--states={states}").split()
+        return self.run("squeue", "--noheader", "--array", "--format=%i", f"--states={states}").split()
 
     def kill(self, name: str) -> None:
         """SIGKILL to a daemon: slurmctld, slurmd.n1 ..."""
@@ -94,10 +97,28 @@ class Slurm:
         if with_pid.is_file():
             subprocess.run(["kill", "-9", with_pid.read_text().strip()], capture_output=True)
 
+    def kill_node(self, node: str, *, steps: bool) -> None:
+        """SIGKILL to a node's slurmd, also to its jobs, or they run on without it; the node comes back later."""
+        for job_id in self.run("squeue", "--noheader", "--format=%A", f"--nodelist={node}").split() if steps else ():
+            daemons = subprocess.run(["pgrep", "--full", rf"^slurmstepd: \[{job_id}\."], capture_output=True, text=True)
+            for pid in daemons.stdout.split():
+                kill_tree(pid)
+        self.kill(f"slurmd.{node}")
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")  # without waiting for it
+        self.start_node(node)
+
     def stop(self) -> None:
         subprocess.run(["scancel", "--user", "root"], env=self.environment, capture_output=True)
         for name in ("slurmd.n1", "slurmd.n2", "slurmctld", "munged"):
             self.kill(name)
+
+
+def kill_tree(pid: str) -> None:
+    """SIGKILL to a process and to all that it started."""
+    children = subprocess.run(["pgrep", "--parent", pid], capture_output=True, text=True).stdout.split()
+    subprocess.run(["kill", "-9", pid], capture_output=True)
+    for child in children:
+        kill_tree(child)
 
 
 @contextmanager

@@ -42,8 +42,9 @@ class InProcess:
     def __init__(self) -> None:
         self.run: TrialRun | None = None
 
-    def submit(self, run: TrialRun) -> None:
-        self.run = run
+    def submit(self, runs: list[TrialRun]) -> None:
+        for run in runs:
+            self.run = run
 
     def wait(self, seconds: float) -> list[Event]:
         from smallvision.sweeps.pruning import AskAfterEpoch

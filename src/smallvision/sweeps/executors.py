@@ -17,6 +17,7 @@ from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.system import STOP, cores, gpus
 from smallvision.sweeps.trial import LAST_LINES, TrialRun
 
+TPE_AT_ONCE = 10  # runs on a cluster, as many as are sampled at random first: later ones learn from those that ended
 CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -39,8 +40,8 @@ class Executor(Protocol):
     slots: int
     asks: bool
 
-    def submit(self, run: TrialRun) -> None:
-        """Start it."""
+    def submit(self, runs: list[TrialRun]) -> None:
+        """Start them, no more than there are free slots."""
 
     def wait(self, seconds: float) -> list[Event]:
         """What happened; at once where something did, else after that time."""
@@ -55,15 +56,16 @@ class Executor(Protocol):
         """End whatever was started."""
 
 
-def make_executor(directory: Path, settings: Sweep, device: str) -> Executor:
-    """The one that ``sweep.launcher`` names. Raises UserError."""
-    found = gpus() if device in ("auto", "cuda") else []
-    places = [name for name in found for _ in range(settings.per_device)]
-    slots = max(1, len(places)) if settings.workers is None else settings.workers
+def make_executor(directory: Path, settings: Sweep, runs: int, device: str) -> Executor:
+    """The one that ``sweep.launcher`` names, for that many ``runs``. Raises UserError."""
     if settings.launcher == "slurm":
         from smallvision.sweeps.slurm import SlurmExecutor
 
-        return SlurmExecutor(directory, slots, settings.launcher_options)
+        at_once = TPE_AT_ONCE if settings.method == "tpe" else runs
+        return SlurmExecutor(directory, settings.workers or min(runs, at_once), settings.launcher_options)
+    found = gpus() if device in ("auto", "cuda") else []
+    places = [name for name in found for _ in range(settings.per_device)]
+    slots = max(1, len(places)) if settings.workers is None else settings.workers
     if places and slots > len(places):
         raise UserError(
             f"sweep.workers={slots}: there are {len(found)} GPUs; for more than one worker on each use"
@@ -88,13 +90,14 @@ class LocalExecutor:
         self.workers: list[Worker] = []
         self.started = 0
 
-    def submit(self, run: TrialRun) -> None:
-        worker = next((one for one in self.workers if one.run is None and one.process.is_alive()), None)
-        if worker is None:
-            worker = self._start()
-        worker.run = run
-        with suppress(BrokenPipeError):  # it has just died, which wait reports
-            worker.connection.send(run)
+    def submit(self, runs: list[TrialRun]) -> None:
+        for run in runs:
+            worker = next((one for one in self.workers if one.run is None and one.process.is_alive()), None)
+            if worker is None:
+                worker = self._start()
+            worker.run = run
+            with suppress(BrokenPipeError):  # it has just died, which wait reports
+                worker.connection.send(run)
 
     def _start(self) -> "Worker":
         self.started += 1

@@ -1,7 +1,7 @@
 """Runs of a sweep as jobs of a Slurm cluster, submitted by submitit.
 
-A job is a run. One that ends before its run has (walltime, preemption, a dead node) is followed by another, which goes
-on from the run's last checkpoint.
+A job is a run; runs that start together are an array. A job that ends before its run has (walltime, preemption, a dead
+node) is followed by another, which goes on from the run's last checkpoint. Slurm's accounting is not needed.
 """
 
 import logging
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.run_dir import RunDir
 from smallvision.core.system import STOP
 from smallvision.sweeps.executors import Event, last_lines
 from smallvision.sweeps.trial import TrialRun
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 2.0  # from one question to Slurm to the next
 SAVE_SECONDS = 90  # before its walltime a job is warned; at most a tenth of it
+LARGEST_ARRAY = 1000  # Slurm's MaxArraySize, if nobody changed it
 
 
 class SlurmExecutor:
@@ -55,15 +57,17 @@ class SlurmExecutor:
             time.sleep(POLL_SECONDS)
 
     def submitted(self) -> set[str]:
-        """Numbers of all jobs that were ever submitted for this sweep."""
-        return {file.name.partition("_")[0] for file in self.folder.glob("*_submitted.pkl")}
+        """Numbers of all jobs that were ever submitted for this sweep: ``7``, or ``7_2`` in an array."""
+        return {file.name.removesuffix("_submitted.pkl") for file in self.folder.glob("*_submitted.pkl")}
 
-    def submit(self, run: TrialRun) -> None:
+    def submit(self, runs: list[TrialRun]) -> None:
         from submitit.core.utils import FailedJobError
 
         os.environ.setdefault("PYTHONUNBUFFERED", "1")
         try:
-            self.jobs.append((run, self.executor.submit(execute, run)))
+            for first in range(0, len(runs), LARGEST_ARRAY):
+                part = runs[first : first + LARGEST_ARRAY]
+                self.jobs += zip(part, self.executor.map_array(execute, part), strict=True)
         except FailedJobError as error:
             last = str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")
             raise UserError(f"sweep.launcher=slurm: {last}; see +sweep.launcher_options") from None
@@ -98,8 +102,11 @@ def execute(run: TrialRun) -> str | None:
     """A job: the run, which SIGTERM (cancelled, preempted) and SIGUSR2 (its walltime is near) stop at its next step."""
     STOP.numbers = (signal.SIGTERM, signal.SIGUSR2)
     STOP.install()
+    run_dir = RunDir(run.directory)
+    while run_dir.is_locked() and STOP.signal is None:  # Slurm gave up a node where it still runs
+        time.sleep(POLL_SECONDS)
     with suppress(Interrupted):
-        return run.execute()
+        return run.execute() if run.finished() is None else None
     return None
 
 
@@ -117,7 +124,7 @@ def result(run: TrialRun, job: "Job[str | None]") -> Event:
 
 def queued() -> set[str]:
     """Numbers of this user's jobs that wait or run."""
-    command = ["squeue", "--me", "--noheader", "--format=%A"]
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
 
 

@@ -44,7 +44,7 @@ def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -
             nullcontext() if shared else FileLock(plan.directory / ".lock", timeout=0),
             closing(Study.create(plan)) as study,
         ):
-            executor = make_executor(plan.directory, settings, str(config.device.name))
+            executor = make_executor(plan.directory, settings, plan.count * len(plan.seeds), str(config.device.name))
             Sweep(study, executor).run(study.retry_failed() if settings.retry_failed else 0, settings.test_best)
     except Timeout:
         raise UserError(f"{plan.directory}: another process is at work on this sweep; wait for its end") from None
@@ -132,19 +132,22 @@ class Sweep:
 
     def submit_runs(self) -> None:
         """Fill the free slots. What a killed sweep did not store is stored now, and not run again."""
-        while len(self.running) < self.executor.slots:
-            run = self.study.next_run(self.running.values())
+        new: list[TrialRun] = []
+        while len(self.running) + len(new) < self.executor.slots:
+            run = self.study.next_run([*self.running.values(), *new])
             if run is None:
-                return
+                break
             results = run.finished()
             if results is not None:
                 self.store(run, results)
                 continue
-            self.running[run.directory] = run
             if RunDir(run.directory).is_locked():
                 self.foreign.add(run.directory)
+                self.running[run.directory] = run
             else:
-                self.executor.submit(run)
+                new.append(run)
+        self.running |= {run.directory: run for run in new}
+        self.executor.submit(new)
 
     def handle(self, event: Event, stopping: bool) -> None:
         run = event.run
