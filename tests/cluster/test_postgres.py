@@ -142,6 +142,10 @@ def test_the_trials_of_a_dead_parent_are_adopted_once(postgres, sweep, tmp_path,
     directories = [directory] if shared else [one.folder / "outputs/sweeps" / tmp_path.name for one in others]
     view = sweep(directories[0])
     assert [(trial.state, trial.host == "alpha") for trial in view.trials] == [("done", False)] * 2
+    if not shared:  # what the dead parent left is not the run of any trial
+        left = sweep(dead.folder / "outputs/sweeps" / tmp_path.name)
+        assert (left.directory / "0").is_dir()
+        assert [(trial.state, trial.runs) for trial in left.trials] == [("done", {})] * 2
     runs = [run for one in directories for run in (one / "0", one / "1") if (run / "results.json").is_file()]
     assert sorted(run.name for run in runs) == ["0", "1"]
     assert sum("trial 0, seed 0" in log.read_text() for log in tmp_path.glob("**/logs/*.log")) == 2

@@ -273,6 +273,12 @@ def test_a_dead_process_s_trial_is_adopted_by_one_other_and_no_more_its_own(tmp_
     complete(dead, run, 0.5)
     assert run_all(one) == ["0", "1"]
     assert values_of(dead) == [0.2, 0.1]
+    for study in (dead, one):  # of which the first has what was left of an attempt
+        for number in ("0", "1"):
+            (study.plan.directory / number).mkdir()
+    assert [trial.runs for trial in read_runs(dead).trials] == [{}, {}]
+    assert [trial.runs for trial in read_runs(one).trials] == [
+        {0: tmp_path / "one/0"}, {0: tmp_path / "one/1"}]  # fmt: skip
 
 
 def test_the_same_host_goes_on_at_once_with_what_a_killed_process_left_in_a_directory(tmp_path):

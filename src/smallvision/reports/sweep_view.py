@@ -24,9 +24,9 @@ class TrialView:
 
     ``params``: what was searched, by override key, as typed (``{"optimizer.lr": "0.001"}``); ``values``: the metric of
     each seed that finished; ``curves``: of each seed, the metric by epoch (NaN where an epoch was not validated);
-    ``runs``: the run directory of each seed that started; ``reason``: why it failed or was pruned, summarized in the
-    first line; ``same_as``: the earlier trial of the same params, whose values these are; ``seconds``: of all its runs
-    together; ``host``: the machine that carried it out, where several may.
+    ``runs``: the run directory of each seed that started, unless another machine has it; ``reason``: why it failed or
+    was pruned, summarized in the first line; ``same_as``: the earlier trial of the same params, whose values these are;
+    ``seconds``: of all its runs together; ``host``: the machine that carried it out, where several may.
     """
 
     number: int

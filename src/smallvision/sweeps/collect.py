@@ -68,7 +68,7 @@ def read_sweep(directory: Path, storage: str | None = None) -> SweepView:
 
 def read_study(study: Study) -> SweepView:
     """The sweep as its study stands, without opening a run directory: quick enough to be read again and again."""
-    plan = study.plan
+    plan, trials = study.plan, study.trials
     return SweepView(
         name=plan.name,
         directory=plan.directory,
@@ -80,7 +80,7 @@ def read_study(study: Study) -> SweepView:
         fixed=plan.fixed,
         planned=study.count,
         epochs=plan.epochs,
-        trials=[_trial_view(study, number, trial) for number, trial in sorted(study.trials.items())],
+        trials=[_trial_view(study, number, trials) for number in sorted(trials)],
         pruner=plan.pruner,
         stand_in_for=study.stand_in_for,
     )
@@ -100,16 +100,18 @@ def read_runs(study: Study, at_work: bool | None = None) -> SweepView:
         locked = at_work or trial.number in elsewhere or any(is_locked(run) for run in runs.values())
         running = trial.state == "running" and locked
         state = "interrupted" if trial.state == "running" and not running else trial.state
-        curves = {seed: read_curve(run, view.metric) or trial.curves[seed] for seed, run in trial.runs.items()}
+        curves = trial.curves | {seed: found for seed, run in runs.items() if (found := read_curve(run, view.metric))}
         trials.append(replace(trial, state=state, runs=runs, curves=curves))
     view = replace(view, trials=trials)
     return replace(view, test=_test_accuracies(study, view))
 
 
-def _trial_view(study: Study, number: int, trial: FrozenTrial) -> TrialView:
-    plan = study.plan
+def _trial_view(study: Study, number: int, trials: dict[int, FrozenTrial]) -> TrialView:
+    plan, trial = study.plan, trials[number]
     sampled = trial.params or trial.system_attrs.get("fixed_params", {})  # of one that waits
     same_as = trial.user_attrs.get("same_as")
+    carried_out = number if same_as is None else same_as
+    here = study.is_here(trials[carried_out])
     seconds, owner = _by_seed(trial, "seconds"), Owner.of(trial)
     return TrialView(
         number=number,
@@ -121,7 +123,7 @@ def _trial_view(study: Study, number: int, trial: FrozenTrial) -> TrialView:
         },
         values=_by_seed(trial, "value"),
         curves={seed: _reported_curve(study, trial, seed) for seed in plan.seeds},
-        runs={seed: plan.run_dir(number if same_as is None else same_as, seed) for seed in plan.seeds},
+        runs={seed: plan.run_dir(carried_out, seed) for seed in plan.seeds} if here else {},
         reason=trial.user_attrs.get("reason"),
         same_as=same_as,
         seconds=sum(seconds.values()) if seconds else None,
@@ -150,7 +152,8 @@ def read_curve(run: Path, metric: str) -> dict[int, float]:
     """The metric by epoch, of a run's metrics.csv; empty where there is none, perhaps on another machine."""
     try:
         with RunDir(run).metrics_csv.open(encoding="utf-8") as file:
-            return {int(row["epoch"]): float(row[metric] or "nan") for row in csv.DictReader(file)}
+            rows = [(float(row["epoch"]), float(row[metric] or "nan")) for row in csv.DictReader(file)]
+            return {int(epoch): value for epoch, value in rows if epoch.is_integer()}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

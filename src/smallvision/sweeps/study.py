@@ -209,6 +209,11 @@ class Study:
         self._set(trial, "owner", str(self.owner))
         return True
 
+    def is_here(self, trial: FrozenTrial) -> bool:
+        """Whether its runs are in the directory of this sweep, not in that of another machine."""
+        owner = Owner.of(trial)
+        return self.plan.storage is None or (owner is not None and owner.directory == self.owner.directory)
+
     def _owns(self, trial: FrozenTrial) -> bool:
         return bool(trial.user_attrs.get("owner") == str(self.owner))
 
@@ -216,7 +221,7 @@ class Study:
         """Whether its process is known to be dead. A journal is in the hands of one process at a time."""
         owner = Owner.of(trial)
         if self.database is None:
-            return self.plan.storage is None or (owner is not None and owner.directory == self.owner.directory)
+            return self.is_here(trial)
         here = owner is not None and (owner.directory, owner.host) == (self.owner.directory, self.owner.host)
         if here and owner is not None and not is_locked(self.plan.directory, owner.lock_file):
             return True
