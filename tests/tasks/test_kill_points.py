@@ -19,7 +19,7 @@ RUNS = {
     "sgd, one cycle": ["model=mnist", "optimizer=sgd", "scheduler=one_cycle", "data.augmentation.shift=2"],
     "adam, cosine, dropout": ["model=fashion_mnist", "model.hidden=[32]", "model.dropout=0.4",
                               "optimizer=adam", "optimizer.amsgrad=true", "scheduler=cosine",
-                              "data.shuffle=false"],
+                              "data.shuffle=false", "+trainer.val_check_interval=0.5"],
     "adamw, linear, batch norm": ["model=cifar10", "model.widths=[8,8]", "model.depths=[0,1]",
                                   "optimizer=adamw", "scheduler=linear", "data.augmentation.flip=true",
                                   "trainer.accumulate_grad_batches=2"],

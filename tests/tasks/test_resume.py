@@ -1,7 +1,9 @@
 """Interrupted, killed and finished runs go on in place, to the bit."""
 
+import csv
 import re
 import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +15,8 @@ from helpers import command
 from helpers.command import TINY, figures, results
 from helpers.comparison import same_end
 from helpers.forks import start, train
+
+from smallvision.reports.run_view import RunView
 
 
 def wait_for(condition, process) -> None:
@@ -130,6 +134,39 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     again = train(folder, "resume=run")  # nothing is left to train: the same figures
     assert again.returncode == 0, again.stderr
     assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}
+
+
+def test_validations_within_an_epoch_are_shown_and_a_run_goes_on_from_any_of_them(tmp_path):
+    typed = [
+        *TINY,
+        "report=true",
+        "+trainer.val_check_interval=0.4",
+        "checkpoint.every_n_steps=1",
+        "checkpoint.keep=20",
+    ]
+    whole = train(tmp_path, *typed, "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    with (tmp_path / "whole/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        ("0.4", "4"), ("0.8", "8"), ("1", "10"), ("1.4", "14"), ("1.8", "18"), ("2", "20")]  # fmt: skip
+    assert [bool(row["val/acc"]) for row in rows] == [True, True, False] * 2
+    assert [bool(row["train/acc"]) for row in rows] == [False, False, True] * 2
+    assert re.search(rf"^ +1.4/2 +- +- +{float(rows[3]['val/loss']):.4f} .* step 14$", whole.stdout, re.M)
+    assert results(tmp_path / "whole")["epochs"] == 2
+    assert list(RunView.read(tmp_path / "whole").points("val/acc")) == [0.4, 0.8, 1.4, 1.8]
+    assert [row["epoch"] for row in RunView.read(tmp_path / "whole").rows] == [1, 2]
+    for number in (2, 6, 8):  # saved after steps 18, 14 and 12
+        cut = tmp_path / f"cut{number}"
+        shutil.copytree(tmp_path / "whole", cut)
+        for file in cut.glob("checkpoints/*.ckpt"):
+            if file.name == f"last.{number}.ckpt":
+                file.replace(cut / "checkpoints/last.ckpt")
+        (cut / "metrics.csv").unlink()
+        continued = train(tmp_path, f"resume={cut.name}", "report=false")
+        assert continued.returncode == 0, continued.stderr
+        assert same_end(tmp_path / "whole", cut)
+        assert (cut / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
 
 
 def test_the_seconds_of_a_continued_run_are_those_of_all_its_pieces(tmp_path):

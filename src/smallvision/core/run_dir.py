@@ -38,7 +38,7 @@ class RunDir:
         self.overrides_file = path / "overrides.yaml"
         self.environment_json = path / "environment.json"
         self.results_json = path / "results.json"
-        self.metrics_csv = path / "metrics.csv"  # a row per epoch
+        self.metrics_csv = path / "metrics.csv"  # a row per epoch, and per validation within one
         self.report_html = path / "report.html"
         self.report_npz = path / "report.npz"  # the arrays that report.html shows
         self.checkpoints = path / "checkpoints"

@@ -178,7 +178,7 @@ def _twice(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def learning_curve(view: RunView, name: str) -> Markup | None:
     """``name`` (loss or acc) by epoch, of training and validation, with the best epoch marked."""
-    train, val = view.column(f"train/{name}"), view.column(f"val/{name}")
+    train, val = view.points(f"train/{name}"), view.points(f"val/{name}")
     if not train and not val:
         return None
     label = "loss" if name == "loss" else "accuracy"
@@ -204,7 +204,7 @@ def learning_rate(view: RunView) -> Markup | None:
     return plot.svg
 
 
-def _line(axes: Axes, curve: dict[int, float], role: str) -> None:
+def _line(axes: Axes, curve: dict[int, float] | dict[float, float], role: str) -> None:
     marker, size = "o" if len(curve) <= 30 else "", 3.5 if len(curve) > 1 else 6
     axes.plot(list(curve), list(curve.values()), color=COLORS[role], linewidth=1.6, marker=marker, markersize=size)
 

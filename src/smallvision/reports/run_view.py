@@ -107,9 +107,14 @@ class RunView:
     def environment(self) -> dict[str, object]:
         return _mapping(self.directory / "environment.json")
 
-    @cached_property
+    @property
     def rows(self) -> list[dict[str, float | None]]:
         """Of metrics.csv, one per epoch."""
+        return [row for row in self.all_rows if (row["epoch"] or math.nan).is_integer()]
+
+    @cached_property
+    def all_rows(self) -> list[dict[str, float | None]]:
+        """Of metrics.csv, also those of validations within an epoch."""
         try:
             with (self.directory / "metrics.csv").open(encoding="utf-8", newline="") as lines:
                 rows = [row for row in islice(csv.DictReader(lines), MAX_ROWS) if row.get("epoch")]
@@ -142,9 +147,13 @@ class RunView:
 
     def column(self, name: str) -> dict[int, float]:
         """One column of metrics.csv by epoch, without the values that are missing, NaN or infinite."""
-        pairs = [(row["epoch"] or math.nan, row.get(name)) for row in self.rows]
+        return {int(epoch): value for epoch, value in self.points(name).items() if epoch.is_integer()}
+
+    def points(self, name: str) -> dict[float, float]:
+        """As :meth:`column`, also within epochs."""
+        pairs = [(row["epoch"] or math.nan, row.get(name)) for row in self.all_rows]
         return {
-            int(epoch): value
+            epoch: value
             for epoch, value in pairs
             if value is not None and math.isfinite(epoch) and math.isfinite(value)
         }

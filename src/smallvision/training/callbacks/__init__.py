@@ -18,3 +18,14 @@ class AfterEpoch(Checkpoint):
 def find_callback(trainer: Trainer, kind: type[C]) -> C | None:
     """The trainer's callback of that class."""
     return next((one for one in trainer.callbacks if isinstance(one, kind)), None)  # type: ignore[attr-defined]
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether a validation comes after this step; a run that is continued from a save before it goes on without it."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def within_epoch(trainer: Trainer) -> bool:
+    """Whether a validation is one after which the epoch goes on."""
+    return not (trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.should_stop)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
-from smallvision.training.callbacks import AfterEpoch, find_callback
+from smallvision.training.callbacks import AfterEpoch, find_callback, validation_follows, within_epoch
 from smallvision.training.callbacks.metrics_csv import MetricsCSV, Row, is_row
 from smallvision.training.checkpoint import copy
 
@@ -46,6 +46,7 @@ class Checkpointing(AfterEpoch):
         self.best: Row | None = None
         self.unsaved: list[str] = []
         self.saved_step = 0  # of the last.ckpt that lies there
+        self._after_validation = False  # whether to save then
         self._failing: set[Path] = set()
         self._saved_at = time.perf_counter()
         self._save_took = 0.0
@@ -80,7 +81,14 @@ class Checkpointing(AfterEpoch):
             return  # gradients gathered so far are in no checkpoint
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if due or self._is_time(trainer, batch_idx):
+            self._after_validation = validation_follows(trainer)
+            if not self._after_validation:
+                self._save_last(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._after_validation and within_epoch(trainer):
             self._save_last(trainer)
+        self._after_validation = False
 
     def save_now(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it is that of this step."""

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from smallvision.core.errors import Interrupted, Pruned
 from smallvision.core.run_dir import RunDir
 from smallvision.core.system import STOP
-from smallvision.training.callbacks import AfterEpoch, find_callback
+from smallvision.training.callbacks import AfterEpoch, find_callback, validation_follows
 from smallvision.training.callbacks.checkpointing import Checkpointing
 
 SECONDS = 0.2  # from one check for the file to the next
@@ -39,8 +39,8 @@ class GracefulStop(AfterEpoch):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
-        if trainer.should_stop or loop.batch_progress.is_last_batch:
-            return  # the epoch's end saves
+        if trainer.should_stop or loop.batch_progress.is_last_batch or validation_follows(trainer):
+            return  # the epoch's end saves, or what comes after the validation
         if not (batch_idx + 1) % trainer.accumulate_grad_batches:  # gradients gathered so far are in no checkpoint
             self._stop_if_requested(trainer, save=True)
 

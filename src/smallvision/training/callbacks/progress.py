@@ -9,17 +9,18 @@ from rich.progress import Progress as Bar
 
 from smallvision.core.console import Console
 from smallvision.data.loader import Batch, BatchLoader
-from smallvision.training.callbacks import AfterEpoch, find_callback
+from smallvision.training.callbacks import AfterEpoch, find_callback, within_epoch
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
-from smallvision.training.callbacks.metrics_csv import MetricsCSV
+from smallvision.training.callbacks.metrics_csv import MetricsCSV, Row
 
 REFRESH_SECONDS = 0.1
 
 
 class Progress(AfterEpoch):
-    """A row per epoch; on a terminal a bar below it for the batches of the epoch under way.
+    """A row per epoch, and per validation within one; on a terminal a bar below it for the batches of the epoch under
+    way.
 
     The first batch of an epoch and every ``log_every_n_batches``-th after it also print their loss: no other step
     waits for its loss. Comes after :class:`Checkpointing`.
@@ -70,17 +71,25 @@ class Progress(AfterEpoch):
         if self.progress is not None:
             self.progress.update(self.task, description="validating")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = find_callback(trainer, MetricsCSV)
+        if metrics is not None and within_epoch(trainer):
+            self._print_row(metrics.within[-1], f"step {trainer.global_step:,}")
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics, timer = find_callback(trainer, MetricsCSV), find_callback(trainer, EpochTimer)
         if metrics is None or timer is None:
             return
         row, checkpointing = metrics.history[-1], find_callback(trainer, Checkpointing)
-        cells = [f"{row['epoch']:>4}/{self.epochs:<3}"]
+        mark = "  best" if checkpointing is not None and checkpointing.best is row else ""
+        self._print_row(row, f"{timer.images_per_second:,.0f}", mark)
+
+    def _print_row(self, row: Row, last: str, mark: str = "") -> None:
+        cells = [f"{row['epoch']:>4.4g}/{self.epochs:<3}"]
         for name, width in (("train/loss", 10), ("train/acc", 10), ("val/loss", 10), ("val/acc", 9)):
             value = row[name]
             cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
-        mark = "  best" if checkpointing is not None and checkpointing.best is row else ""
-        self.console.print(f"{' '.join(cells)} {timer.images_per_second:>10,.0f}{mark}")
+        self.console.print(f"{' '.join(cells)} {last:>10}{mark}")
 
     def _print_loss(self, trainer: Trainer, outputs: STEP_OUTPUT, images: int, batch_idx: int) -> None:
         """The loss of a batch and how many of the epoch's images have been seen by its end."""
