@@ -11,6 +11,7 @@ from helpers.command import results
 from helpers.sweep_plans import InProcess, make_plan
 from optuna.trial import TrialState
 
+from smallvision.core.errors import Interrupted
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_runs
 from smallvision.sweeps.executors import Event
@@ -98,6 +99,17 @@ def test_a_sweep_that_is_to_stop_begins_no_trial(tmp_path, monkeypatch):
 def test_a_run_records_its_own_command_line(pruned):
     environment = json.loads((pruned.plan.directory / "0/environment.json").read_text())
     assert "optimizer.lr=0.01" in environment["command"]
+
+
+def test_a_trial_takes_the_seconds_of_all_pieces_of_its_run(tmp_path):
+    study = Study.create(make_plan(tmp_path, seeds=[0]))
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/stop").touch()
+    with pytest.raises(Interrupted):
+        study.next_run([]).execute()
+    before = results(tmp_path / "0")["seconds"]["total"]
+    run_trials(study)
+    assert before < read_runs(study).trials[0].seconds == results(tmp_path / "0")["seconds"]["total"]
 
 
 def test_a_run_whose_processes_do_not_bring_it_on_fails_with_the_cause(tmp_path):

@@ -17,7 +17,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -29,7 +28,7 @@ from smallvision.core.results import Results
 from smallvision.core.rng import stream_seed
 from smallvision.core.run_dir import is_locked
 from smallvision.sweeps.plan import Plan
-from smallvision.sweeps.space import Dimension, grid, override_value
+from smallvision.sweeps.space import grid, override_value
 from smallvision.sweeps.storage import Database, open_storage
 from smallvision.sweeps.trial import TrialRun
 
@@ -53,24 +52,6 @@ class Owner:
     @property
     def lock_file(self) -> str:
         return f".{self.process}.lock"
-
-
-class GridSampler(BaseSampler):
-    """Gives trial ``number`` the combination of that number."""
-
-    def __init__(self, dimensions: list[Dimension], number: int) -> None:
-        self.params = grid(dimensions)[number]
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(self, study: object, trial: object, search_space: object) -> dict[str, object]:
-        return {}
-
-    def sample_independent(
-        self, study: object, trial: object, param_name: str, param_distribution: BaseDistribution
-    ) -> str:
-        return self.params[param_name]
 
 
 class Study:
@@ -318,6 +299,9 @@ class Study:
     def _sample(self, number: int, trial: FrozenTrial) -> FrozenTrial:
         """The trial with its values; those that a killed process had not sampled yet are sampled now."""
         if len(trial.params) < len(self.plan.dimensions):
+            if self.plan.method == "grid":  # the combination of that number, as Optuna keeps that of an enqueued trial
+                combination = grid(self.plan.dimensions)[number]
+                self.optuna._storage.set_trial_system_attr(trial._trial_id, "fixed_params", combination)
             self.optuna.sampler = self._sampler(number)
             live = Trial(self.optuna, trial._trial_id)
             for dimension in self.plan.dimensions:
@@ -326,8 +310,6 @@ class Study:
 
     def _sampler(self, number: int) -> BaseSampler:
         """Samples the same values for that number, whatever was sampled before; tpe also looks at what is complete."""
-        if self.plan.method == "grid":
-            return GridSampler(self.plan.dimensions, number)
         seed = stream_seed(self.plan.sampler_seed, "sampler", number) % 2**32
         return TPESampler(multivariate=True, seed=seed) if self.plan.method == "tpe" else RandomSampler(seed=seed)
 
