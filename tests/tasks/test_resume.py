@@ -169,6 +169,13 @@ def test_validations_within_an_epoch_are_shown_and_a_run_goes_on_from_any_of_the
         assert (cut / "metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
 
 
+def test_validations_by_the_clock_are_shown_too(tmp_path):
+    clock = "+trainer.val_check_interval={milliseconds:1}"
+    process = train(tmp_path, *TINY, clock, "checkpoint.every_n_steps=2", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    assert len(RunView.read(tmp_path / "run").points("val/acc")) > 2
+
+
 def test_the_seconds_of_a_continued_run_are_those_of_all_its_pieces(tmp_path):
     """One that is stopped, one that is killed after a save, and one that ends."""
     typed = [*TINY, "data.images=3000", "checkpoint.every_n_steps=1", "trainer.max_epochs=400", "hydra.run.dir=run"]

@@ -21,9 +21,12 @@ def find_callback(trainer: Trainer, kind: type[C]) -> C | None:
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Whether a validation comes after this step; a run that is continued from a save before it goes on without it."""
-    fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    """Whether a validation comes after this step; a run that is continued from a save before it goes on without it.
+
+    One that comes by the clock is not known before, and not at the same moment in each of several processes.
+    """
+    fetcher, by_batches = trainer.fit_loop._data_fetcher, hasattr(trainer, "val_check_interval")
+    return fetcher is not None and by_batches and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def within_epoch(trainer: Trainer) -> bool:
