@@ -194,7 +194,7 @@ def sweep(arguments: argparse.Namespace, directory: Path) -> None:
     with hydra.initialize_config_dir(str(directory), version_base="1.3"), one_line_errors(overrides):
         context = GlobalHydra.instance().hydra
         assert context is not None
-        sweeps.run(composed, [str(line) for line in composed.hydra.overrides.task], context.config_loader)
+        sweeps.run(composed, [str(line) for line in composed.hydra.overrides.task], directory, context.config_loader)
 
 
 def show_by_hydra(arguments: argparse.Namespace) -> None:

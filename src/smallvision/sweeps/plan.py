@@ -179,10 +179,12 @@ def most_epochs(dimensions: list[Dimension], max_epochs: Any) -> int:
 # From the command line ----------------------------------------------------------------------------------------
 
 
-def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> tuple[Plan, Sweep]:
+def make_plan(
+    config: DictConfig, arguments: list[str], configs: Path, config_loader: ConfigLoader
+) -> tuple[Plan, Sweep]:
     """The plan of that command line, and the settings of the ``sweep`` section.
 
-    ``config``: composed of the overrides that sweep nothing. Raises UserError.
+    ``config``: composed from ``configs`` of the overrides that sweep nothing. Raises UserError.
     """
     settings = read_settings(config)
     parser = OverridesParser.create(config_loader=config_loader)
@@ -213,7 +215,7 @@ def make_plan(config: DictConfig, arguments: list[str], config_loader: ConfigLoa
     plan = Plan(
         name=settings.name or "",
         directory=Path(),
-        configs=config_dir(config),
+        configs=configs,
         config_name=str(config.hydra.job.config_name),
         method=settings.method,
         dimensions=dimensions,
@@ -264,12 +266,6 @@ def count_trials(settings: Sweep, dimensions: list[Dimension]) -> int:
             f'sweep={settings.method}: nothing to search; add for example "optimizer.lr=tag(log,interval(1e-4,1e-1))"'
         )
     return settings.trials or 1
-
-
-def config_dir(config: DictConfig) -> Path:
-    """The folder that Hydra composes from."""
-    sources = {source.provider: source.path for source in config.hydra.runtime.config_sources}
-    return Path(str(sources["main"]))
 
 
 def with_directory(plan: Plan, config: DictConfig) -> Plan:

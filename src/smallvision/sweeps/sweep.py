@@ -29,9 +29,9 @@ LEADERBOARD_SECONDS = 5.0
 MAX_ENDS = 3  # of processes in a row that did not bring a run on, or that began none
 
 
-def run(config: DictConfig, arguments: list[str], config_loader: ConfigLoader) -> None:
-    """Run ``python train.py -m arguments``; ``config``: composed of those arguments that sweep nothing."""
-    plan, settings = make_plan(config, arguments, config_loader)
+def run(config: DictConfig, arguments: list[str], configs: Path, config_loader: ConfigLoader) -> None:
+    """Run ``python train.py -m arguments``; ``config``: composed from ``configs`` of those that sweep nothing."""
+    plan, settings = make_plan(config, arguments, configs, config_loader)
     try:
         plan.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
