@@ -62,8 +62,9 @@ def test_the_task_alone_is_the_tutorials_gradient_descent(tmp_path):
 
 
 def test_all_functions_several_optimizers_and_rates_side_by_side(tmp_path, capsys):
-    typed = ["descent.function=all", "descent.rates=0.5", "descent.compare_with=[gd,sgd@0.01,muon]", "descent.steps=3"]
-    found = run(tmp_path / "run", "optimizer=adam", *typed)["descent"]
+    typed = ["descent.function=all", "descent.rates=[0.001,0.5]", "descent.steps=3"]
+    others = "descent.compare_with=[gd,sgd@0.01,muon]"
+    found = run(tmp_path / "run", "optimizer=adam", others, *typed)["descent"]
     names = ["adam, lr 0.001", "adam, lr 0.5", "gd, lr 0.1", "sgd, lr 0.01, momentum 0.9",
              "muon, lr 0.24, momentum 0.6"]  # fmt: skip
     functions = ["parabola", "ravine", "rosenbrock", "himmelblau"]
@@ -74,6 +75,17 @@ def test_all_functions_several_optimizers_and_rates_side_by_side(tmp_path, capsy
     assert "muon treats the point as a matrix of one row" in out
     rows = steps_of(tmp_path / "run")
     assert len(rows) == sum(one["steps"] + 1 for one in found)
+
+
+@pytest.mark.parametrize(
+    ("typed", "rates"),
+    [([], [0.1]), (["descent.rates=[0.01,0.3]"], [0.01, 0.3]),
+     (["optimizer.lr=0.2", "descent.rates=[0.01,0.3]"], [0.2, 0.01, 0.3])],
+)  # fmt: skip
+def test_only_the_rates_that_were_asked_for_are_compared(typed, rates):
+    overrides = ["task=descent", *typed]
+    compared = descent.configs_to_compare(resolve_config(compose(overrides), overrides))
+    assert [one.optimizer.lr for one in compared.values()] == rates
 
 
 def test_divergence_is_reported_and_plotted_and_results_json_stays_standard_json(tmp_path, capsys):

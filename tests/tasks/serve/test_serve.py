@@ -155,6 +155,12 @@ def test_drawing_on_the_page_shows_probabilities(served, tmp_path):
         (tmp_path / "bad.png").write_bytes(b"no image")
         page.choose("#file", tmp_path / "bad.png")
         page.until("document.getElementById('message').textContent.includes('no PNG')")
+        assert page.value("[0.5, 0.9994, 0.99996, 1].map(percent)") == ["50.0 %", "99.9 %", "> 99.9 %", "> 99.9 %"]
+        page.open(served + "/", width=375)  # of a phone
+        top = "document.querySelector('{}').getBoundingClientRect().top"
+        order = [page.value(top.format(one)) for one in ("canvas", "#clear", ".answer", ".drop")]
+        assert order == sorted(order)
+        assert order[2] < 667
         outside = [one for one in page.requests if not one.startswith((served, "data:", "blob:", "about:"))]
         assert outside == []
         assert [one for one in page.problems if "422" not in one] == []  # the answer to a file that is no image

@@ -77,7 +77,8 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
 
 
 def configs_to_compare(config: Config) -> dict[str, Config]:
-    """By label, ``config`` with each optimizer in turn, the chosen one first.
+    """By label, ``config`` with each optimizer in turn, the chosen one first: at each of ``descent.rates``, and at its
+    own rate unless that is only the default beside them.
 
     Raises UserError where one of ``descent.compare_with`` is unknown or invalid, and where there are too many.
     """
@@ -85,7 +86,8 @@ def configs_to_compare(config: Config) -> dict[str, Config]:
     assert options is not None  # single values may be typed without brackets
     rates = options.rates if isinstance(options.rates, list) else [options.rates]
     others = options.compare_with if isinstance(options.compare_with, list) else [options.compare_with]
-    compared = [config, *(config.updated({"optimizer": {"lr": lr}}) for lr in rates)]
+    own = [] if rates and config.optimizer.lr == defaults(config).get("lr") else [config]
+    compared = own + [config.updated({"optimizer": {"lr": lr}}) for lr in rates]
     compared += [with_optimizer(config, typed) for typed in others]
     found = {label(one): one for one in compared}
     if len(found) > len(COLORS):
@@ -114,12 +116,17 @@ def label(config: Config) -> str:
     """Name and learning rate, momentum if any, and whatever differs from the defaults of that ``optimizer=``."""
     optimizer, own_lr = config.optimizer, config.param_groups.weight.lr
     parts = [optimizer.name, f"lr {optimizer.lr if own_lr is None else own_lr:g}"]
-    known = (CONFIG_DIR / "optimizer" / f"{optimizer.name}.yaml").is_file()
-    for key, default in (compose_section("optimizer", optimizer.name) if known else {}).items():
+    for key, default in defaults(config).items():
         value = optimizer.extra.get(key, default)
         if value != default or (key == "momentum" and value):
             parts.append(f"{key} {'null' if value is None else str(value).lower()}")
     return ", ".join(parts)
+
+
+def defaults(config: Config) -> dict[str, object]:
+    """Those of its ``optimizer=``, empty where that is no choice of the project."""
+    known = (CONFIG_DIR / "optimizer" / f"{config.optimizer.name}.yaml").is_file()
+    return compose_section("optimizer", config.optimizer.name) if known else {}
 
 
 def starting_point(typed: float | list[float] | None, name: str, function: Function) -> Point:

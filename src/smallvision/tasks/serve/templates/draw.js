@@ -64,7 +64,7 @@ function reset(message) {
 }
 
 function percent(fraction) {
-  return `${(100 * fraction).toFixed(1)} %`;
+  return fraction >= 0.9995 ? "> 99.9 %" : `${(100 * fraction).toFixed(1)} %`; // no probability is 1
 }
 
 if (canvas) {
