@@ -66,6 +66,17 @@ def test_the_best_is_the_best_by_validation_whatever_the_test_says(tmp_path):
     assert one.tests[0].significant
 
 
+def test_a_run_that_was_cut_short_is_marked_and_ranked_below_whole_ones(tmp_path):
+    cut = {"cut_short": "trainer.limit_val_batches=1", "configured": config(trainer={"limit_val_batches": 1})}
+    made = [a_run(tmp_path / "cut", 1.0, **cut), a_run(tmp_path / "whole", 0.5), a_run(tmp_path / "nan", None, seed=1)]
+    compared = compare(views(*made))
+    assert [one.failures for one in compared[0].configurations] == [[], ["cut short"]]
+    rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
+    assert [(Path(row["run"]).name, row["cut_short"]) for row in rows] == [
+        ("whole", ""), ("cut", "trainer.limit_val_batches=1"), ("nan", "")]  # fmt: skip
+    assert "(cut short)" in comparison_page(compared, tmp_path)
+
+
 def test_single_runs_are_compared_by_mcnemars_test(tmp_path):
     made = [
         a_run(tmp_path / "a", 0.9, right=right(range(10)), configured=config(optimizer__lr=1.0)),

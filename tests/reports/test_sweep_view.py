@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from smallvision.reports.pages import sweep_page
 from smallvision.reports.sweep_view import SweepView, TrialView
 
 NAN = math.nan
@@ -47,6 +48,14 @@ def printed(view: SweepView, limit: int | None = None, width: int = 160) -> str:
 def test_the_best_comes_first_and_equals_in_their_order() -> None:
     view = sweep(trial(0, "done", 0.5), trial(1, "done", 0.9), trial(2, "done", 0.7), trial(3, "done", 0.9))
     assert order(view) == [(1, 1), (2, 3), (3, 2), (4, 0)]
+
+
+def test_trials_that_were_cut_short_are_marked_and_come_after_whole_ones() -> None:
+    view = sweep(trial(0, "done", 0.9, cut_short="trainer.limit_val_batches=1"), trial(1, "done", 0.5))
+    assert order(view) == [(1, 1), (2, 0)]
+    assert "cut short" in printed(view)
+    assert "cut short by trainer.limit_val_batches=1" in view.as_csv()
+    assert "<strong>Cut short.</strong>" in sweep_page(view)
 
 
 def test_where_less_is_better_the_least_comes_first() -> None:

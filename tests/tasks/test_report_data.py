@@ -48,6 +48,7 @@ def test_a_partial_test_is_marked_and_its_interval_is_for_the_tested_images(tmp_
     assert "n = 50)" in process.stdout
     assert "on 50 of the 200 test images" in process.stdout
     assert results(tmp_path / "run")["tested"] == 50
+    assert results(tmp_path / "run")["cut_short"] == "trainer.limit_test_batches=1"
     assert "Partial test." in (tmp_path / "run/report.html").read_text()
 
 

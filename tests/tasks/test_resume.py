@@ -131,9 +131,12 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     assert found["metrics"]["val/acc"] == max(float(row[6]) for row in rows)
     assert float(rows[2][2]) > float(rows[0][2])  # the new rate counts
 
-    again = train(folder, "resume=run")  # nothing is left to train: the same figures
+    again = train(folder, "resume=run", "report=true")  # nothing is left to train: the same figures
     assert again.returncode == 0, again.stderr
-    assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}
+    assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")} | {"times_tested": 3}
+    assert found["times_tested"] == 2
+    assert ", tested twice" in continued.stdout
+    assert "the run was tested 3 times" in (folder / "run/report.html").read_text()
 
 
 def test_validations_within_an_epoch_are_shown_and_a_run_goes_on_from_any_of_them(tmp_path):

@@ -240,13 +240,18 @@ def test_what_was_shuffled_stays_so(mnist):
     assert process.stderr.startswith("error: data.shuffle: cannot be changed here")
 
 
-def test_a_dry_run_takes_one_batch_of_each_kind_and_leaves_all_files(tmp_path):
-    typed = ("experiment=tutorial_mnist", *SHORT, "+trainer.fast_dev_run=true", "hydra.run.dir=run")
+def test_a_dry_run_takes_one_batch_of_each_kind_is_marked_and_saves_no_model_pt(tmp_path):
+    typed = ("experiment=tutorial_mnist", *SHORT, "+trainer.fast_dev_run=true", "report=true", "hydra.run.dir=run")
     process = train(tmp_path, *typed)
     assert (process.returncode, process.stderr) == (0, "")
     found = results(tmp_path / "run")
     assert (found["status"], found["steps"], found["epochs"]) == ("completed", 1, 1)
-    assert (tmp_path / "run/model.pt").is_file()
+    assert found["cut_short"] == "trainer.fast_dev_run=true"
+    assert "cut short by trainer.fast_dev_run=true: ranked below whole runs" in process.stdout
+    assert "model.pt is not written" in process.stdout
+    assert not (tmp_path / "run/model.pt").exists()
+    assert "<strong>Cut short</strong> by trainer.fast_dev_run=true" in (tmp_path / "run/report.html").read_text()
+    assert "trainer.fast_dev_run=true" in train(tmp_path, "task=report", "runs=run").stdout
 
 
 @pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])

@@ -67,7 +67,8 @@ class Results:
 
     ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the best
     epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the run
-    directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were tested.
+    directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were tested;
+    ``times_tested``: how often the run's test set was read. ``cut_short``: the keys that left batches out, as typed.
     ``unsaved``: what could not be written, and why. ``note``: how the metrics differ from those of one process.
     ``extra``: what only one task reports, under its own keys beside the others.
     """
@@ -90,12 +91,23 @@ class Results:
     saved_model: str | None = None
     best_epoch: int | None = None
     tested: int = 0
+    times_tested: int = 0
+    cut_short: str | None = None
     unsaved: list[str] = field(default_factory=list)
     note: str | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.metrics = dict.fromkeys(METRICS) | self.metrics
+
+    @property
+    def state(self) -> str:
+        """How the run ended, for tables."""
+        return "cut short" if self.cut_short and self.status == "completed" else self.status
+
+    @property
+    def tested_text(self) -> str:
+        return "tested " + {0: "once", 1: "once", 2: "twice"}.get(self.times_tested, f"{self.times_tested} times")
 
     def to_dict(self) -> dict[str, object]:
         """The content of results.json."""

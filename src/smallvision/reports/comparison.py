@@ -22,6 +22,7 @@ SIGNIFICANT = 0.05  # a difference with a smaller p-value is no chance
 MAX_TESTED = 20  # configurations that are tested against the best one
 COLUMNS = (
     "run", "status", "data", "stand_in_for", "model", "optimizer", "seed", "epochs", "val/acc", "test/acc", "images/s",
+    "cut_short",
 )  # fmt: skip
 
 
@@ -47,8 +48,8 @@ class Configuration:
 
     @property
     def failures(self) -> list[str]:
-        """How runs ended that did not complete."""
-        return sorted({run.results.status for run in self.runs} - {"completed"})
+        """How runs ended that did not complete, or were cut short."""
+        return sorted({run.results.state for run in self.runs} - {"completed"})
 
     @cached_property
     def curve(self) -> dict[int, float]:
@@ -120,6 +121,8 @@ def group_seeds(runs: list[RunView]) -> list[Configuration]:
     """The configurations of those runs, the best by validation first."""
     settings = [settings_of(run) for run in runs]
     keys = differing_keys(settings)
+    if len({run.results.cut_short for run in runs}) > 1:
+        keys.append("cut_short")  # which whole runs lack
     found: dict[str, Configuration] = {}
     pairs = sorted(zip(runs, settings, strict=True), key=lambda pair: (pair[0].results.seed, str(pair[0].directory)))
     for run, its in pairs:
@@ -131,6 +134,8 @@ def group_seeds(runs: list[RunView]) -> list[Configuration]:
 def settings_of(view: RunView) -> dict[str, object]:
     """The config by full keys, without the ignored ones; a section's ``name`` stands under the section's own key."""
     found = {key.removesuffix(".name"): value for key, value in flatten(view.config).items()}
+    if view.results.cut_short is not None:
+        found["cut_short"] = view.results.cut_short
     return {
         key: value
         for key, value in found.items()
@@ -157,10 +162,11 @@ def _encoded(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _rank(value: float | None, run: RunView) -> tuple[bool, float, str]:
-    """The largest value first, runs without one last."""
+def _rank(value: float | None, run: RunView) -> tuple[bool, bool, float, str]:
+    """The largest value first, runs that were cut short below whole ones, runs without a value last."""
     known = value is not None and not math.isnan(value)
-    return not known, -value if value is not None and known else 0.0, str(run.directory)
+    cut_short = run.results.cut_short is not None
+    return not known, cut_short, -value if value is not None and known else 0.0, str(run.directory)
 
 
 def compare_with_best(configurations: list[Configuration]) -> list[SignificanceTest]:
@@ -214,6 +220,6 @@ def as_csv(comparisons: list[Comparison]) -> str:
         rows.append([
             view.directory, status, results.data.name, results.data.stand_in_for, results.model.name,
             results.optimizer, results.seed, results.epochs, results.metrics["val/acc"], results.metrics["test/acc"],
-            results.images_per_second, *(settings.get(key) for key in keys),
+            results.images_per_second, results.cut_short, *(settings.get(key) for key in keys),
         ])  # fmt: skip
     return csv_text(rows)

@@ -26,7 +26,8 @@ class TrialView:
     each seed that finished; ``curves``: of each seed, the metric by epoch (NaN where an epoch was not validated);
     ``runs``: the run directory of each seed that started, unless another machine has it; ``reason``: why it failed or
     was pruned, summarized in the first line; ``same_as``: the earlier trial of the same params, whose values these are;
-    ``seconds``: of all its runs together; ``host``: the machine that carried it out, where several may.
+    ``cut_short``: the keys that left batches out; ``seconds``: of all its runs together; ``host``: the machine that
+    carried it out, where several may.
     """
 
     number: int
@@ -37,6 +38,7 @@ class TrialView:
     runs: dict[int, Path] = field(default_factory=dict)
     reason: str | None = None
     same_as: int | None = None
+    cut_short: str | None = None
     seconds: float | None = None
     began: datetime | None = None
     ended: datetime | None = None
@@ -71,6 +73,8 @@ class TrialView:
         """The state for the terminal, with why it failed or which trial it repeats."""
         if self.same_as is not None:
             return f"{self.state}, as trial {self.same_as}"
+        if self.state == "done" and self.cut_short is not None:
+            return "cut short"
         failed = self.state == "failed" and self.short_reason
         return f"failed: {shorten(self.short_reason, 60)}" if failed else self.state
 
@@ -115,9 +119,9 @@ class SweepView:
 
     @cached_property
     def ranking(self) -> list[TrialView]:
-        """Done trials with a finite metric, the best first, then the earliest."""
+        """Done trials with a finite metric, whole ones first, then the best, then the earliest."""
         done = [trial for trial in self.of("done") if math.isfinite(self.loss(trial))]
-        return sorted(done, key=lambda trial: (self.loss(trial), trial.number))
+        return sorted(done, key=lambda trial: (trial.cut_short is not None, self.loss(trial), trial.number))
 
     @cached_property
     def unranked(self) -> list[TrialView]:
@@ -245,7 +249,8 @@ class SweepView:
             rows.append([
                 rank, trial.number, trial.state, sample.mean, sample.deviation, len(trial.values),
                 *(sample.interval or (None, None)), *(trial.params.get(key) for key in self.space), trial.seconds,
-                *([trial.host] if self.hosts else []), runs, trial.short_reason,
+                *([trial.host] if self.hosts else []), runs,
+                trial.short_reason or (f"cut short by {trial.cut_short}" if trial.cut_short else ""),
             ])  # fmt: skip
         return csv_text(rows)
 

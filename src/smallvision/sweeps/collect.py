@@ -126,6 +126,7 @@ def _trial_view(study: Study, number: int, trials: dict[int, FrozenTrial]) -> Tr
         runs={seed: plan.run_dir(carried_out, seed) for seed in plan.seeds} if here else {},
         reason=trial.user_attrs.get("reason"),
         same_as=same_as,
+        cut_short=trials[carried_out].user_attrs.get("cut_short"),
         seconds=sum(seconds.values()) if seconds else None,
         began=trial.datetime_start,
         ended=trial.datetime_complete,

@@ -350,6 +350,8 @@ class Study:
         if trial.state != TrialState.RUNNING or not self._owns(trial):
             return
         self._set(trial, f"seconds/{run.seed}", results.seconds.total or 0.0)
+        if results.cut_short is not None:
+            self._set(trial, "cut_short", results.cut_short)
         if results.status == "pruned":
             self._end(trial, TrialState.PRUNED, f"{self.plan.pruner} pruner, after epoch {results.epochs}")
         elif value is None:

@@ -85,6 +85,18 @@ def _kernel(arguments: dict[str, Any]) -> str:
     return " (fused)" if arguments.get("fused") else " (foreach)" if arguments.get("foreach") else ""
 
 
+def cut_short(config: Config, data: ImageDataModule) -> str | None:
+    """The keys by which the Trainer leaves out batches that there are, as typed; None where there are none."""
+    trainer = config.trainer
+    found = {key: trainer.extra[key] for key in ("fast_dev_run", "overfit_batches") if trainer.extra.get(key)}
+    for part, count in data.batches.items():
+        limit, used = getattr(trainer, f"limit_{part}_batches"), part != "test" or config.test
+        limited = limit is not None and (int(limit * count) if isinstance(limit, float) else limit) < count
+        if limited and (used if config.task == "fit" else part == config.task):
+            found[f"limit_{part}_batches"] = limit
+    return ", ".join(f"trainer.{key}={str(value).lower()}" for key, value in found.items()) or None
+
+
 def results(config: Config, experiment: Experiment, run_dir: RunDir, status: str) -> Results:
     """What results.json holds whatever the task; the task adds what it measured."""
     data = experiment.data
@@ -98,6 +110,7 @@ def results(config: Config, experiment: Experiment, run_dir: RunDir, status: str
         model=ModelResults(config.model.name, experiment.parameters),
         optimizer=config.optimizer.name,
         seconds=Seconds(total=run_dir.seconds),
+        cut_short=cut_short(config, data),
     )
 
 
@@ -111,6 +124,8 @@ def tested(console: Console, results: Results, which: str) -> None:
         console.print(f"test  loss {loss:.4f}  acc {accuracy:.4f}  ({interval}) {which}", style="bold green")
         if count < data.test:
             console.print(f"      on {count:,} of the {data.test:,} test images", style="bold yellow")
+    if results.cut_short is not None:
+        console.print(f"      cut short by {results.cut_short}: ranked below whole runs", style="bold yellow")
     if data.stand_in_for is not None:
         name = data.stand_in_for
         console.print(f"      on a stand-in for {name}: these metrics say nothing about {name}", style="bold red")

@@ -51,8 +51,10 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     last, damaged = group.from_first(partial(newest, run_dir.checkpoints))
     if last is not None:
         check_continuation(config, experiment, run_dir, last)
+    times_tested = 0
     with suppress(UserError):  # a run from the start, or killed before, has none
-        run_dir.seconds_before = Results.read(run_dir.results_json).seconds.total or 0.0
+        before = Results.read(run_dir.results_json)
+        run_dir.seconds_before, times_tested = before.seconds.total or 0.0, before.times_tested
     trainer = make_trainer(
         config,
         experiment.device,
@@ -71,6 +73,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
         run_dir.stop_file.unlink()
         console.print(f"  removed    {run_dir.stop_file}, which stopped the run before", style="yellow")
     fit = Fit(config, experiment, run_dir, trainer, console)
+    fit.times_tested = times_tested
     fit.note = common.note_on_batch_norm(experiment, group)
     if fit.note is not None:
         console.print(f"  note       {fit.note}", style="yellow")
@@ -134,6 +137,7 @@ class Fit:
         self.reason: str | None = None
         self.test_metrics: dict[str, float | None] = {}
         self.test_seconds: float | None = None
+        self.times_tested = 0
         self.saved_model: str | None = None
         self.note: str | None = None
 
@@ -145,13 +149,18 @@ class Fit:
     def test(self, best: Checkpoint) -> None:
         """Test the checkpoint that validation chose."""
         started = time.perf_counter()
+        self.times_tested += 1
         self.experiment.model.predictor.load_weights(best)
         self.trainer.test(self.experiment.model, datamodule=self.experiment.data, verbose=False)
         self.test_metrics = {name: self.trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
         self.test_seconds = time.perf_counter() - started
 
     def save_weights(self, best: Checkpoint, path: Path) -> None:
-        """Write the network's weights as a plain state dict. A full disk, say, is printed and ends nothing."""
+        """Write the network's weights as a plain state dict, unless the run was cut short. A full disk, say, is printed
+        and ends nothing.
+        """
+        if common.cut_short(self.config, self.experiment.data):
+            return
         try:
             state_dict.write(best.state_dict, self.experiment.model.predictor.network, path)
         except OSError as error:
@@ -180,7 +189,7 @@ class Fit:
         )
         results.images_per_second = timer.images / timer.train_seconds if timer.images else None
         results.saved_model = self.saved_model
-        results.tested = len(self.kept.probabilities)
+        results.tested, results.times_tested = len(self.kept.probabilities), self.times_tested
         results.unsaved, results.note = self.checkpointing.unsaved, self.note
         return results
 
@@ -218,12 +227,14 @@ class Fit:
         if self.status == "pruned":
             console.print(f"pruned after epoch {results.epochs}", style="bold")
         if self.status == "completed":
-            common.tested(console, results, f"best epoch {results.best_epoch or '-'}, tested once")
+            common.tested(console, results, f"best epoch {results.best_epoch or '-'}, {results.tested_text}")
             self._print_next(results)
 
     def _print_next(self, results: Results) -> None:
         path = self.run_dir.path
         self.console.print()
+        if self.config.save_model is not None and results.cut_short:
+            self.console.fields({"state dict": f"{self.config.save_model} is not written for a run that was cut short"})
         if self.saved_model is not None:
             normalised = common.normalisation(self.experiment.data)
             self.console.fields({"state dict": f"{self.saved_model}, of epoch {results.best_epoch}, for {normalised}"})

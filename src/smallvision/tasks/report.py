@@ -98,8 +98,8 @@ def table(one: Comparison) -> Table:
 
 
 def directories(configuration: Configuration) -> str:
-    """The first run's directory and, where it did not complete, its status; and how many more there are."""
+    """The first run's directory, how runs ended that did not complete, and how many more there are."""
     first = configuration.runs[0]
-    status = "" if first.results.status == "completed" else f" ({first.results.status})"
+    status = f" ({', '.join(configuration.failures)})" if configuration.failures else ""
     more = f" and {len(configuration.runs) - 1} more" if len(configuration.runs) > 1 else ""
     return f"{first.directory}{status}{more}"
