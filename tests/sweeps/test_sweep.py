@@ -178,3 +178,11 @@ def test_the_storage_can_be_a_database(tmp_path):
     report = train(tmp_path, "task=report", "runs=here", f"storage=sqlite:///{tmp_path}/all.db")
     assert report.returncode == 0, report.stderr
     assert report.stdout == (tmp_path / "here/leaderboard.csv").read_text()
+
+
+def test_a_launcher_whose_package_is_not_installed_is_refused(tmp_path):
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError\n")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    process = command.train(tmp_path, "-m", *SMALL, "seed=0,1", "sweep.launcher=ray", PYTHONPATH=paths)
+    assert process.returncode == 2
+    assert process.stderr == 'error: sweep.launcher=ray: needs a package: pip install "smallvision[ray]"\n'

@@ -358,6 +358,8 @@ class Sweep(Section):
     adopt_minutes: Annotated[float, Range(above=0.0)]
     retry_failed: bool
     test_best: bool
-    launcher: Literal["local", "slurm"]
+    launcher: Literal["local", "slurm", "ray"]
     launcher_options: dict[str, object]
+    address: str | None
+    resources: dict[str, object]
     trials: Count | None = field(default=None, metadata=OPTIONAL)

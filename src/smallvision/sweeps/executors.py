@@ -63,6 +63,10 @@ def make_executor(directory: Path, settings: Sweep, runs: int, device: str) -> E
 
         at_once = TPE_AT_ONCE if settings.method == "tpe" else runs
         return SlurmExecutor(directory, settings.workers or min(runs, at_once), settings.launcher_options)
+    if settings.launcher == "ray":
+        from smallvision.sweeps.ray import RayExecutor
+
+        return RayExecutor(directory, settings, device)
     found = gpus() if device in ("auto", "cuda") else []
     places = [name for name in found for _ in range(settings.per_device)]
     slots = max(1, len(places)) if settings.workers is None else settings.workers

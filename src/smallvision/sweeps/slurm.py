@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallvision.core.errors import Interrupted, UserError
-from smallvision.core.run_dir import RunDir
+from smallvision.core.errors import UserError
 from smallvision.core.system import STOP
 from smallvision.sweeps.executors import Event, last_lines
 from smallvision.sweeps.trial import TrialRun
@@ -102,12 +101,7 @@ def execute(run: TrialRun) -> str | None:
     """A job: the run, which SIGTERM (cancelled, preempted) and SIGUSR2 (its walltime is near) stop at its next step."""
     STOP.numbers = (signal.SIGTERM, signal.SIGUSR2)
     STOP.install()
-    run_dir = RunDir(run.directory)
-    while run_dir.is_locked() and STOP.signal is None:  # Slurm gave up a node where it still runs
-        time.sleep(POLL_SECONDS)
-    with suppress(Interrupted):
-        return run.execute() if run.finished() is None else None
-    return None
+    return run.execute_on_node()
 
 
 def result(run: TrialRun, job: "Job[str | None]") -> Event:

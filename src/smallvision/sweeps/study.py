@@ -30,7 +30,7 @@ from smallvision.core.run_dir import is_locked
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import grid, override_value
 from smallvision.sweeps.storage import Database, open_storage
-from smallvision.sweeps.trial import TrialRun
+from smallvision.sweeps.trial import DIRECTORY_ID, TrialRun
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Study:
 
     def _directory_id(self) -> str:
         """Tells this sweep directory from another machine's in the same storage."""
-        file = self.plan.directory / ".directory_id"
+        file = self.plan.directory / DIRECTORY_ID
         if not file.is_file():
             token = secrets.token_hex(8)
             new = file.with_name(f".{token}")

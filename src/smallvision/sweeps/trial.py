@@ -1,20 +1,25 @@
 """One run of a sweep: overrides and a directory. Whoever has these needs nothing else, on any machine."""
 
+import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallvision.config.compose import compose, force, quote, resolve_config
 from smallvision.config.schema import Config
-from smallvision.core.errors import UserError
+from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, opened
+from smallvision.core.system import STOP
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
+DIRECTORY_ID = ".directory_id"  # the file that tells a sweep's directory from all others
+LOCK_SECONDS = 2.0  # from one look at a lock to the next
 LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
 
 
@@ -80,4 +85,15 @@ class TrialRun:
             print(details, flush=True)
             first_line = " ".join(f"{type(error).__name__}: {error}".split())
             return "\n".join([first_line, *details.splitlines()[-LAST_LINES:]])
+        return None
+
+    def execute_on_node(self) -> str | None:
+        """As :meth:`execute`, in a task of a cluster, once no process of a node that was given up has the run any more;
+        None also where it has ended meanwhile, or was asked to stop.
+        """
+        run_dir = RunDir(self.directory)
+        while run_dir.is_locked() and STOP.signal is None:
+            time.sleep(LOCK_SECONDS)
+        with suppress(Interrupted):
+            return self.execute() if self.finished() is None else None
         return None
