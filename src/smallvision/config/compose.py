@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 from hydra import initialize_config_dir
@@ -59,6 +60,14 @@ PACKAGES = {
     "format=safetensors": {"safetensors": "safetensors"},
     "task=serve": {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"},
 }
+# What is often typed, by what it is called here; keys by their last part, where no key ends in it.
+ALIASES = {
+    "device=gpu": "device=cuda", "task=train": "task=fit", "task=eval": "task=test", "epochs": "trainer.max_epochs",
+    "n_epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs", "learning_rate": "optimizer.lr",
+    "bs": "data.batch_size", "wd": "optimizer.weight_decay", "gpus": "trainer.devices", "dataset": "data",
+    "network": "model", "precision": "device.precision", "patience": "early_stopping.patience",
+    "output_dir": "hydra.run.dir", "ckpt": "checkpoint", "ckpt_path": "checkpoint",
+}  # fmt: skip
 _SUFFIX = secrets.token_hex(3)
 
 OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)
@@ -87,6 +96,12 @@ def compose(
         group = override.key_or_group
         if not group:
             raise UserError(f"{override.input_line}: not of the form key=value")
+        if not sweep and override.is_sweep_override():
+            _, _, values = str(override.input_line).partition("=")
+            raise UserError(
+                f"{override.input_line}: several values; to run each of them: python train.py -m ...;"
+                f" for one list of them: {group}=[{values}]"
+            )
         if override.value() is None and not override.is_delete() and (directory / group).is_dir():
             choices = did_you_mean("", [file.stem for file in (directory / group).glob("[!_]*.yaml")])
             raise UserError(f"{group}=null: needs a choice, or leave it out.{choices}")
@@ -122,6 +137,10 @@ def parse(overrides: list[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
+        for before, after in pairwise(overrides):
+            if after[:1] == "=" or (before[-1:] == "=" and "=" not in after):
+                typed = _shortened(f"{before} {after}")
+                raise UserError(f"{typed}: no spaces around =, type key=value") from None
         raise UserError(_not_an_override(error)) from None
     except (ValueError, AssertionError, RecursionError) as error:  # faults of Hydra's parser
         raise UserError(f"{_shortened(' '.join(overrides))}: not understood ({error})") from None
@@ -145,7 +164,9 @@ def one_line_errors(overrides: list[str], directory: Path = CONFIG_DIR, name: st
         group, _, choice = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
         if group and isinstance(error, MissingConfigException) and error.options is not None:
             options = [option for option in error.options if not option.startswith("_")]
-            message = f"{group}={choice}: no such choice.{did_you_mean(choice, options)}"
+            alias = ALIASES.get(f"{group}={choice}")
+            nearest = f" Did you mean '{alias}'?" if alias else did_you_mean(choice, options)
+            message = f"{group}={choice}: no such choice.{nearest}"
         elif isinstance(error, ConfigCompositionException) and unknown is not None:
             key = str(getattr(error.__cause__, "full_key", None) or unknown[1])
             key = key if key.startswith(f"{unknown[1]}.") else unknown[1]
@@ -172,18 +193,37 @@ def _shortened(text: str) -> str:
 
 
 def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> str:
-    """The nearest key of the same section, in a config of the same choices where these can be composed."""
+    """A key that ends alike or is known by that name elsewhere, or the nearest one of the same section; in a config
+    of the same choices where these can be composed.
+    """
     chosen = [override for override in overrides if override.split("=")[0] in CHOICES]
     try:
         composed = _compose_by_hydra(chosen, directory, name)
     except (HydraException, OmegaConfBaseException):
         composed = _compose_by_hydra([], directory, name)
-    node: object = OmegaConf.to_container(composed)
+    node: object = OmegaConf.to_container(
+        OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    )
     prefix, path = "", key.replace("/", ".").split(".")
+    alike = [known for known in _keys(node) if known.endswith(f".{path[-1]}")]
+    meant = min(alike, key=_depth) if alike else ALIASES.get(path[-1], key)
     while len(path) > 1 and isinstance(node, dict) and isinstance(node.get(path[0]), dict):
         node, prefix, path = node[path[0]], f"{prefix}{path[0]}.", path[1:]
     assert isinstance(node, dict)
-    return did_you_mean(path[0], [str(known) for known in node if known != "hydra"], prefix)
+    if meant != key:
+        return f" Did you mean '{meant}'?"
+    return did_you_mean(path[0], map(str, node), prefix)
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    """All of a config, at any depth."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")
+
+
+def _depth(key: str) -> int:
+    return key.count(".")
 
 
 # One config ----------------------------------------------------------------------------------------------------
@@ -357,6 +397,11 @@ def check(config: Config) -> None:
         raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
     if "precision" in config.trainer.extra:
         raise UserError(f"trainer.precision: type device.precision={config.trainer.extra['precision']} instead")
+    if "callbacks" in config.trainer.extra:
+        raise UserError(
+            "trainer.callbacks: callbacks have a section of their own: type '+callbacks.NAME={_target_:"
+            " lightning.pytorch.callbacks.NAME}', see configs/callbacks/default.yaml"
+        )
 
 
 def _check_packages(choice: str) -> None:

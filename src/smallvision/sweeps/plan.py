@@ -211,6 +211,9 @@ def make_plan(
     dimensions = [Dimension.from_override(override, settings.method == "grid") for override in searched.values()]
     # Choices of groups first: Hydra composes them before it sets keys of them.
     dimensions.sort(key=lambda dimension: dimension.key.lstrip("+") not in CHOICES)
+    typed = any(line.startswith("sweep") for line in arguments)
+    if not (dimensions or len(seeds) > 1 or settings.seeds or typed):
+        raise UserError("-m: nothing to search; list values or seeds, for example optimizer.lr=1e-3,1e-2 or seed=0,1,2")
     higher_is_better = METRICS[settings.metric]
     plan = Plan(
         name=settings.name or "",
