@@ -375,7 +375,7 @@ def test_a_config_file_in_another_encoding_is_refused(run_dir: Path) -> None:
         ("trainer", []),
         ("trainer.max_epochs", "many"),
         ("data", "mnist"),
-        ("data.val_size", None),
+        ("data.val_size", 1.5),
         ("data.name", "../../x"),
         ("data.name", "${oc.env:HOME}"),
         ("data.augmentation", []),

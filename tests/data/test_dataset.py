@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smallvision.core.errors import UserError
 from smallvision.data import dataset as module
-from smallvision.data.dataset import Arrays, ImageDataset, mean_and_std, stratified_split
+from smallvision.data.dataset import Arrays, ImageDataset, mean_and_std, stratified_split, validation_size
 
 
 def toy() -> ImageDataset:
@@ -101,6 +101,29 @@ def test_an_empty_validation_set_leaves_everything_to_training() -> None:
     train, val = stratified_split(torch.tensor([3, 1, 1]), 0, 0)
     assert train.tolist() == [0, 1, 2]
     assert len(val) == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted", "held_out"),
+    [
+        ([20, 20, 20], None, [2, 2, 2]),
+        ([90, 4, 2, 1], None, [8, 1, 1, 0]),
+        ([3, 3, 3], None, [1, 1, 1]),
+        ([1, 1], None, [0, 0]),
+        ([40, 40], 0.25, [10, 10]),
+        ([96, 4], 0.1, [9, 1]),
+        ([5, 5], 0.01, [1, 0]),
+        ([96, 4], 3, [3, 0]),
+    ],
+)
+def test_by_default_a_tenth_is_held_out_and_of_each_class_an_image(
+    counts: list[int], wanted: float | None, held_out: list[int]
+) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    size = validation_size(labels, wanted)
+    train, val = stratified_split(labels, size, 0, each_class=not isinstance(wanted, int))
+    assert labels[val].bincount(minlength=len(counts)).tolist() == held_out
+    assert sorted([*train.tolist(), *val.tolist()]) == [*range(len(labels))]
 
 
 @pytest.mark.parametrize("size", [3, 4, 5000])

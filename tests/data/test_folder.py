@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.command import results
+from helpers.forks import train
 from PIL import Image
 
 from smallvision.core.errors import UserError
@@ -216,3 +218,18 @@ def test_a_tree_with_train_and_val_but_no_test_is_refused_rather_than_read_as_tw
             Image.new("RGB", (4, 4)).save(tmp_path / part / name / "1.png")
     with pytest.raises(UserError, match="has train but no test"):
         folder(str(tmp_path))
+
+
+def test_72_images_in_3_classes_are_trained_validated_tested_and_reported(tmp_path: Path) -> None:
+    tree(tmp_path / "my pictures", {"cat": 24, "dog": 24, "emu": 24})
+    typed = ("data=folder", "data.path=my pictures", "trainer.max_epochs=1", "hydra.run.dir=run")
+    process = train(tmp_path, *typed)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "52 train, 6 val, 14 test" in process.stdout
+    assert "6 of 58 training images (a tenth, at least one a class)" in process.stdout
+    assert (tmp_path / "run/report.html").is_file()
+    assert results(tmp_path / "run")["metrics"]["val/acc"] is not None
+    half = train(tmp_path, *typed[:3], "data.val_size=0.5", "report=false", "hydra.run.dir=half")
+    assert "29 train, 29 val, 14 test" in half.stdout, half.stderr
+    none = train(tmp_path, *typed[:3], "data.val_size=1.5")
+    assert none.stderr.startswith("error: data.val_size=1.5: must be null or a whole number at least 0 or a number at")

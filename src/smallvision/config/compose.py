@@ -420,7 +420,7 @@ def _check_data(data: Data) -> None:
         if not (os.path.isdir(expanded) if is_folder else os.path.isfile(expanded)):  # noqa: PTH112, PTH113
             raise UserError(f"data.path={path}: no such {'folder' if is_folder else 'file'}")
     count = data.extra.get("images") if data.name == "shapes" else TRAINING_IMAGES.get(data.name)
-    if isinstance(count, int) and data.val_size >= count:
+    if isinstance(count, int) and isinstance(data.val_size, int) and data.val_size >= count:
         raise UserError(
             f"data.val_size={data.val_size}: larger than the data, which has {count} training images;"
             f" use a value below {count}"

@@ -63,7 +63,8 @@ class Normalisation(Section):
 class Data(Target):
     """Which images, and in what batches."""
 
-    val_size: Natural  # images held out of the training images, class by class; 0: no validation
+    # Images, or their fraction, held out of the training images, class by class; None: a tenth; 0: no validation.
+    val_size: Natural | FractionBelowOne | None
     batch_size: Count  # images per optimizer step, over all processes
     eval_batch_size: Count  # images at once in validation and test
     drop_last: bool  # leave out a last batch that is not full

@@ -92,11 +92,23 @@ def digest(array: Tensor) -> str:
     return total.hexdigest()
 
 
-def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def validation_size(labels: Tensor, wanted: float | None) -> int:
+    """Images to hold out of those with these ``labels``: that number, that fraction, or by default a tenth, but with an
+    image of each class that has two.
+    """
+    if isinstance(wanted, int):
+        return wanted
+    if wanted is None:
+        return max(round(len(labels) / 10), int((torch.bincount(labels) > 1).sum()))
+    return max(round(len(labels) * wanted), wanted > 0)
+
+
+def stratified_split(labels: Tensor, size: int, seed: int, each_class: bool = False) -> tuple[Tensor, Tensor]:
     """Sorted indices (train, validation) of a random split with the same class proportions in both.
 
     ``labels``: int64, N. Validation gets exactly ``size`` images; each class's number is rounded by largest
-    remainder. The stream is (seed, "split").
+    remainder. ``each_class``: of each class that has two images it gets one, where ``size`` allows it. The stream is
+    (seed, "split").
 
     Raises UserError where ``size`` would leave nothing to train on.
     """
@@ -110,6 +122,11 @@ def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tens
     held_out = exact.floor().long()
     by_remainder = torch.argsort(exact - held_out, descending=True, stable=True)
     held_out[by_remainder[: size - int(held_out.sum())]] += 1
+    missing = (counts > 1) & (held_out == 0)
+    if each_class and size >= int((counts > 1).sum()):
+        for index in missing.nonzero():
+            held_out[held_out.argmax()] -= 1
+            held_out[index] = 1
 
     shuffled = torch.randperm(total, generator=stream(seed, "split"))
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]

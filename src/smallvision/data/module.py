@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from smallvision.core.errors import UserError
-from smallvision.data.dataset import ImageDataset, mean_and_std, stratified_split
+from smallvision.data.dataset import ImageDataset, mean_and_std, stratified_split, validation_size
 from smallvision.data.loader import Augmentation, Batch, BatchLoader
 
 Part = Literal["train", "val", "test"]
@@ -19,17 +19,18 @@ class ImageDataModule(pl.LightningDataModule):
     Batches are (images uint8 N x C x H x W, labels int64 N) on the training device; the LightningModule
     normalises images by ``mean`` and ``std``.
 
-    ``val_size`` training images are held out for validation, stratified, by the stream (seed, "split"). ``mean``
-    and ``std`` (a number per channel, or one for all, as fractions of 255) are measured on the rest unless
-    given. A stand-in gives at most a tenth to validation, as it is smaller than what it replaces, and its own
-    statistics are measured. The other arguments are those of :class:`BatchLoader` and :class:`Augmentation`.
+    ``val_size`` training images (a number, a fraction, or None: a tenth) are held out for validation, stratified, by
+    the stream (seed, "split"). ``mean`` and ``std`` (a number per channel, or one for all, as fractions of 255) are
+    measured on the rest unless given. A stand-in gives at most a tenth to validation, as it is smaller than what it
+    replaces, and its own statistics are measured. The other arguments are those of :class:`BatchLoader` and
+    :class:`Augmentation`.
     """
 
     def __init__(
         self,
         dataset: ImageDataset,
         *,
-        val_size: int,
+        val_size: float | None,
         batch_size: int,
         eval_batch_size: int,
         seed: int,
@@ -46,10 +47,11 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         self.dataset, self.seed, self.drop_last, self.shuffle = dataset, seed, drop_last, shuffle
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        size = validation_size(dataset.train_labels, val_size)
         if dataset.stand_in_for is not None:
-            val_size = min(val_size, len(dataset.train_labels) // 10)
+            size = min(size, len(dataset.train_labels) // 10)
             mean = std = None
-        train, val = stratified_split(dataset.train_labels, val_size, seed)
+        train, val = stratified_split(dataset.train_labels, size, seed, each_class=not isinstance(val_size, int))
         test = torch.arange(len(dataset.test_labels))
         self.indices: dict[Part, Tensor] = {"train": train, "val": val, "test": test}
         self.mean, self.std = self._normalisation(mean, std)

@@ -10,7 +10,7 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
-from smallvision.data.module import ImageDataModule
+from smallvision.data.module import ImageDataModule, Part
 from smallvision.reports.statistics import wilson
 from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.device import Device
@@ -55,6 +55,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
             "data": f"{dataset.name}, {dataset.source}",
             "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
             f" {shape_str(dataset.shape)}, {len(dataset.classes)} classes",
+            **({} if isinstance(config.data.val_size, int) else {"val": validation_taken(config, sizes)}),
             "network": f"{config.model.name}, {experiment.parameters:,} parameters,"
             f" {experiment.flops / 1e6:.3g} MFLOP an image",
         }
@@ -70,6 +71,13 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
     console.fields({"device": str(device), "run": str(run_dir.path)})
     if dataset.remark:
         console.print(f"  note       {dataset.remark}", style="yellow")
+
+
+def validation_taken(config: Config, sizes: dict[Part, int]) -> str:
+    """How many images were held out where the config gives no number of them."""
+    wanted, count = config.data.val_size, sizes["train"] + sizes["val"]
+    share = "a tenth, at least one a class" if wanted is None else f"data.val_size={wanted}"
+    return f"{sizes['val']:,} of {count:,} training images ({share}); data.val_size=NUMBER takes others"
 
 
 def optimizer(section: Optimizer, device: Device) -> str:
