@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.forks import train, train_without_torch
 
-from smallvision import cli
+from smallvision import __version__, cli
 from smallvision.config.compose import compose, resolve_config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.run_dir import RunDir
@@ -169,8 +170,11 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--help",), ("task=test", "optimizer: adam, adamw, gd, muon, sgd")),
+        (("--help",), ("task=test", "adamw         Adam with decoupled weight decay\n", "mnist_best", "install=bash")),
         (("--help", "model=resnet18"), ("ResNet18",)),
+        (("--help", "task=predict"), ("top_k: 3          # most probable classes", "Also: tta, device")),
+        (("task=predict", "--help"), ("images: ???      # a file, a folder",)),
+        (("--version",), (f"smallvision {__version__}\n",)),
         (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
         (("--cfg", "job", "optimizer=sgd", "seed=7"), ("seed: 7", "_target_: torch.optim.SGD")),
         (("--cfg", "job", "model=cifar10"), ("smallvision.data.standard.cifar10",)),
@@ -187,6 +191,15 @@ def test_what_only_shows_ends_well_without_torch_and_leaves_nothing(
     for word in words:
         assert word in done.stdout
     assert list(work.iterdir()) == []
+
+
+def test_help_is_one_screen_with_the_meaning_of_every_choice(work: Path) -> None:
+    lines = run(work, "--help").stdout.splitlines()
+    assert len(lines) < 56
+    assert max(map(len, lines)) <= 80
+    for file in (ROOT / "configs").glob("*/[!_]*.yaml"):
+        described = file.parent.name not in ("task", "callbacks", "experiment")
+        assert not described or any(re.search(rf" {file.stem} +\w.{{9}}", line) for line in lines), file
 
 
 def test_a_mistake_beside_help_flags_is_refused_too(work: Path) -> None:

@@ -7,7 +7,9 @@ traceback; 130 interrupted.
 import argparse
 import importlib
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from smallvision import __version__
 from smallvision.config.compose import (
     CONFIG_DIR,
+    WITH_CHECKPOINT,
     WITH_STATE_DICT,
     checkpoint_to_read,
     compose,
@@ -61,7 +65,9 @@ def command_line() -> None:
     """What rank 0 does, or the only process."""
     arguments = parse_arguments()
     directory = Path(arguments.config_path).resolve() if arguments.config_path else CONFIG_DIR
-    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+    if arguments.help:
+        show_help(arguments.overrides, directory)
+    elif arguments.hydra_help or arguments.info or arguments.shell_completion:
         show_by_hydra(arguments)
     elif arguments.multirun:
         sweep(arguments, directory)
@@ -77,6 +83,7 @@ def command_line() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Hydra's own flags, and the overrides. Raises UserError for what is none of them."""
     parser = get_args_parser()
+    vars(parser._option_string_actions["--version"])["version"] = f"smallvision {__version__}"  # not Hydra's
     parser.error = _refuse_argument  # type: ignore[method-assign]
     arguments = parser.parse_args()
     if arguments.experimental_rerun:  # it would unpickle a file
@@ -195,6 +202,33 @@ def sweep(arguments: argparse.Namespace, directory: Path) -> None:
         context = GlobalHydra.instance().hydra
         assert context is not None
         sweeps.run(composed, [str(line) for line in composed.hydra.overrides.task], directory, context.config_loader)
+
+
+def show_help(overrides: list[str], directory: Path) -> None:
+    """The verbs and each choice with its meaning, on one screen; of choices that are typed, their keys instead."""
+    composed = compose(force(overrides), directory)
+    typed = [override for override in parse(overrides) if (directory / override.key_or_group).is_dir()]
+    for override in typed:
+        text = described(directory / override.key_or_group / f"{override.value()}.yaml")
+        print(f"{override.input_line}\n\n{text}")
+        others = WITH_CHECKPOINT.get(str(override.value()), ()) if override.key_or_group == "task" else ()
+        if others:
+            print("Also:", ", ".join(key for key in others if f"\n{key}:" not in text))
+    if typed:
+        return
+    print(composed.hydra.help.template)
+    for group in ("model", "data", "optimizer", "scheduler", "device", "logger", "sweep"):
+        for number, file in enumerate(sorted((directory / group).glob("[!_]*.yaml"))):
+            meaning = re.match(r"# (.{,55})(?=[.,:;]\s)", described(file).replace(". ", ".\n"))
+            print(f"{'' if number else group:<10} {file.stem:<13} {meaning[1] if meaning else ''}")
+    experiments = ", ".join(sorted(file.stem for file in (directory / "experiment").glob("*.yaml")))
+    print(textwrap.fill(f"experiment {experiments}", 79, subsequent_indent=" " * 11))
+    print(composed.hydra.help.footer)
+
+
+def described(file: Path) -> str:
+    """A choice's comments and keys, without what only Hydra needs."""
+    return re.sub(r"^(# @package|defaults:|hydra:).*\n([ \t]+.*\n)*", "", file.read_text(), flags=re.MULTILINE)
 
 
 def show_by_hydra(arguments: argparse.Namespace) -> None:
