@@ -266,6 +266,10 @@ class Serve(Section):
     port: Annotated[int, Range(0, 65_535)]
     max_images: Annotated[int, Range(1, 1024)]
     max_megabytes: Annotated[float, Range(above=0, high=1024)]
+    max_connections: Annotated[int, Range(1, 10_000)]
+    header_timeout: Positive
+    body_timeout: Positive
+    log: bool
 
 
 @dataclass

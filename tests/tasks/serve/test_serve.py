@@ -5,24 +5,25 @@ import io
 import json
 import re
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.browser import browser
 from helpers.configs import resolved
-from helpers.forks import start, train
+from helpers.forks import Started, start, train
 from helpers.server import OPENER, post, serving
 from PIL import Image
 
 from smallvision.data.preprocess import InputSpec
-from smallvision.tasks.serve import stop_on_signal
 from smallvision.tasks.serve.app import PredictService, make_app
 from smallvision.training.checkpoint import read_checkpoint
 from smallvision.training.predictor import Predictor
@@ -179,27 +180,101 @@ def test_a_port_that_is_taken_and_packages_that_are_missing_are_refused(checkpoi
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sigterm_stops_the_server_and_it_exits_with_0(checkpoint, tmp_path):
-    process = start(tmp_path, "task=serve", f"checkpoint={checkpoint}", "serve.port=0", "serve.host=0.0.0.0")
+def serve(checkpoint: Path, folder: Path, *overrides: str) -> tuple[Started, str, str]:
+    """A server in a process of its own, its address, and what it has printed."""
+    process = start(folder, "task=serve", f"checkpoint={checkpoint}", "serve.port=0", *overrides)
     while "Ctrl-C" not in (output := process.out.read_text()):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    address = re.search(r"page +(http://0.0.0.0:\d+)/", output)
+    address = re.search(r"page +(http://[\d.]+:\d+)/", output)
     assert address, output
+    return process, address[1], output
+
+
+HEADERS = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+HALF = HEADERS + b"Content-Length: 100\r\n\r\nabc"
+REFUSED = HALF.replace(b"/predict", b"/nowhere")
+
+
+def connect(address: str, sent: bytes) -> socket.socket:
+    """A connection on which this is sent, and no more."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """All that the server answers until it closes the connection."""
+    answer = b""
+    with connection:
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
+
+
+def ask(address: str, method: str, path: str) -> tuple[int, Any, str | None]:
+    """The status, the JSON, and the methods that are allowed."""
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=60)
+    with closing(connection):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, json.load(answer), answer.getheader("Allow")
+
+
+def test_a_request_that_does_not_arrive_is_closed_while_others_are_answered(checkpoint, tmp_path):
+    """And with serve.log=true each that has arrived is a line."""
+    limits = ("serve.header_timeout=3", "serve.body_timeout=3", "serve.log=true")
+    process, address, output = serve(checkpoint, tmp_path, *limits)
+    silent, headers, body, refused = (connect(address, sent) for sent in (b"", HEADERS, HALF, REFUSED))
+    assert refused.recv(12) == b"HTTP/1.1 404"
+    refused.sendall(b"x")  # what comes later does not help
+    assert ask(address, "GET", "/health") == (200, {"status": "ok"}, None)
+    assert post(address, digit())[0] == 200
+    assert ask(address, "GET", "/nowhere") == (404, {"error": "Not Found"}, None)
+    assert ask(address, "GET", "/predict?a=%1b") == (405, {"error": "Method Not Allowed"}, "POST")
+    assert until_closed(silent) == until_closed(headers) == b""
+    assert until_closed(refused).endswith(b'{"error":"Not Found"}')
+    answer = until_closed(body)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"the request did not arrive whole"}')
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate()
+    lines = printed.removeprefix(output).splitlines()
+    assert [re.sub(r"^.*:\d+ - ", "", line) for line in lines] == [
+        '"POST /nowhere HTTP/1.1" 404', '"GET /health HTTP/1.1" 200', '"POST /predict HTTP/1.1" 200',
+        '"GET /nowhere HTTP/1.1" 404', '"GET /predict?a=%1b HTTP/1.1" 405', "stopped",
+    ]  # fmt: skip
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_idle_connections_shut_nobody_out_and_ctrl_c_does_not_wait_for_them(checkpoint, tmp_path):
+    """Clients that leave, or that are closed, cost not a line."""
+    limits = ("serve.header_timeout=600", "serve.body_timeout=600", "serve.max_connections=4")
+    process, address, _ = serve(checkpoint, tmp_path, *limits)
+    for sent in (b"", HEADERS, HALF):
+        connect(address, sent).close()
+    waiting = []
+    for _ in range(6):  # four, and those that have waited longest give way to the others
+        waiting.append(connect(address, REFUSED))
+        assert waiting[-1].recv(12) == b"HTTP/1.1 404"
+    assert ask(address, "GET", "/health")[0] == 200
+    for one in waiting[:3]:
+        until_closed(one)
+    assert post(address, digit())[0] == 200
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate()
+    assert (process.returncode, printed.splitlines()[-1], errors) == (0, "stopped", "")
+    for one in waiting[3:]:
+        until_closed(one)
+
+
+def test_sigterm_stops_the_server_and_it_exits_with_0(checkpoint, tmp_path):
+    process, address, output = serve(checkpoint, tmp_path, "serve.host=0.0.0.0")
     assert "open to everyone who can reach this machine" in output
     assert "STAND-IN: trained on digits, not on mnist" in output
-    assert post(address[1], digit())[0] == 200
+    assert post(address, digit())[0] == 200
     process.send_signal(signal.SIGTERM)
     after, errors = process.communicate(timeout=60)
     assert (process.returncode, after.removeprefix(output), errors) == (0, "stopped\n", "")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_stops_the_server_as_well(monkeypatch):
-    handlers: dict[int, Any] = {}
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    server = SimpleNamespace(should_exit=False)
-    stop_on_signal(server)
-    assert handlers.keys() == {signal.SIGINT, signal.SIGTERM}
-    handlers[signal.SIGINT](signal.SIGINT, None)
-    assert server.should_exit

@@ -3,7 +3,9 @@
 import logging
 import signal
 import socket
+import sys
 import threading
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     import uvicorn  # optional packages, which no other task needs
 
     from smallvision.tasks.serve.app import LOOPBACK, PredictService, make_app
+    from smallvision.tasks.serve.connections import BoundedConnection
 
     assert isinstance(checkpoint, Checkpoint)
     assert config.serve is not None
@@ -34,7 +37,14 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     service = PredictService(predictor, input_spec(predictor, config.data.name), config.serve.max_images, max_bytes)
     listening = listen(host, config.serve.port)
     app = make_app(service, host)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+    if config.serve.log:
+        logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")
+    connections = partial(BoundedConnection, config.serve)
+    settings = uvicorn.Config(
+        app, http=connections, ws="none", backlog=BACKLOG, log_config=None, access_log=config.serve.log,  # type: ignore[arg-type]
+        proxy_headers=False, server_header=False, lifespan="off",
+    )  # fmt: skip
+    server = uvicorn.Server(settings)
     stop_on_signal(server)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     console = Console()
@@ -55,6 +65,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
 def stop_on_signal(server: "Server") -> None:
     """Ctrl-C and SIGTERM let the server finish the requests that it has, and stop it."""
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of bytes that are not HTTP
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -122,6 +122,7 @@ def make_app(service: PredictService, host: str) -> Starlette:
             Route("/", HTMLResponse(page, headers=HEADERS), methods=["GET"]),
             Route("/draw.js", Response(script, media_type="text/javascript", headers=HEADERS), methods=["GET"]),
             Route("/about", JSONResponse(service.description, headers=HEADERS), methods=["GET"]),
+            Route("/health", JSONResponse({"status": "ok"}, headers=HEADERS), methods=["GET"]),
             Route("/predict", service.respond, methods=["POST"]),
         ],
         middleware=[
@@ -135,4 +136,4 @@ def make_app(service: PredictService, host: str) -> Starlette:
 async def error_response(request: Request, error: Exception) -> Response:
     """``{"error": "one line"}``."""
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=HEADERS)
+    return JSONResponse({"error": error.detail}, error.status_code, headers={**HEADERS, **(error.headers or {})})

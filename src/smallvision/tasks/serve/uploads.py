@@ -1,18 +1,16 @@
 """The images in a request, within limits, and a client that sees the answer where it sent more."""
 
-import asyncio
 import base64
 import binascii
 import json
-from contextlib import suppress
 from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_LATE_BYTES, MAX_LATE_SECONDS = 256_000_000, 30.0  # read after the answer
+MAX_LATE_BYTES = 256_000_000  # read after the answer
 
 
 class Upload(NamedTuple):
@@ -48,10 +46,13 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     if length.isdecimal() and int(length) > max_bytes:
         raise too_large
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise too_large
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise too_large
+    except ClientDisconnect:
+        raise HTTPException(400, "the body did not arrive whole") from None
     request._body = bytes(body)  # where Starlette keeps it; its parser of forms reads it there
     return request._body
 
@@ -86,7 +87,7 @@ class LingeringClose:
 
     A connection that is closed with bytes unread is reset, and clients that send their whole body before they
     read the answer (urllib, requests) would see no more than that. Reading is bounded by ``MAX_LATE_BYTES`` and
-    ``MAX_LATE_SECONDS``; nothing is kept.
+    ``serve.body_timeout``; nothing is kept.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -114,8 +115,7 @@ class _Exchange:
             await self._send(message)
             return
         await self._send({**message, "more_body": True})
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._drop(), MAX_LATE_SECONDS)
+        await self._drop()
         await self._send({"type": "http.response.body"})
 
     async def _drop(self) -> None:
