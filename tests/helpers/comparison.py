@@ -25,6 +25,6 @@ def same_end(one: Path, other: Path) -> bool:
 
 
 def same_files(one: Path, other: Path) -> bool:
-    """Whether metrics.csv and, times aside, results.json are equal, too."""
-    rows = [(run / "metrics.csv").read_bytes() for run in (one, other)]
+    """Whether metrics.csv, steps.npy and, times aside, results.json are equal, too."""
+    rows = [[(run / name).read_bytes() for name in ("metrics.csv", "steps.npy")] for run in (one, other)]
     return rows[0] == rows[1] and figures(one) == figures(other)

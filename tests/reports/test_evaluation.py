@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_fscore_support
 
 from smallvision.reports.evaluation import Accuracy, Evaluation
 from smallvision.reports.statistics import wilson
@@ -17,6 +18,16 @@ def test_predictions_are_counted_by_class_and_by_confidence():
     assert evaluation.top_confusions(5) == [(1, 0, 2)]
     # |1 - 0.9|, |0 - 0.8|, |1 - 0.7|, |0 - 0.6|, each alone in its bin
     assert evaluation.calibration_error == pytest.approx((0.1 + 0.8 + 0.3 + 0.6) / 4)
+
+
+def test_precision_recall_and_f1_are_those_of_scikit_learn():
+    random = np.random.default_rng(0)
+    labels, probabilities = random.integers(0, 4, 300), random.dirichlet([1, 1, 2, 1], 300)
+    probabilities[:, 3] = 0  # never predicted
+    classes = sorted(Evaluation(probabilities, labels).classes, key=lambda one: one.index)
+    found = [[one.precision, one.accuracy.value, one.f1, one.accuracy.count] for one in classes]
+    expected = precision_recall_fscore_support(labels, probabilities.argmax(1), zero_division=0)
+    assert np.array(found) == pytest.approx(np.stack(expected, 1))
 
 
 def test_calibrated_probabilities_have_a_small_calibration_error():

@@ -11,6 +11,7 @@ import yaml
 from helpers.outline import Outline
 from helpers.run_files import DATA, a_run, config
 
+from smallvision.core.run_dir import opened
 from smallvision.reports import pages, plots
 from smallvision.reports.run_view import RunView
 from smallvision.reports.statistics import wilson
@@ -45,6 +46,44 @@ def test_it_reports_what_ran_how_it_ended_and_how_certain_its_accuracy_is(usual)
     assert "python train.py model=linear optimizer=adam" in text
 
 
+def test_its_contents_lead_to_its_parts(usual):
+    tags = Outline(usual).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a" and attributes["href"].startswith("#")]
+    assert len(links) >= 6
+    assert {link[1:] for link in links} <= {attributes.get("id") for _, attributes in tags}
+
+
+def test_classes_have_precision_recall_f1_and_support_and_there_is_a_baseline(usual):
+    text = Outline(usual).text
+    assert "Always predicting the most frequent class, zero, would be correct for 33.5 % of these images" in text
+    assert "macromean75.0%75.0%75.0%200" in text.replace(" ", "")
+
+
+def test_loss_and_rate_of_every_step_are_drawn_and_one_epoch_has_no_curves_by_epoch(tmp_path):
+    run = a_run(tmp_path / "run", rows=1, epochs=1, best_epoch=1, steps=2000)
+    steps = np.rec.fromarrays(np.linspace(0.001, 1, 6000).reshape(3, 2000).astype("f4"), names="epoch,loss,lr")
+    np.save(run / "steps.npy", steps)
+    text = text_of(run)
+    assert "Loss of each step" in text
+    assert "mean and range of neighbours" in text
+    assert "Learning rate of each step" in " ".join(re.sub(r"[\d.]+|epoch", "", text).split())
+    assert "Loss of each epoch" not in text
+    assert "train/loss1.0000train/acc0.5000val/loss0.6000val/acc0.7500" in text
+    (run / "steps.npy").write_bytes(b"\x93NUMPY damaged")
+    assert "Loss of each step" not in text_of(run)
+
+
+def test_a_run_that_is_under_way_has_its_page_and_one_that_was_killed(tmp_path):
+    run = a_run(tmp_path / "run", 0.8, status="running", epochs=0, best_epoch=None)
+    (run / "results.json").rename(run / "running.json")
+    with opened(run, []):
+        text = text_of(run)
+        assert "and is under way: so far 2 epochs" in text
+        assert f"python train.py task=report runs={run}" in text
+        assert "(val/acc 0.8000) in epoch 2" in text
+    assert "Interrupted. Its process was killed." in text_of(run)
+
+
 def test_it_makes_no_request(usual):
     for tag, attributes in Outline(usual).tags:
         assert tag not in ("script", "link", "iframe", "object", "base", "form")
@@ -63,7 +102,7 @@ def test_a_run_that_was_not_completed_has_its_page(tmp_path, status, rows):
     (run / "report.npz").unlink()
     text = text_of(run)
     assert f"{status.capitalize()}. the loss is <nan>" in text
-    assert ("No epoch came to its end" in text) == (rows == 0)
+    assert ("No epoch has come to its end" in text) == (rows == 0)
     assert "Confusion matrix" not in text
 
 

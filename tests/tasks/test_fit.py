@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,7 +19,7 @@ def test_a_run_writes_the_files_of_a_run_directory(finished):
     folder, process = finished
     assert process.returncode == 0, process.stderr
     assert {path.name for path in (folder / "run").iterdir()} == {
-        "config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv", "train.log",
+        "config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv", "steps.npy", "train.log",
         ".lock", "checkpoints", "report.html", "report.npz",
     }  # fmt: skip
     assert {path.name for path in (folder / "run/checkpoints").iterdir()} == {
@@ -54,6 +55,17 @@ def test_metrics_csv_has_one_row_per_epoch_and_the_results_are_those_of_the_best
     found = results(folder / "run")["metrics"]
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert found[name] == float(best[name])
+
+
+def test_steps_npy_has_the_loss_and_the_rate_of_every_step(finished):
+    folder, _ = finished
+    steps = np.load(folder / "run/steps.npy")
+    assert len(steps) == 20
+    assert steps["epoch"] == pytest.approx(np.arange(1, 21) / 10)
+    with (folder / "run/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert steps["loss"][:10].mean() == pytest.approx(float(rows[0]["train/loss"]), rel=1e-3)
+    assert [steps["lr"][9], steps["lr"][19]] == pytest.approx([float(row["lr"]) for row in rows])
 
 
 def test_the_output_is_plain_text_where_it_is_not_a_terminal_and_free_of_boilerplate(finished):

@@ -15,7 +15,7 @@ def test_a_fit_and_a_test_write_their_page(finished, tmp_path):
     assert "report     run/report.html (" in process.stdout
     text = (folder / "run/report.html").read_text()
     assert "<h2>Training</h2>" in text
-    assert text.count("<svg") == 15  # four curves, reliability, a bar for each class
+    assert text.count("<svg") == 16  # five curves, reliability, a bar for each class
     view = RunView.read(folder / "run")
     assert view.evaluation.probabilities.shape == (200, 10)
     found = results(folder / "run")

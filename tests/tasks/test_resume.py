@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import command
 from helpers.command import TINY, figures, results
-from helpers.comparison import same_end
+from helpers.comparison import same_end, same_files
 from helpers.forks import start, train
 
 from smallvision.reports.run_view import RunView
@@ -44,12 +44,16 @@ def test_a_run_killed_twice_in_mid_epoch_ends_where_an_undisturbed_one_ends(tmp_
         process.kill()
         process.communicate()
         assert not (tmp_path / "cut/results.json").exists()
+    drawn = train(tmp_path, "task=report", "runs=cut")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "Its process was killed." in (tmp_path / "cut/report.html").read_text()
     assert torch.load(last, weights_only=True)["global_step"] < results(tmp_path / "whole")["steps"]
 
     continued = train(tmp_path, "resume=cut")
     assert continued.returncode == 0, continued.stderr
     assert same_end(tmp_path / "whole", tmp_path / "cut")
-    assert (tmp_path / "cut/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+    assert same_files(tmp_path / "whole", tmp_path / "cut")
+    assert not (tmp_path / "cut/running.json").exists()
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
 

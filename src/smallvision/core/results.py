@@ -115,8 +115,15 @@ class Results:
         return tree | tree.pop("extra")
 
     def write(self, run_dir: RunDir) -> None:
-        """Write results.json, whole or not at all; of several processes of one run, rank 0 writes it."""
-        run_dir.write(run_dir.results_json, json.dumps(self.to_dict(), indent=2) + "\n")
+        """Write results.json, whole or not at all; of several processes of one run, rank 0 writes it.
+
+        While the status is "running" it is running.json, which is removed once results.json is there.
+        """
+        running = self.status == "running"
+        file = run_dir.running_json if running else run_dir.results_json
+        run_dir.write(file, json.dumps(self.to_dict(), indent=2) + "\n")
+        if run_dir.is_writer and not running:
+            run_dir.running_json.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> "Results":

@@ -39,6 +39,8 @@ class RunDir:
         self.environment_json = path / "environment.json"
         self.results_json = path / "results.json"
         self.metrics_csv = path / "metrics.csv"  # a row per epoch, and per validation within one
+        self.steps_npy = path / "steps.npy"  # loss and learning rate of every step
+        self.running_json = path / "running.json"  # while the run is under way: what results.json will say of it
         self.report_html = path / "report.html"
         self.report_npz = path / "report.npz"  # the arrays that report.html shows
         self.checkpoints = path / "checkpoints"

@@ -33,10 +33,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ClassStats:
-    """The images of one class. ``confused_with``: the wrong class that they are most often taken for, and how often."""
+    """The images of one class: ``accuracy`` is their recall; ``precision``, 0 for a class that was never predicted, and
+    ``f1`` as usual; ``confused_with``: the wrong class that they are most often taken for, and how often.
+    """
 
     index: int
     accuracy: Accuracy
+    precision: float
+    f1: float
     confused_with: tuple[int, int] | None
 
 
@@ -93,11 +97,13 @@ class Evaluation:
     @cached_property
     def classes(self) -> list[ClassStats]:
         """Of each class that has images, the least accurate first."""
-        found = []
+        found, predicted = [], self.confusion.sum(0).tolist()
         for index, (row, wrong) in enumerate(zip(self.confusion.tolist(), self.errors.tolist(), strict=True)):
             if accuracy := Accuracy.of(row[index] / max(sum(row), 1), sum(row)):
-                other = wrong.index(max(wrong))
-                found.append(ClassStats(index, accuracy, (other, wrong[other]) if wrong[other] else None))
+                other, correct = wrong.index(max(wrong)), row[index]
+                precision, f1 = correct / max(predicted[index], 1), 2 * correct / (sum(row) + predicted[index])
+                confused = (other, wrong[other]) if wrong[other] else None
+                found.append(ClassStats(index, accuracy, precision, f1, confused))
         return sorted(found, key=lambda stats: stats.accuracy.value)
 
     def top_confusions(self, limit: int) -> list[tuple[int, int, int]]:

@@ -55,6 +55,7 @@ SERIES = ("trial", "best", "running", "failed", "series-5", "series-6")  # of li
 STYLE = str(resources.files("smallvision.reports") / "templates/plots.mplstyle")
 METADATA = ("Date", "Creator", "Format", "Type")  # that would differ from one drawing to the next
 MAX_CURVES = 200  # of trials
+MAX_POINTS = 800  # of a curve
 MAX_CATEGORIES = 16  # of a searched key
 
 
@@ -179,7 +180,7 @@ def _twice(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def learning_curve(view: RunView, name: str) -> Markup | None:
     """``name`` (loss or acc) by epoch, of training and validation, with the best epoch marked."""
     train, val = view.points(f"train/{name}"), view.points(f"val/{name}")
-    if not train and not val:
+    if max(len(train), len(val)) < 2:
         return None
     label = "loss" if name == "loss" else "accuracy"
     with new_plot(f"curve-{name}", f"{label} by epoch, of training and validation") as plot:
@@ -192,27 +193,44 @@ def learning_curve(view: RunView, name: str) -> Markup | None:
     return plot.svg
 
 
-def learning_rate(view: RunView) -> Markup | None:
-    """The learning rate at each epoch's end."""
-    rates = view.column("lr")
-    if not rates:
+def step_loss(view: RunView) -> Markup | None:
+    """The loss of each step; of more than ``MAX_POINTS``, mean and range of as many groups."""
+    epochs, losses = view.steps["epoch"], view.steps["loss"]
+    if len(losses) < 2:
         return None
-    with new_plot("curve-lr", "learning rate by epoch") as plot:
-        _line(plot.axes, rates, "ink")
-        plot.axes.set_ylim(0, 1.06 * max(rates.values()) or 1)
-        epoch_axis(plot.axes, len(view.rows))
+    starts = np.arange(0, len(losses), -(-len(losses) // MAX_POINTS))
+    with new_plot("curve-steps", "loss of each step") as plot:
+        low, high = np.minimum.reduceat(losses, starts), np.maximum.reduceat(losses, starts)
+        plot.axes.fill_between(epochs[starts], low, high, color=COLORS["trial"], alpha=0.25, linewidth=0)
+        means = np.add.reduceat(losses, starts) / np.diff([*starts, len(losses)])
+        plot.axes.plot(epochs[starts], means, color=COLORS["trial"], linewidth=1.1)
+        plot.axes.set_xlabel("epoch")
     return plot.svg
 
 
-def _line(axes: Axes, curve: dict[int, float] | dict[float, float], role: str) -> None:
-    marker, size = "o" if len(curve) <= 30 else "", 3.5 if len(curve) > 1 else 6
-    axes.plot(list(curve), list(curve.values()), color=COLORS[role], linewidth=1.6, marker=marker, markersize=size)
+def learning_rate(view: RunView) -> Markup | None:
+    """The learning rate of each step, or, where steps are unknown, at each epoch's end."""
+    every = -(-len(view.steps["lr"]) // MAX_POINTS) or 1
+    epochs, rates = view.steps["epoch"][::every].tolist(), view.steps["lr"][::every].tolist()
+    curve = dict(zip(epochs, rates, strict=True)) or view.column("lr")
+    if len(curve) < 2:
+        return None
+    with new_plot("curve-lr", "learning rate by epoch") as plot:
+        plot.axes.plot(list(curve), list(curve.values()), color=COLORS["ink"], linewidth=1.6)
+        plot.axes.set_ylim(0, 1.06 * max(curve.values()) or 1)
+        plot.axes.set_xlabel("epoch")
+    return plot.svg
+
+
+def _line(axes: Axes, curve: dict[float, float], role: str) -> None:
+    marker = "o" if len(curve) <= 30 else ""
+    axes.plot(list(curve), list(curve.values()), color=COLORS[role], linewidth=1.6, marker=marker, markersize=3.5)
 
 
 def epoch_seconds(view: RunView) -> Markup | None:
     """Seconds of each epoch as stacked bars: training steps, validation, the rest."""
     epochs = view.results.seconds.epochs
-    if not epochs:
+    if len(epochs) < 2:
         return None
     x = np.arange(len(epochs)) + len(view.rows) - len(epochs) + 1
     with new_plot("time", "seconds of each epoch: steps, validation and the rest") as plot:

@@ -18,11 +18,13 @@ import yaml
 
 from smallvision.config import untrusted
 from smallvision.core.errors import UserError
-from smallvision.core.results import Results
-from smallvision.core.run_dir import command
+from smallvision.core.results import METRICS, Results
+from smallvision.core.run_dir import command, is_locked
 from smallvision.reports.evaluation import Accuracy, Evaluation
 
 MAX_BYTES = 2**30  # of report.npz, unpacked
+RUNNING = "running.json"  # instead of results.json while a run is under way
+STEP_COLUMNS = ("epoch", "loss", "lr")
 MAX_ROWS = 100_000  # of metrics.csv
 UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
@@ -36,7 +38,8 @@ class ReportArrays(NamedTuple):
     ``classes``: their names. ``test_probabilities`` (N x classes) and ``test_labels`` of the tested images.
     ``mistakes`` (uint8, N x H x W x C) and ``mistake_index``: the misclassified ones of the highest confidence, in
     falling order. ``samples`` (as ``mistakes``) and ``sample_labels``: of the first training batch. ``filters`` of the
-    first layer, N x C x H x W.
+    first layer, N x C x H x W. ``layers``: their names and classes, ``layer_counts``: their parameters and their FLOPs
+    for one image.
     """
 
     classes: npt.NDArray[np.str_] = np.zeros(0, np.str_)
@@ -47,6 +50,8 @@ class ReportArrays(NamedTuple):
     samples: npt.NDArray[np.uint8] = np.zeros((0, 0, 0, 0), np.uint8)
     sample_labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
     filters: npt.NDArray[np.float32] = np.zeros((0, 0, 0, 0), np.float32)
+    layers: npt.NDArray[np.str_] = np.zeros((0, 2), np.str_)
+    layer_counts: npt.NDArray[np.int64] = np.zeros((0, 2), np.int64)
 
     @classmethod
     def read(cls, directory: Path) -> "ReportArrays":
@@ -75,6 +80,7 @@ class ReportArrays(NamedTuple):
             and all(index.min() >= 0 and index.max() < end for index, end in indices if len(index))
             and (not images or self.test_probabilities.shape[1] == classes)
             and bool(np.isfinite(self.test_probabilities).all())
+            and (self.layers.shape, self.layer_counts.shape) == ((len(self.layers), 2),) * 2
         )
 
 
@@ -91,8 +97,21 @@ class RunView:
 
     @classmethod
     def read(cls, directory: Path) -> "RunView":
-        """Raises UserError where there is no results.json that a run could have written."""
-        return cls(directory, Results.read(directory / "results.json"))
+        """Raises UserError where there is no results.json that a run could have written, nor, while it is under way, a
+        running.json; then the results are what its rows say so far.
+        """
+        if not (directory / RUNNING).is_file():
+            return cls(directory, Results.read(directory / "results.json"))
+        view = cls(directory, Results.read(directory / RUNNING))
+        results, rows = view.results, view.rows
+        if not is_locked(directory):
+            results.status, results.reason = "interrupted", "Its process was killed."
+        if rows:
+            best = max(rows, key=lambda row: (row["val/acc"] or 0.0, -(row["val/loss"] or 0.0)))
+            results.epochs, results.steps = len(rows), int(rows[-1]["step"] or 0)
+            results.metrics |= {name: best[name] for name in METRICS if name in best}
+            results.best_epoch = int(best["epoch"] or 0)
+        return view
 
     @cached_property
     def config(self) -> dict[str, object]:
@@ -125,6 +144,16 @@ class RunView:
     @cached_property
     def arrays(self) -> ReportArrays:
         return ReportArrays.read(self.directory)
+
+    @cached_property
+    def steps(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Of steps.npy, by its columns: of each step the epochs done after it, its loss, and its learning rate."""
+        try:
+            table = np.load(self.directory / "steps.npy", mmap_mode="r", allow_pickle=False)
+            columns = np.stack([table[name].astype(np.float32) for name in STEP_COLUMNS])
+        except (*UNREADABLE, IndexError):
+            columns = np.zeros((len(STEP_COLUMNS), 0), np.float32)
+        return dict(zip(STEP_COLUMNS, columns[:, np.isfinite(columns).all(0)], strict=True))
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -167,9 +196,9 @@ class RunView:
 
     @property
     def commands(self) -> dict[str, str]:
-        """Command lines that go on from this run: resume, repeat, extend, test, predict and export."""
+        """Command lines that go on from this run: resume, repeat, extend, report, test, predict and export."""
         results, run = self.results, self.directory
-        found = {}
+        found = {"report": command("task=report", f"runs={run}")}
         if results.task == "fit":
             if results.status in ("interrupted", "failed"):
                 found["resume"] = command(f"resume={run}")
@@ -200,8 +229,8 @@ def find_runs(pattern: str) -> list[Path]:
     found = {
         file.parent
         for start in map(Path, glob.glob(pattern, recursive=True))
-        for file in (start, *start.rglob("results.json"))
-        if file.name == "results.json" and file.is_file()
+        for file in (start, start / RUNNING, *start.rglob("results.json"))
+        if file.name in ("results.json", RUNNING) and file.is_file()
     }
     if not found:
         raise UserError(f"runs={pattern}: no runs there (no results.json); use runs=DIR or a glob in quotes")
@@ -215,7 +244,8 @@ def is_sweep_dir(path: Path) -> bool:
 
 def task_of(directory: Path) -> str | None:
     """What the run did (fit, test, predict ...), None where its results.json does not say."""
-    task = _mapping(directory / "results.json").get("task")
+    running = (directory / RUNNING).is_file()
+    task = _mapping(directory / (RUNNING if running else "results.json")).get("task")
     return task if isinstance(task, str) else None
 
 

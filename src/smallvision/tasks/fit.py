@@ -65,6 +65,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
         group,
     )
     group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
+    common.results(config, experiment, run_dir, "running").write(run_dir)
     verb = "training" if last is None else "continuing"
     common.summary(console, config, experiment, run_dir, f"{verb} {config.model.name}")
     for message in damaged:

@@ -43,7 +43,12 @@ def collect(experiment: Experiment, probabilities: Tensor, trained: bool) -> Rep
     """What the page shows of the tested images, of the training images where it is ``trained``, and of the network."""
     data, dataset = experiment.data, experiment.data.dataset
     tested, labels = probabilities.numpy(), dataset.test_labels[: len(probabilities)].numpy()
-    arrays = ReportArrays(classes=np.array(dataset.classes))
+    layers = experiment.layers
+    arrays = ReportArrays(
+        classes=np.array(dataset.classes),
+        layers=np.array([layer[:2] for layer in layers], np.str_).reshape(-1, 2),
+        layer_counts=np.array([layer[2:] for layer in layers], np.int64).reshape(-1, 2),
+    )
     if len(tested):
         wrong = np.flatnonzero(tested.argmax(1) != labels)
         mistakes = wrong[np.argsort(-tested[wrong].max(1), kind="stable")][:MAX_MISTAKES]

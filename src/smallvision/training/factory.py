@@ -38,7 +38,7 @@ from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointI
 from smallvision.training.classifier import Classifier
 from smallvision.training.model_spec import ModelSpec, shape_str
 from smallvision.training.optimizers import make_optimizer
-from smallvision.training.predictor import Normalise, Predictor, Whiten
+from smallvision.training.predictor import Layer, Normalise, Predictor, Whiten
 from smallvision.training.processes import Environment, Group
 
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
@@ -55,7 +55,12 @@ class Experiment:
     model: Classifier
     device: devices.Device
     parameters: int
-    flops: int
+    layers: list[Layer]
+
+    @property
+    def flops(self) -> int:
+        """Of one image, forward."""
+        return sum(layer.flops for layer in self.layers)
 
 
 def make_data(config: Config) -> ImageDataModule:
@@ -109,10 +114,10 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
                 f" classes; the checkpoint is for {shape_str(spec.shape)} in {len(spec.classes)}"
             )
         predictor = Predictor.with_weights(checkpoint, config)
-    flops = predictor.flops()
+    layers = predictor.layers()
     if checkpoint is None and config.task != "test":
         refuse_lone_image(predictor, data)
-    device = devices.choose(config.device, flops)
+    device = devices.choose(config.device, sum(layer.flops for layer in layers))
     optimizer_for = partial(make_optimizer, config, device=device)
     optimizer_for(predictor.network)  # refuse impossible values before any training
     model = Classifier(
@@ -121,7 +126,7 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
         instantiate("scheduler", config.scheduler),
         config.loss.label_smoothing,
     )
-    return Experiment(data, model, device, predictor.parameter_count, flops)
+    return Experiment(data, model, device, predictor.parameter_count, layers)
 
 
 def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:

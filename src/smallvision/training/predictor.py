@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +110,10 @@ class Predictor(nn.Module):
 
     def flops(self) -> int:
         """Floating-point operations of one image, forward. Raises UserError where the network cannot take it."""
+        return sum(layer.flops for layer in self.layers())
+
+    def layers(self) -> list["Layer"]:
+        """Those without layers of their own, and last what is outside of any. Raises UserError as :meth:`flops`."""
         training = self.training
         counter = FlopCounterMode(display=False)
         try:
@@ -119,7 +124,24 @@ class Predictor(nn.Module):
             raise UserError(f"model: cannot take images of {shape_str(self.spec.shape)}: {reason}") from None
         finally:
             self.train(training)
-        return counter.get_total_flops()
+        counts, root, found = counter.get_flop_counts(), type(self.network).__name__, []
+        for name, layer in self.network.named_modules():
+            if not any(True for _ in layer.children()):
+                flops = sum(counts.get(f"{root}.{name}" if name else root, {}).values())
+                parameters = sum(parameter.numel() for parameter in layer.parameters())
+                found.append(Layer(name, type(layer).__name__, parameters, flops))
+        flops = counter.get_total_flops() - sum(layer.flops for layer in found)
+        parameters = self.parameter_count - sum(layer.parameters for layer in found)
+        return [*found, *([Layer("others", "", parameters, flops)] if flops or parameters else [])]
+
+
+class Layer(NamedTuple):
+    """``kind``: its class; ``flops``: floating-point operations for one image, forward."""
+
+    name: str
+    kind: str
+    parameters: int
+    flops: int
 
 
 # Its layers ---------------------------------------------------------------------------------------------
