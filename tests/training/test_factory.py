@@ -16,8 +16,8 @@ from smallvision.training.factory import make_callbacks, make_data, make_experim
 
 TINY = ("model=linear", "data=shapes", "data.images=60", "data.test_images=10", "data.val_size=10", "data.size=8")
 DEFAULT = [
-    "KeyedRandomness", "ExactResume", "TerminateOnNaN", "EpochTimer", "MetricsCSV", "StepMetrics", "Checkpointing", "Progress",
-    "KeepProbabilities", "GracefulStop",
+    "KeyedRandomness", "ExactResume", "TerminateOnNaN", "EpochTimer", "MetricsCSV", "StepMetrics", "Checkpointing",
+    "Progress", "KeepProbabilities", "GracefulStop",
 ]  # fmt: skip
 
 
