@@ -5,6 +5,8 @@ traceback; 130 interrupted.
 """
 
 import argparse
+import atexit
+import gc
 import importlib
 import os
 import re
@@ -46,6 +48,7 @@ WITHOUT_RUN_DIR = ("report", "serve")
 
 def main() -> None:
     """``python train.py [flags] [overrides]``."""
+    atexit.register(gc.freeze)  # or Python's end takes seconds: it searches all that torch imported for garbage
     with exit_codes():
         if ranks.world_size() == 1:
             command_line()
