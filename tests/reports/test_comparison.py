@@ -70,11 +70,13 @@ def test_a_run_that_was_cut_short_is_marked_and_ranked_below_whole_ones(tmp_path
     cut = {"cut_short": "trainer.limit_val_batches=1", "configured": config(trainer={"limit_val_batches": 1})}
     made = [a_run(tmp_path / "cut", 1.0, **cut), a_run(tmp_path / "whole", 0.5), a_run(tmp_path / "nan", None, seed=1)]
     compared = compare(views(*made))
-    assert [one.failures for one in compared[0].configurations] == [[], ["cut short"]]
+    assert [[one.failures for one in comparison.configurations] for comparison in compared] == [[[]], [["cut short"]]]
     rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
     assert [(Path(row["run"]).name, row["cut_short"]) for row in rows] == [
         ("whole", ""), ("cut", "trainer.limit_val_batches=1"), ("nan", "")]  # fmt: skip
-    assert "(cut short)" in comparison_page(compared, tmp_path)
+    text = Outline(comparison_page(compared, tmp_path)).text
+    assert "mnist: runs that were cut short" in text
+    assert "(cut short)" in text
 
 
 def test_single_runs_are_compared_by_mcnemars_test(tmp_path):
@@ -126,7 +128,8 @@ def test_the_page_links_the_runs_own_pages(tmp_path):
     assert "2 configurations, the best by validation first" in outline.text
     assert "optimizer.lr" in outline.text
     assert "(failed)" in outline.text
-    assert "script" not in {tag for tag, _ in outline.tags}
+    assert [tag for tag, _ in outline.tags].count("script") == 1
+    assert RunView.read(made[1]).commands["report"] in outline.text  # which draws the page that it lacks
     links = [attributes["href"] for tag, attributes in outline.tags if tag == "a"]
     assert links == ["./a%200/report.html"]
 

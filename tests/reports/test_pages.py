@@ -38,6 +38,27 @@ def test_no_page_makes_requests_or_is_wider_than_a_phone_and_all_are_light_or_da
                 check(tab, page.as_uri(), width, dark)
 
 
+def test_a_comparison_is_sorted_by_a_click_and_filtered_by_what_is_typed(pages, tmp_path):
+    ranks = "[...document.querySelectorAll('.sortable tbody tr:not([hidden]) td:first-child')].map((c) => +c.innerText)"
+    with browser(tmp_path / "profile") as tab:
+        tab.open(pages[2].as_uri())
+        best = tab.value(ranks)
+        assert best == sorted(best)
+        assert len(best) == 2
+        lr = "[...document.querySelectorAll('.sortable th')].find((one) => one.innerText.startsWith('optimizer.lr'))"
+        tab.value(f"{lr}.click()")
+        first = tab.value(ranks)
+        assert tab.value(f"{lr}.ariaSort") == "ascending"
+        tab.value(f"{lr}.click()")
+        assert tab.value(f"{lr}.ariaSort") == "descending"
+        assert tab.value(ranks)[0] == first[-1]
+        tab.value("document.querySelector('input').focus()")
+        tab.call("Input.insertText", text="failed 0.001")
+        assert len(tab.value(ranks)) == 1
+        assert tab.value("document.querySelector('output').innerText") == "1 / 2"
+        assert tab.problems == []
+
+
 def check(tab: Page, address: str, width: int, dark: bool) -> None:
     tab.requests.clear()
     tab.problems.clear()

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smallvision.reports.statistics import holm, mcnemar, paired, t_interval, welch, wilson
+from smallvision.reports.statistics import (
+    MAX_SEEDS,
+    holm,
+    mcnemar,
+    paired,
+    seeds_needed,
+    t_interval,
+    welch,
+    wilson,
+)
 
 SAMPLES = st.lists(st.integers(0, 4).map(lambda n: n / 4), min_size=2, max_size=30)
 
@@ -107,3 +116,15 @@ def test_without_any_variance_equal_is_chance_and_unequal_is_not():
 def test_p_values_are_corrected_as_holm_has_it():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(("difference", "seeds"), [(1.0, 17), (0.5, 64), (2.0, 6), (0.01, MAX_SEEDS)])
+def test_the_seeds_that_a_difference_needs_are_those_of_the_t_tests_tables(difference, seeds):
+    """J. Cohen, Statistical Power Analysis (1988): of two samples of standard deviation 1, power 0.8, 5 % two-sided."""
+    first = [-(0.5**0.5), 0.5**0.5]
+    assert seeds_needed(first, [value + difference for value in first]) == seeds
+
+
+@pytest.mark.parametrize("second", [[0.5], [0.1, 0.1], [0.0, 0.0]])
+def test_without_variance_difference_or_a_second_seed_no_number_of_seeds_is_known(second):
+    assert seeds_needed([0.0, 0.0], second) is None

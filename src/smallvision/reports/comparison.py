@@ -12,7 +12,7 @@ import numpy.typing as npt
 from smallvision.core.results import DataResults
 from smallvision.reports.formatting import csv_text, setting
 from smallvision.reports.run_view import ReportArrays, RunView, flatten
-from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, welch
+from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, seeds_needed, welch
 
 # Keys and sections that do not change what is learnt: places, output, and the seed.
 IGNORED = (
@@ -100,18 +100,30 @@ class Comparison:
         return [run for configuration in self.configurations for run in configuration.runs]
 
     @property
+    def cut_short(self) -> bool:
+        """Whether these are runs that left batches out."""
+        return any(run.results.cut_short for run in self.runs)
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """How many seeds of each of the two best would tell their test/acc apart, if it differs as it does so far."""
+        first, second = (one.sample("test/acc").values for one in self.configurations[:2])
+        return seeds_needed(first, second)
+
+    @property
     def repeated(self) -> bool:
         """Whether there is a configuration of several seeds."""
         return any(len(one.runs) > 1 for one in self.configurations)
 
 
 def compare(views: Iterable[RunView]) -> list[Comparison]:
-    """One comparison for each set of images, the one with most runs first."""
-    by_images: dict[tuple[str, str], list[RunView]] = {}
+    """One comparison for each set of images, the one with most runs first; runs that were cut short are apart, last."""
+    groups: dict[tuple[bool, str, str], list[RunView]] = {}
     for view in views:
-        by_images.setdefault((view.results.data.name, view.results.data.fingerprint), []).append(view)
+        data = view.results.data
+        groups.setdefault((view.results.cut_short is not None, data.name, data.fingerprint), []).append(view)
     comparisons = []
-    for runs in sorted(by_images.values(), key=len, reverse=True):
+    for _, runs in sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]))):
         configurations = group_seeds(runs)
         comparisons.append(Comparison(runs[0].results.data, configurations, compare_with_best(configurations)))
     return comparisons
@@ -121,8 +133,6 @@ def group_seeds(runs: list[RunView]) -> list[Configuration]:
     """The configurations of those runs, the best by validation first."""
     settings = [settings_of(run) for run in runs]
     keys = differing_keys(settings)
-    if len({run.results.cut_short for run in runs}) > 1:
-        keys.append("cut_short")  # which whole runs lack
     found: dict[str, Configuration] = {}
     pairs = sorted(zip(runs, settings, strict=True), key=lambda pair: (pair[0].results.seed, str(pair[0].directory)))
     for run, its in pairs:
@@ -134,8 +144,6 @@ def group_seeds(runs: list[RunView]) -> list[Configuration]:
 def settings_of(view: RunView) -> dict[str, object]:
     """The config by full keys, without the ignored ones; a section's ``name`` stands under the section's own key."""
     found = {key.removesuffix(".name"): value for key, value in flatten(view.config).items()}
-    if view.results.cut_short is not None:
-        found["cut_short"] = view.results.cut_short
     return {
         key: value
         for key, value in found.items()

@@ -117,7 +117,8 @@ def data_uri(image: npt.NDArray[np.uint8]) -> str:
 
 
 FILTERS = (
-    metric, percent, two_digits, duration, setting, shorten, thousands, count, listing, position, link, data_uri,
+    metric, percent, two_digits, duration, setting, shorten, thousands, count, listing, short_names, position, link,
+    data_uri,
 )  # fmt: skip
 
 

@@ -5,15 +5,20 @@ What they say is in ``templates/``; here is what a template cannot compute.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from smallvision.reports import plots
 from smallvision.reports.formatting import render
 from smallvision.reports.run_view import RunView
+from smallvision.reports.statistics import MAX_SEEDS
 
 if TYPE_CHECKING:  # a run's page needs neither
     from smallvision.reports.comparison import Comparison
@@ -31,13 +36,17 @@ def comparison_page(comparisons: list[Comparison], folder: Path) -> str:
     """``comparison.html``. ``folder``: where the page will lie, for the links to the pages of the runs."""
     from smallvision.reports.comparison import MAX_TESTED, SIGNIFICANT
 
+    script = (resources.files("smallvision.reports") / "templates/table.js").read_text(encoding="utf-8")
     return render(
         "comparison_page.html",
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         comparisons=comparisons,
         folder=folder,
         plots=plots,
         max_tested=MAX_TESTED,
         significant=SIGNIFICANT,
+        max_seeds=MAX_SEEDS,
     )
 
 

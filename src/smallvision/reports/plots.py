@@ -264,8 +264,8 @@ def reliability(evaluation: Evaluation) -> Markup:
 
 def configurations(comparison: Comparison, name: str) -> Markup | None:
     """val/acc by epoch, the mean over seeds, of each configuration."""
-    lines = [configuration.curve for configuration in comparison.configurations]
-    if not any(lines):
+    lines = [configuration.curve for configuration in comparison.configurations[:MAX_CURVES]]
+    if max(map(len, lines), default=0) < 2:
         return None
     with new_plot(name, "val/acc by epoch of each configuration", width=7.2) as plot:
         plot.axes.set_ylim(*limits([value for line in lines for value in line.values()], maximize=True))
@@ -274,7 +274,7 @@ def configurations(comparison: Comparison, name: str) -> Markup | None:
             plot.axes.plot(
                 list(line), list(line.values()), color=COLORS[SERIES[place] if first else "pruned"],
                 linewidth=1.6 if first else 0.8, alpha=1 if first else 0.5,
-                marker="o" if len(line) <= 30 else "", markersize=3 if len(line) > 1 else 6,
+                marker="o" if len(line) <= 30 and first else "", markersize=3 if len(line) > 1 else 6,
             )  # fmt: skip
         epoch_axis(plot.axes, max(max(line, default=1) for line in lines))
     return plot.svg
