@@ -138,6 +138,9 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("optimizer=muon", "optimizer.rest=null"), ("optimizer",)),
     (("+optimizer.rest=os.system",), ("optimizer", "os.system")),
     (("logger._target_=subprocess.run",), ("logger._target_=subprocess.run", "lightning.pytorch.loggers")),
+    # devices that are not here
+    (("device=cuda",), ("device=cuda", "cpu")),
+    (("device=mps",), ("device=mps", "cpu")),
     # packages that are not here
     (("logger=wandb",), ("logger=wandb", "pip install wandb")),
     (("logger=mlflow",), ("logger=mlflow", "pip install mlflow-skinny")),
@@ -209,18 +212,34 @@ def test_a_mistake_beside_help_flags_is_refused_too(work: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        (("device=cuda",), ("device=cuda", "cpu")),
         (("+model.widht=[1,2]",), ("model.widht", "'widths'")),
         (("data.size=4", "data.normalisation.whiten=5"), ("data.normalisation.whiten=5", "1x4x4")),
         (("model=linear", "optimizer=muon"), ("optimizer=muon", "hidden")),
     ],
-    ids=["device", "key", "whitening", "optimizer"],
+    ids=["key", "whitening", "optimizer"],
 )
 def test_what_only_torch_can_know_is_refused_before_training(
     work: Path, typed: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    assert_refused(train(work, *SMALL, *typed), work, *words)
+    done = train(work, *SMALL, *typed)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["smallvision:", "reading"]
+    done.stdout = ""
+    assert_refused(done, work, *words)
     assert list(work.iterdir()) == []
+
+
+def test_the_first_lines_come_before_torch(work: Path) -> None:
+    """Which takes seconds to be imported."""
+    done = run(work, *SMALL)
+    assert done.stdout.splitlines() == ["smallvision: training model=mnist on data=shapes", "  loading    PyTorch"]
+
+
+def test_images_that_are_not_there_are_refused_before_torch(work: Path) -> None:
+    with zipfile.ZipFile(work / "a.ckpt", "w") as archive:
+        archive.writestr("archive/version", "3\n")
+    for images in ("nope.png", "[nope.png,none/*.png]"):
+        assert_refused(run(work, "task=predict", "checkpoint=a.ckpt", f"images={images}"), work, "nope.png")
+    assert [file.name for file in work.iterdir()] == ["a.ckpt"]
 
 
 class Marks:

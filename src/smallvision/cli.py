@@ -7,7 +7,9 @@ traceback; 130 interrupted.
 import argparse
 import atexit
 import gc
+import glob
 import importlib
+import io
 import os
 import re
 import sys
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from smallvision import __version__
 from smallvision.config.compose import (
@@ -36,14 +38,21 @@ from smallvision.config.compose import (
 )
 from smallvision.config.schema import Config
 from smallvision.core import ranks
+from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError, printable
-from smallvision.core.system import STOP
+from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
     from smallvision.core.run_dir import RunDir
     from smallvision.training.checkpoint import BareWeights, Checkpoint
 
 WITHOUT_RUN_DIR = ("report", "serve")
+TITLES = {
+    "fit": "training model={model.name} on data={data.name}", "test": "testing {checkpoint}",
+    "predict": "predicting with {checkpoint}", "export": "exporting {checkpoint} as {format}",
+    "serve": "serving {checkpoint}", "bench": "timing model={model.name} on data={data.name}",
+    "descent": "descent on {descent.function}",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -111,8 +120,16 @@ def source_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def run(composed: DictConfig, overrides: list[str]) -> Any:
     """Run the task of a composed config; gives its results."""
     file = checkpoint_to_read(composed, overrides)
-    checkpoint = read_checkpoint(file, composed, overrides) if file is not None else None
-    config = resolve_config(composed, overrides, getattr(checkpoint, "config", None))
+    if composed.task == "predict":
+        check_images(composed.images)
+    checkpoint, config = None, None if file is not None else resolve_config(composed, overrides)
+    if composed.task != "descent":
+        check_device(str(OmegaConf.select(composed, "device.name")))
+    announce(composed)
+    if file is not None:
+        checkpoint = read_checkpoint(file, composed, overrides)
+        config = resolve_config(composed, overrides, getattr(checkpoint, "config", None))
+    assert config is not None
     from smallvision.core.run_dir import RunDir, opened
 
     if config.task in WITHOUT_RUN_DIR:
@@ -124,6 +141,28 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
         return run_task(config, RunDir(path, overrides), checkpoint)
     with opened(path, overrides) as run_dir:
         return run_task(config, run_dir, checkpoint)
+
+
+def check_images(images: object) -> None:
+    """Raise UserError where none of the images to predict exists, which can be known before torch is imported."""
+    from smallvision.data.image_files import find_images
+
+    patterns = [images] if isinstance(images, str) else list(images) if isinstance(images, ListConfig) else []
+    if not all(isinstance(pattern, str) for pattern in patterns) or not patterns:
+        return  # the config's type refuses it
+    paths = [os.path.expanduser(pattern) for pattern in patterns]  # noqa: PTH111 - Path's own raises
+    if not any(path == "-" or os.path.lexists(path) or any(glob.iglob(path, recursive=True)) for path in paths):
+        find_images(images if isinstance(images, str) else patterns, io.BytesIO())
+
+
+def announce(composed: DictConfig) -> None:
+    """Print what the command does, before torch is imported, which takes seconds."""
+    console, title = Console(), TITLES.get(composed.task)
+    if title is not None:
+        resumed = OmegaConf.select(composed, "resume") if composed.task == "fit" else None
+        console.print(f"smallvision: {f'continuing {resumed}' if resumed else title.format_map(composed)}", "bold")
+        if "torch" not in sys.modules:
+            console.fields({"loading": "PyTorch"})
 
 
 def run_task(config: Config, run_dir: "RunDir | None", checkpoint: "Checkpoint | BareWeights | None") -> Any:

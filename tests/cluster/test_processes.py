@@ -167,7 +167,7 @@ def test_torchrun_starts_a_run_again_from_its_last_checkpoint(tmp_path: Path) ->
     os.kill(others(process)[1], signal.SIGKILL)
     printed = (tmp_path / "out.txt").read_text()
     assert process.wait(300) == 0, printed
-    assert "smallvision: continuing" in (tmp_path / "out.txt").read_text()
+    assert "  continuing " in (tmp_path / "out.txt").read_text()
     (metrics,) = tmp_path.glob("outputs/runs/*/*/metrics.csv")
     assert [row["epoch"] for row in rows(metrics.parent)] == list(range(1, 13))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 from smallvision.core import ranks
-from smallvision.core.errors import Interrupted
+from smallvision.core.errors import Interrupted, UserError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
 GPUS = Path("/dev")  # holds nvidia0, nvidia1, ...
@@ -32,6 +32,15 @@ def gpus() -> list[str]:
         return [name for name in visible.split(",") if name]
     found = (path.name.removeprefix("nvidia") for path in GPUS.glob("nvidia[0-9]*"))
     return sorted((name for name in found if name.isdigit()), key=int)
+
+
+def check_device(name: str) -> None:
+    """Raise UserError where ``device=name`` is known to be absent without asking torch."""
+    nodes = ("nvidiactl", "nvidia0", "dxg", "kfd", "nvmap")  # NVIDIA's; its of Windows within Linux; AMD's; Jetson's
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    cuda = not hidden and (sys.platform != "linux" or any((GPUS / node).exists() for node in nodes))
+    if not {"cuda": cuda, "mps": sys.platform == "darwin"}.get(name, True):
+        raise UserError(f"device={name}: this machine has none that torch can use; here: cpu, auto")
 
 
 class StopRequest:

@@ -30,6 +30,7 @@ def make_shared_experiment(config: Config, group: Group, checkpoint: Checkpoint 
 
 
 def _experiment(config: Config, checkpoint: Checkpoint | None) -> Experiment:
+    Console().fields({"reading": f"data={config.data.name}"})
     return make_experiment(config, make_data(config), checkpoint)
 
 
@@ -44,10 +45,9 @@ def note_on_batch_norm(experiment: Experiment, group: Group) -> str | None:
     )
 
 
-def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir, title: str) -> None:
+def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir) -> None:
     """Print what is computed on which data, before anything that takes long."""
     dataset, sizes, device = experiment.data.dataset, experiment.data.sizes, experiment.device
-    console.print(f"smallvision: {title}", style="bold")
     if dataset.stand_in_for is not None:
         console.print(f"  STAND-IN: these images are not {dataset.stand_in_for}", style="bold red")
     console.fields(

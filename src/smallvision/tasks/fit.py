@@ -66,8 +66,9 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     )
     group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
     common.results(config, experiment, run_dir, "running").write(run_dir)
-    verb = "training" if last is None else "continuing"
-    common.summary(console, config, experiment, run_dir, f"{verb} {config.model.name}")
+    common.summary(console, config, experiment, run_dir)
+    if last is not None:
+        console.fields({"continuing": f"{last.path}, after {last.step:,} steps"})
     for message in damaged:
         console.print(f"  damaged    {message}; going on from {last.path if last else None}", style="bold yellow")
     if last is not None and run_dir.stop_requested():  # that was for the process before

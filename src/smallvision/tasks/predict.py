@@ -184,7 +184,6 @@ def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number:
 def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run_dir: RunDir) -> None:
     """Which network predicts what, before it does."""
     checkpoint = predictor.checkpoint
-    console.print(f"smallvision: predicting with {one_line(str(config.checkpoint_file))}", style="bold")
     if warning := stand_in_warning(predictor):
         console.print(f"  {warning}", style="bold red")
     console.fields(

@@ -34,7 +34,7 @@ def _run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | BareWeights, 
     kept = KeepProbabilities()
     trainer = make_trainer(config, experiment.device, run_dir.path, [kept], group=group)
     group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
-    common.summary(console, config, experiment, run_dir, f"testing {checkpoint.path}")
+    common.summary(console, config, experiment, run_dir)
     if note is not None:
         console.print(f"  note       {note}", style="yellow")
     started = time.perf_counter()

@@ -157,6 +157,6 @@ def test_invalid_choices_are_refused_in_one_line(typed, message, tmp_path, capsy
 
 def test_a_refusal_leaves_nothing_behind(tmp_path):
     process = train(tmp_path, "task=descent", "descent.compare_with=[adm]")
-    assert (process.returncode, process.stdout) == (2, "")
+    assert (process.returncode, process.stdout) == (2, "smallvision: descent on parabola\n")
     assert process.stderr == ("error: descent.compare_with=adm: no such optimizer. Did you mean 'adam'?\n")
     assert not [*tmp_path.rglob("*.*")]

@@ -27,7 +27,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     assert config.bench is not None
     experiment = make_experiment(config, make_data(config))
     run_dir.describe(config.to_dict(), experiment.device.hardware)
-    common.summary(console, config, experiment, run_dir, f"timing {config.model.name}")
+    common.summary(console, config, experiment, run_dir)
     everyone = list(contenders(config, experiment))
     rates: dict[str, list[float]] = {contender.name: [] for contender in everyone}
     console.print()

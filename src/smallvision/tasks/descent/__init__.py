@@ -32,7 +32,6 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
         rows.append([descend(one, function, start, steps or function.steps, label) for label, one in compared.items()])
     run_dir.describe(config.to_dict(), hardware("cpu"))
     console = Console()
-    console.print(f"smallvision: descent on {', '.join(row[0].function.name for row in rows)}", style="bold")
     console.fields(
         {
             "optimizer": "; ".join(compared),

@@ -39,7 +39,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     images = find_images(config, predictor.spec, any(given[key] != saved.get(key) for key in ("data", "data_dir")))
     form = FORMATS[str(config.format)]
     console = Console()
-    print_summary(console, predictor, images, form.name)
+    print_summary(console, predictor, images)
     export = form.export(predictor, images, directory)
     try:
         exports = card.update(directory, predictor, export, {name: each.file for name, each in FORMATS.items()}, LIMIT)
@@ -64,11 +64,10 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
             console.fields({"also": command("task=export", f"checkpoint={config.checkpoint}", f"format={name}")})
 
 
-def print_summary(console: Console, predictor: Predictor, images: TestImages, name: str) -> None:
+def print_summary(console: Console, predictor: Predictor, images: TestImages) -> None:
     """What is exported, before anything that takes long."""
     spec, checkpoint = predictor.spec, predictor.checkpoint
     data, views = checkpoint.dataset, len(predictor.tta)
-    console.print(f"smallvision: exporting {checkpoint.path} as {name}", style="bold")
     if data.get("stand_in_for") is not None:
         console.print(f"  STAND-IN: trained on {data['name']}, not on {data['stand_in_for']}", style="bold red")
     console.fields(

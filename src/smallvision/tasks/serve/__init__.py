@@ -48,7 +48,6 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     stop_on_signal(server)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     console = Console()
-    console.print(f"smallvision: serving {config.checkpoint}", style="bold")
     if warning := stand_in_warning(predictor):
         console.print(f"  {warning}", style="bold red")
     console.fields({"page": f"{address}/", "programs": f"curl --data-binary @image.png {address}/predict"})
