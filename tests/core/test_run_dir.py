@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.command import TRAIN
 
+from smallvision.config.compose import parse
 from smallvision.core import run_dir as runs
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import RunDir, atomic_write, command, write_text
+from smallvision.core.run_dir import RunDir, assign, atomic_write, command, write_text
 
 CONFIG = {"task": "fit", "seed": 3, "resume": "old", "data": {"name": "mnist", "mean": [0.5]}}
 
@@ -146,9 +148,31 @@ def test_a_refused_run_keeps_what_somebody_else_put_there(tmp_path: Path) -> Non
     assert names(directory) == ["notes.txt"]
 
 
-@pytest.mark.parametrize("folder", ["outputs/a", "with space", "qu'ote", "$HOME;x", "größe"])
-def test_a_command_can_be_pasted_into_a_shell(folder: str) -> None:
-    assert shlex.split(command(f"resume={folder}")) == ["python", "train.py", f"resume={folder}"]
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "outputs/a",
+        "with space",
+        "qu'ote",
+        'dou"ble',
+        "$HOME;x",
+        "größe",
+        "a=b",
+        "a,b",
+        "[1]",
+        "null",
+        "2026",
+        "back\\slash",
+    ],
+)
+def test_a_command_can_be_pasted_into_a_shell_and_is_understood(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command("task=fit", assign("resume", folder)))
+    assert words[1:3] == [str(TRAIN), "task=fit"]
+    assert parse(words[3:])[0].value() == folder
+    assert shlex.split(command(anywhere=True))[:3] == ["cd", str(tmp_path), "&&"]
 
 
 def test_the_seconds_of_a_run_only_grow(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_command_is_accepted(
     folder, _ = finished
     (folder / "photos").mkdir(exist_ok=True)
     (folder / "mine.npz").touch()
-    here = {"checkpoint": "checkpoint=run/checkpoints/best.ckpt", "resume": "resume=run"}
+    here = {"checkpoint": "checkpoint=run/checkpoints/best.ckpt", "resume": "resume=run", "rerun": "rerun=run"}
     typed = [here.get(word.split("=")[0], word) for word in shlex.split(command)]
     monkeypatch.chdir(folder)
     resolve_config(compose(typed), typed)

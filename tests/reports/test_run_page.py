@@ -43,7 +43,7 @@ def test_it_reports_what_ran_how_it_ended_and_how_certain_its_accuracy_is(usual)
     low, high = wilson(150, 200)
     interval = f"95 % interval {100 * low:.2f} % to {100 * high:.2f} %"
     assert f"75.00 % accuracy on the test images (test/acc 0.7500). {interval}, n = 200, loss 0.5000." in text
-    assert "python train.py model=linear optimizer=adam" in text
+    assert "train.py rerun=" in text
 
 
 def test_its_contents_lead_to_its_parts(usual):

@@ -112,7 +112,7 @@ def test_the_best_trial_comes_with_its_metrics_and_the_command_that_runs_it_agai
     assert best is not None
     text = Outline(usual).text
     assert f"{best.value:.4f}" in text
-    assert f"python train.py -m model=mnist optimizer.lr={best.params['optimizer.lr']}" in text
+    assert f"train.py -m model=mnist optimizer.lr={best.params['optimizer.lr']}" in text
     assert "seed=0,1,2" in text
     assert "test/acc, mean of n = 3 seeds. 95 % interval 0.8952 to 0.9448." in text
 

@@ -50,7 +50,7 @@ def test_a_sweep_runs_everything_that_can_be_run(swept):
 
 def test_the_best_trial_is_printed_as_a_command_line_and_tested_once(swept):
     folder, process = swept
-    assert re.search(r"python train.py -m data=shapes .*optimizer.lr=0.01 seed=3,4$", process.stdout, re.M)
+    assert re.search(r"python \S*train.py -m data=shapes .*optimizer.lr=0.01 seed=3,4$", process.stdout, re.M)
     sweep = folder / "outputs/sweeps/lr"
     for seed in (3, 4):
         assert results(sweep / f"1-seed{seed}")["metrics"]["test/acc"] is None

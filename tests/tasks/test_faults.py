@@ -30,7 +30,9 @@ def test_a_loss_that_is_no_number_ends_the_run_at_that_step_and_keeps_what_was_g
     begun = train(tmp_path, *typed, "optimizer=sgd", "trainer.max_epochs=1")
     assert begun.returncode == 0, begun.stderr
     good = saved_step(tmp_path / "run")
-    process = train(tmp_path, "resume=run", "trainer.max_epochs=3", "optimizer.lr=1e30")
+    config = tmp_path / "run/config.yaml"
+    config.write_text(re.sub(r"^  lr: 0.*$", "  lr: 1.0e+30", config.read_text(), count=1, flags=re.MULTILINE))
+    process = train(tmp_path, "resume=run", "trainer.max_epochs=3")
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1
     told = re.search(r"the loss turned (nan|inf) in epoch 2, step (\d+), batch (\d+) ", process.stderr)

@@ -1,18 +1,23 @@
 """A run by its command line: what it prints, which files it writes, and that it is reproducible."""
 
 import csv
+import html
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.command import TINY, figures, results
+from helpers.command import TINY, TRAIN, figures, results
 from helpers.forks import train, train_without_torch
 from PIL import Image
+
+from smallvision.core.run_dir import assign
 
 
 def test_a_run_writes_the_files_of_a_run_directory(finished):
@@ -81,7 +86,7 @@ def test_the_output_is_plain_text_where_it_is_not_a_terminal_and_free_of_boilerp
 
 def test_the_commands_that_a_run_prints_can_be_run(finished):
     folder, process = finished
-    printed = re.findall(r"python train\.py (.*)", process.stdout)
+    printed = re.findall(r"python \S*train\.py (.*)", process.stdout)
     assert len(printed) == 3
     test, go_on, compare = [shlex.split(line) for line in printed]
     tested = train(folder, *test, "hydra.run.dir=tested")
@@ -124,9 +129,36 @@ def test_the_same_command_gives_the_same_results_to_the_last_digit_and_another_s
 
 def test_the_config_in_a_run_directory_is_enough_to_run_it_again(finished, tmp_path):
     folder, _ = finished
-    again = train(tmp_path, f"--config-path={folder / 'run'}", "--config-name=config", "hydra.run.dir=again")
+    again = train(tmp_path, f"rerun={folder / 'run'}", "hydra.run.dir=again")
     assert again.returncode == 0, again.stderr
-    assert figures(tmp_path / "again")["metrics"] == figures(folder / "run")["metrics"]
+    assert figures(tmp_path / "again") == figures(folder / "run")
+    lines = [line for line in again.stdout.splitlines() if line.strip()]
+    assert len(lines) == len(set(lines))
+    assert yaml.safe_load((tmp_path / "again/overrides.yaml").read_text()) == [f"rerun={folder / 'run'}"]
+    theirs, ours = (yaml.safe_load((one / "config.yaml").read_text()) for one in (folder / "run", tmp_path / "again"))
+    assert theirs == ours
+
+
+def test_every_command_that_a_run_in_an_odd_folder_prints_runs_when_it_is_pasted(finished):
+    """Also those on its page, which a shell takes in any folder."""
+    folder, _ = finished
+    odd = "it's a=b, größe"
+    begun = train(folder, "rerun=run", assign("hydra.run.dir", odd), "report=true", "trainer.max_epochs=1")
+    assert begun.returncode == 0, begun.stderr
+    page = html.unescape((folder / odd / "report.html").read_text())
+    commands = [line[len("<pre>") :] for line in re.findall(r"<pre>cd .*?(?=</pre>)", page)]
+    assert len(commands) == 6
+    for line in commands:
+        words = shlex.split(line)
+        assert words[:3] == ["cd", str(folder), "&&"]
+        assert Path(words[4]).samefile(TRAIN)
+    printed = [shlex.split(line) for line in re.findall(r"python \S*train\.py (.*)", begun.stdout)]
+    typed = [shlex.split(line)[5:] for line in commands if re.search("rerun=|task=(test|report)", line)]
+    for words in [*printed[:2], *typed]:
+        more = [] if re.match("resume=|task=report", words[0]) else [assign("hydra.run.dir", f"again {len(words[-1])}")]
+        process = train(folder, *words, *more)
+        assert process.returncode == 0, process.stderr
+        shutil.rmtree(folder / f"again {len(words[-1])}", ignore_errors=True)
 
 
 def test_runs_started_together_never_share_a_directory(tmp_path):

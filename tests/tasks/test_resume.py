@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 import torch
+import yaml
 from helpers import command
 from helpers.command import TINY, figures, results
 from helpers.comparison import same_end, same_files
@@ -69,7 +70,7 @@ def test_a_signal_ends_a_run_saved_with_130_and_the_command_that_continues_it(tm
     assert results(tmp_path / "cut")["status"] == "interrupted"
     assert (tmp_path / "cut/checkpoints/last.ckpt").is_file()
 
-    (printed,) = re.findall(r"python train\.py (.*)", out)
+    (printed,) = re.findall(r"python \S*train\.py (.*)", out)
     continued = train(tmp_path, *shlex.split(printed))
     assert continued.returncode == 0, continued.stderr
     assert train(tmp_path, *typed, "hydra.run.dir=whole").returncode == 0
@@ -124,7 +125,7 @@ def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):
 def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     folder, _ = finished
     before = (folder / "run/metrics.csv").read_text()
-    continued = train(folder, "resume=run", "trainer.max_epochs=4", "optimizer.lr=0.01")
+    continued = train(folder, "resume=run", "trainer.max_epochs=4")
     assert continued.returncode == 0, continued.stderr
     after = (folder / "run/metrics.csv").read_text()
     assert after.startswith(before)
@@ -133,14 +134,18 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     assert (found["status"], found["epochs"], found["steps"]) == ("completed", 4, 40)
     rows = [line.split(",") for line in after.splitlines()[1:]]
     assert found["metrics"]["val/acc"] == max(float(row[6]) for row in rows)
-    assert float(rows[2][2]) > float(rows[0][2])  # the new rate counts
+    schedule = "from step 21: trainer.max_epochs=4 (before: 2)"
+    assert yaml.safe_load((folder / "run/config.yaml").read_text())["continued"] == [schedule]
 
     again = train(folder, "resume=run", "report=true")  # nothing is left to train: the same figures
     assert again.returncode == 0, again.stderr
     assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")} | {"times_tested": 3}
     assert found["times_tested"] == 2
     assert ", tested twice" in continued.stdout
-    assert "the run was tested 3 times" in (folder / "run/report.html").read_text()
+    page = (folder / "run/report.html").read_text()
+    assert "the run was tested 3 times" in page
+    assert f"({schedule}), so no single command gives this run" in page
+    assert "rerun=" not in page
 
 
 def test_validations_within_an_epoch_are_shown_and_a_run_goes_on_from_any_of_them(tmp_path):
@@ -228,9 +233,15 @@ def test_a_run_begun_on_a_stand_in_does_not_go_on_with_other_images(tmp_path):
     [
         ("data.val_size=5", "data.val_size: cannot be changed here"),
         ("seed=3", "seed: cannot be changed here"),
-        ("optimizer=sgd", "optimizer: a run keeps its kind"),
-        ("optimizer.momentum=0.5", "optimizer.momentum: no such key"),
-        ("optimizer.lr=-1", "optimizer.lr=-1: must be a number above 0"),
+        ("optimizer=sgd", "optimizer: cannot be changed here"),
+        (
+            "optimizer.lr=0.1",
+            "optimizer.lr: cannot be changed here: resume= continues the run as it was, with another"
+            " trainer.max_epochs, device, logger, checkpoint or display; rerun=run starts a new run with other values",
+        ),
+        ("scheduler=none", "scheduler: cannot be changed here"),
+        ("trainer.limit_train_batches=2", "trainer.limit_train_batches: cannot be changed here"),
+        ("early_stopping.patience=1", "early_stopping.patience: cannot be changed here"),
         ("param_groups.head.lr=0.1", "param_groups.head.lr: cannot be changed here"),
         ("tta.flip=true", "tta.flip: cannot be changed here"),
     ],

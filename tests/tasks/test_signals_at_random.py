@@ -72,7 +72,7 @@ def test_a_signal_ends_a_run_saved_and_the_line_that_it_prints_continues_it_to_t
                 assert torch.load(last, weights_only=True)["global_step"] <= seen[-1]["steps"]
             else:  # in the first epoch's validation
                 assert "steps from 1 on are done again" in (tmp_path / "out.txt").read_text()
-            printed = re.findall(r"python train\.py (resume=.*)", (tmp_path / "out.txt").read_text())
+            printed = re.findall(r"python \S*train\.py (resume=.*)", (tmp_path / "out.txt").read_text())
             assert printed[-1] == f"resume={cut.name}"
             ended = forks.run(tmp_path, shlex.split(printed[-1]))
         assert ended["code"] == 0, (tmp_path / "out.txt").read_text()

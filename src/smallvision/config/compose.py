@@ -30,15 +30,17 @@ from smallvision.config.schema import GROUPS, Config, Data
 from smallvision.config.targets import check_targets
 from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
+from smallvision.core.run_dir import assign, quote
 
 CONFIG_DIR = Path(__file__).parents[3] / "configs"
 CHOICES = (*GROUPS, "task", "experiment")
-# Keys and sections that may be typed with resume=: those that leave what was learned, and the images that it was
-# learned from and selected by, as they are.
+# Keys and sections that may be typed with resume=: when and where the run goes on, and what it saves and shows, but
+# nothing by which its epochs so far would have been others.
 WITH_RESUME = (
-    "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "data.augmentation", "trainer",
-    "optimizer", "loss", "scheduler", "device", "logger", "early_stopping", "checkpoint", "test", "report",
-    "save_model", "log_every_n_batches", "callbacks", "hydra",
+    "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "trainer.max_epochs",
+    "trainer.max_steps", "trainer.max_time", "trainer.devices", "trainer.strategy", "trainer.num_nodes",
+    "trainer.timeout", "trainer.profiler", "trainer.detect_anomaly", "trainer.log_every_n_steps", "device", "logger",
+    "checkpoint", "test", "report", "save_model", "log_every_n_batches", "callbacks.progress", "hydra",
 )  # fmt: skip
 # Tasks that start from a checkpoint, which fixes everything else, and what may be typed with each.
 WITH_CHECKPOINT = {
@@ -146,12 +148,6 @@ def parse(overrides: list[str]) -> list[Override]:
         raise UserError(f"{_shortened(' '.join(overrides))}: not understood ({error})") from None
 
 
-def quote(value: object) -> str:
-    """A value as an override takes it, whatever characters it has."""
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 @contextmanager
 def one_line_errors(overrides: list[str], directory: Path = CONFIG_DIR, name: str = "train") -> Iterator[None]:
     """What Hydra and OmegaConf report in several lines becomes a UserError of one that names the key."""
@@ -237,7 +233,8 @@ def force(overrides: list[str]) -> list[str]:
     """
     parsed = parse(overrides)
     given = {override.key_or_group: override.value() for override in parsed if not override.is_delete()}
-    if given.get("resume") is None and str(given.get("task")) not in WITH_CHECKPOINT:
+    begun = given.get("resume") or given.get("rerun")
+    if begun is None and str(given.get("task")) not in WITH_CHECKPOINT:
         return overrides
     return [
         line if line[:1] in "+~" or override.key_or_group in CHOICES else f"++{line}"
@@ -270,8 +267,8 @@ def resolve_config(
 ) -> Config:
     """The typed, checked config of a start.
 
-    ``composed``: what Hydra made of the (forced) ``overrides``. With ``resume=``, or with the config of the
-    checkpoint that the task starts from, that config counts, and only what was typed is merged into it.
+    ``composed``: what Hydra made of the (forced) ``overrides``. With ``resume=`` or ``rerun=``, or with the config of
+    the checkpoint that the task starts from, that config counts, and only what was typed is merged into it.
 
     Raises UserError for whatever no run could use.
     """
@@ -283,11 +280,20 @@ def resolve_config(
     for key in ("task", "seed", "data_dir", *GROUPS, "trainer", "early_stopping"):
         if tree.get(key) is None:
             raise UserError(f"{key}: cannot be left out")
-    if tree["task"] == "fit" and tree.get("resume") is not None:
-        if not isinstance(tree["resume"], str):
-            raise UserError(f"resume={tree['resume']}: must be a run directory")
-        refuse_other_keys(parsed, WITH_RESUME, "resume continues the run as it was")
-        tree = merge_overrides(load_run_config(Path(tree["resume"])), tree, parsed)
+    for key in ("resume", "rerun"):
+        if not isinstance(tree.get(key), str | None):
+            raise UserError(f"{key}={tree[key]}: must be a run directory")
+    resume, rerun = tree.get("resume"), tree.get("rerun")
+    if tree["task"] == "fit" and resume is not None:
+        reason = (
+            "resume= continues the run as it was, with another trainer.max_epochs, device, logger, checkpoint or"
+            f" display; {assign('rerun', resume)} starts a new run with other values"
+        )
+        refuse_other_keys(parsed, WITH_RESUME, reason)
+        tree = merge_overrides(load_run_config(Path(str(resume))), tree, parsed)
+    elif tree["task"] == "fit" and rerun is not None:
+        tree = merge_overrides(load_run_config(Path(str(rerun)), "rerun"), tree, parsed, same_kind=False)
+        tree.pop("continued", None)
     elif checkpoint_config is not None:
         refuse_other_keys(parsed, WITH_CHECKPOINT[str(tree["task"])], "the checkpoint fixes it")
         tree = merge_overrides(checkpoint_config, tree, parsed)
@@ -314,13 +320,13 @@ def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reaso
 
 
 def merge_overrides(
-    saved: dict[str, object], composed: dict[str, object], overrides: list[Override]
+    saved: dict[str, object], composed: dict[str, object], overrides: list[Override], same_kind: bool = True
 ) -> dict[str, object]:
     """``saved`` with the task of ``composed`` and with every typed group and key taken from it.
 
-    Raises UserError where a typed key is in no run of that kind.
+    Raises UserError where a typed key is in no run of that kind, or where ``same_kind`` and the optimizer is another.
     """
-    task_keys = {"task", "resume", *(composed.keys() - saved.keys())}
+    task_keys = {"task", "resume", "rerun", *(composed.keys() - saved.keys())}
     if isinstance(composed.get("checkpoint"), str):
         task_keys.add("checkpoint")
     merged = copy.deepcopy(saved) | {key: composed[key] for key in composed if key in task_keys}
@@ -341,7 +347,7 @@ def merge_overrides(
         if target is not known:
             raise UserError(f"{override.key_or_group}: its section is null; set the section as a whole")
         known[name] = source[name]
-    if _optimizer_kind(merged["optimizer"]) != kind:
+    if same_kind and _optimizer_kind(merged["optimizer"]) != kind:
         raise UserError(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
     return merged
 

@@ -315,6 +315,8 @@ class Config(Section):
     save_model: WeightsFile | None  # file for the best epoch's plain state dict
     log_every_n_batches: Count | None
     resume: str | None = None  # a run directory to continue in place
+    rerun: str | None = None  # a run directory whose config a new run starts from
+    continued: list[str] | None = field(default=None, metadata=OPTIONAL)  # from which step on with which other values
     test: bool = True  # test the best epoch at the end
     checkpoint: Checkpointing | str | None = field(default=None, metadata=OPTIONAL)
     # Keys of one task each.

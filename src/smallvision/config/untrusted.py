@@ -30,13 +30,15 @@ HANDLERS = {"logging.StreamHandler", "logging.FileHandler"}  # those of Hydra's 
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 
 
-def load_run_config(run_dir: Path) -> dict[str, Any]:
-    """The config that a run directory keeps, as plain data. Raises UserError where there is none, or no config."""
+def load_run_config(run_dir: Path, key: str = "resume") -> dict[str, Any]:
+    """The config that a run directory, typed as ``key``, keeps, as plain data. Raises UserError where there is none, or
+    no config.
+    """
     file = run_dir / "config.yaml"
     if not os.path.isdir(run_dir):  # noqa: PTH112 - Path's own raises for a name that is too long
-        raise UserError(f"resume={run_dir}: no such run directory")
+        raise UserError(f"{key}={run_dir}: no such run directory")
     if not os.path.isfile(file):  # noqa: PTH113
-        raise UserError(f"resume={run_dir}: not a run directory: it has no config.yaml")
+        raise UserError(f"{key}={run_dir}: not a run directory: it has no config.yaml")
     return validate_untrusted_config(_read_yaml(file), str(file))
 
 

@@ -4,8 +4,11 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +26,8 @@ from smallvision.core.errors import UserError
 PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
 )  # fmt: skip
+SCRIPT = Path(__file__).parents[3] / "train.py"
+WORDS = ("null", "true", "false", "nan", "inf")  # that are values of their own in an override
 SCRATCH = ".part"  # ends the name of a file that is being written
 
 
@@ -106,11 +111,12 @@ class RunDir:
         self._described = True
         if not self.is_writer:
             return
-        plain = {key: value for key, value in config.items() if key != "resume"}
+        plain = {key: value for key, value in config.items() if key not in ("resume", "rerun")}
         self.write(self.config_file, yaml.safe_dump(plain, sort_keys=False))
         before = yaml.safe_load(self.overrides_file.read_text()) if self.overrides_file.is_file() else []
-        before += [one for one in self.overrides if one not in before and not one.startswith(("resume=", "hydra."))]
-        self.write(self.overrides_file, yaml.safe_dump(before))
+        typed = [one for one in self.overrides if not one.startswith(("resume=", "hydra."))]
+        last = {one.partition("=")[0]: one for one in [*before, *typed]}
+        self.write(self.overrides_file, yaml.safe_dump([*last.values()]))
         self.write(self.environment_json, json.dumps(environment(hardware, self.overrides), indent=2) + "\n")
 
     @property
@@ -166,9 +172,27 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def command(*arguments: str) -> str:
-    """A command line that a shell takes as it stands."""
-    return shlex.join(["python", "train.py", *arguments])
+def command(*arguments: str, anywhere: bool = False) -> str:
+    """A command line that a shell takes as it stands in this folder, or ``anywhere``."""
+    python = "python" if shutil.which("python") == sys.executable else _from_here(Path(sys.executable))
+    line = shlex.join([python, _from_here(SCRIPT), *arguments])
+    return f"cd {shlex.quote(str(Path.cwd()))} && {line}" if anywhere else line
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def assign(key: str, value: object) -> str:
+    """``key=value`` as Hydra takes it, in quotes where the value needs them."""
+    plain = re.fullmatch(r"[A-Za-z_./][\w./+-]*", str(value), re.ASCII) and str(value).lower() not in WORDS
+    return f"{key}={value if plain else quote(value)}"
+
+
+def quote(value: object) -> str:
+    """A value as an override takes it, whatever characters it has."""
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")  # others stand for themselves
+    return f"'{escaped}'"
 
 
 def environment(hardware: str, overrides: list[str]) -> dict[str, object]:
@@ -185,7 +209,7 @@ def environment(hardware: str, overrides: list[str]) -> dict[str, object]:
         "hardware": hardware,
         "packages": versions,
         "git": git_revision(),
-        "command": command(*overrides),
+        "command": shlex.join(["python", "train.py", *overrides]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -19,7 +19,7 @@ import yaml
 from smallvision.config import untrusted
 from smallvision.core.errors import UserError
 from smallvision.core.results import METRICS, Results
-from smallvision.core.run_dir import command, is_locked
+from smallvision.core.run_dir import assign, command, is_locked
 from smallvision.reports.evaluation import Accuracy, Evaluation
 
 MAX_BYTES = 2**30  # of report.npz, unpacked
@@ -198,19 +198,26 @@ class RunView:
     def commands(self) -> dict[str, str]:
         """Command lines that go on from this run: resume, repeat, extend, report, test, predict and export."""
         results, run = self.results, self.directory
-        found = {"report": command("task=report", f"runs={run}")}
+        found = {"report": ["task=report", assign("runs", run)]}
         if results.task == "fit":
             if results.status in ("interrupted", "failed"):
-                found["resume"] = command(f"resume={run}")
-            found["repeat"] = command(*self.overrides)
+                found["resume"] = [assign("resume", run)]
+            if not self.continued:
+                found["repeat"] = [assign("rerun", run)]
             if results.status == "completed":
-                found["extend"] = command(f"resume={run}", f"trainer.max_epochs={2 * results.epochs}")
+                found["extend"] = [assign("resume", run), f"trainer.max_epochs={2 * results.epochs}"]
         if best := results.best_checkpoint:
             inside = results.task == "fit" and not Path(best).is_absolute() and (run / best).is_file()
-            checkpoint = f"checkpoint={run / best if inside else best}"
+            checkpoint = assign("checkpoint", run / best if inside else best)
             for task, more in {"test": [], "predict": ["images=FILES"], "export": ["format=onnx"]}.items():
-                found[task] = command(f"task={task}", checkpoint, *more)
-        return found
+                found[task] = [f"task={task}", checkpoint, *more]
+        return {name: command(*arguments, anywhere=True) for name, arguments in found.items()}
+
+    @property
+    def continued(self) -> list[str]:
+        """From which step on a run went on with another schedule, so that no single command gives it."""
+        lines = self.config.get("continued")
+        return [str(line) for line in lines] if isinstance(lines, list) else []
 
 
 def flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:

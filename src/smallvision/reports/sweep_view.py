@@ -231,11 +231,11 @@ class SweepView:
             one.run = one.run or next(iter(trial.runs.values()), None)
         return sorted(found.values(), key=lambda one: -len(one.numbers))
 
-    def command(self, trial: TrialView) -> str:
-        """The line that runs that configuration again with all its seeds."""
+    def command(self, trial: TrialView, anywhere: bool = False) -> str:
+        """The line that runs that configuration again with all its seeds, here or ``anywhere``."""
         values = [f"{key}={value}" for key, value in trial.params.items()]
         flags = ["-m"] if len(self.seeds) > 1 else []
-        return command(*flags, *self.fixed, *values, f"seed={','.join(map(str, self.seeds))}")
+        return command(*flags, *self.fixed, *values, f"seed={','.join(map(str, self.seeds))}", anywhere=anywhere)
 
     def as_csv(self) -> str:
         """leaderboard.csv, for other programs: numbers with all their digits, run directories joined by ``;``."""

@@ -27,6 +27,7 @@ PLAN_FILE = "sweep.yaml"
 METRICS = {"val/acc": True, "val/loss": False}  # whether a higher value is better
 NOT_IN_SWEEPS = {
     "resume": "the same sweep command again continues a sweep",
+    "rerun": "a sweep composes its runs from the configs; type the values instead",
     "task": "a sweep consists of fits",
     "hydra": "of Hydra's own keys only hydra.sweep.dir can be set here",
 }

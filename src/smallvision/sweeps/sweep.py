@@ -11,11 +11,10 @@ from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from smallvision.config.compose import quote
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, clear_scratch, write_text
+from smallvision.core.run_dir import RunDir, assign, clear_scratch, write_text
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
@@ -236,7 +235,7 @@ class Sweep:
         for seed, directory in best.runs.items():
             test_dir = RunDir(self.plan.directory / f"test-{directory.name}")
             checkpoint = RunDir(directory).best_checkpoint
-            overrides = ["task=test", f"checkpoint={quote(checkpoint)}", f"hydra.run.dir={quote(test_dir.path)}"]
+            overrides = ["task=test", assign("checkpoint", checkpoint), assign("hydra.run.dir", test_dir.path)]
             script = self.plan.configs.parent / "train.py"
             process = subprocess.run([sys.executable, str(script), *overrides], capture_output=True, text=True)
             if process.returncode != 0:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smallvision.config.compose import compose, force, quote, resolve_config
+from smallvision.config.compose import compose, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, opened
+from smallvision.core.run_dir import RunDir, assign, opened
 from smallvision.core.system import STOP
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TrialRun:
     def command_line(self) -> list[str]:
         """The overrides that begin it, or that continue it once it has begun."""
         begun = RunDir(self.directory).config_file.is_file()
-        return [f"resume={quote(self.directory)}"] if begun else self.overrides
+        return [assign("resume", self.directory)] if begun else self.overrides
 
     def compose(self, overrides: list[str]) -> Config:
         """The config of that command line. Raises UserError where it could not be run, or not in a sweep."""

@@ -14,7 +14,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, Pruned, UserError
 from smallvision.core.results import METRICS, EpochSeconds, Results, Seconds
-from smallvision.core.run_dir import RunDir, command
+from smallvision.core.run_dir import RunDir, assign, command
 from smallvision.tasks import common
 from smallvision.tasks.report_data import write_report
 from smallvision.training import loggers, state_dict
@@ -51,6 +51,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     last, damaged = group.from_first(partial(newest, run_dir.checkpoints))
     if last is not None:
         check_continuation(config, experiment, run_dir, last)
+        config = with_continuation(config, last)
     times_tested = 0
     with suppress(UserError):  # a run from the start, or killed before, has none
         before = Results.read(run_dir.results_json)
@@ -122,6 +123,17 @@ def check_continuation(config: Config, experiment: Experiment, run_dir: RunDir, 
     epoch, max_epochs = position["epoch"] + (position["batch"] > 0), config.trainer.max_epochs
     if epoch > max_epochs:
         raise UserError(f"trainer.max_epochs={max_epochs}: the run is in epoch {epoch} already")
+
+
+def with_continuation(config: Config, last: Checkpoint) -> Config:
+    """The config, which says from which step on a schedule of another length counts, so that no single run is this."""
+    before, now = last.config["trainer"], config.trainer
+    keys = [key for key in ("max_epochs", "max_steps") if before.get(key) != getattr(now, key)]
+    if config.scheduler.name == "none" or not keys or not last.step:
+        return config
+    changes = ", ".join(f"trainer.{key}={getattr(now, key)} (before: {before.get(key)})" for key in keys)
+    line = f"from step {last.step + 1}: {changes}"
+    return config.updated({"continued": [*(one for one in config.continued or [] if one != line), line]})
 
 
 class Fit:
@@ -202,7 +214,7 @@ class Fit:
         try:
             loggers.log_final(
                 self.trainer.loggers,
-                self.config.without("resume", "task", "report"),
+                self.config.without("resume", "rerun", "task", "report"),
                 results.metrics,
                 self.experiment.model,
                 next(iter(self.experiment.data.train_dataloader())),
@@ -223,7 +235,7 @@ class Fit:
             when = f"after {steps:,} steps" if steps else "before the first step"
             again = f"; steps from {saved + 1:,} on are done again" if saved < steps else ", all of it saved"
             console.print(f"interrupted {when}{again}. To continue:", style="bold")
-            console.print(f"  {command(f'resume={self.run_dir.path}')}")
+            console.print(f"  {command(assign('resume', self.run_dir.path))}")
         if unsaved:
             console.print(f"{len(unsaved)} times something could not be saved, last: {unsaved[-1]}", style="bold red")
         if self.status == "pruned":
@@ -233,7 +245,7 @@ class Fit:
             self._print_next(results)
 
     def _print_next(self, results: Results) -> None:
-        path = self.run_dir.path
+        path, more = self.run_dir.path, f"trainer.max_epochs={2 * self.config.trainer.max_epochs}"
         self.console.print()
         if self.config.save_model is not None and results.cut_short:
             self.console.fields({"state dict": f"{self.config.save_model} is not written for a run that was cut short"})
@@ -243,8 +255,8 @@ class Fit:
         others = path.parent.parent if path.parent.parent.name == "runs" else path.parent
         self.console.fields(
             {
-                "test again": command("task=test", f"checkpoint={self.run_dir.best_checkpoint}"),
-                "continue": command(f"resume={path}", f"trainer.max_epochs={2 * self.config.trainer.max_epochs}"),
-                "compare": command("task=report", f"runs={others}"),
+                "test again": command("task=test", assign("checkpoint", self.run_dir.best_checkpoint)),
+                "continue": command(assign("resume", path), more),
+                "compare": command("task=report", assign("runs", others)),
             }
         )

@@ -184,7 +184,7 @@ def make_callbacks(
         "checkpoint": checkpoint,
         "contents": {  # of every checkpoint, to rebuild its model and to say what it learned from
             "format": FORMAT,
-            "config": config.without("resume"),
+            "config": config.without("resume", "rerun"),
             "shape": list(data.dataset.shape),
             "classes": list(data.dataset.classes),
             "mean": list(data.mean),

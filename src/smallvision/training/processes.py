@@ -28,7 +28,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, UserError
-from smallvision.core.run_dir import RunDir, command
+from smallvision.core.run_dir import RunDir, assign, command
 from smallvision.core.system import STOP
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Group:
             with suppress(RuntimeError):
                 if self.store is not None and self.store.check(["failed"]):
                     reason = self.store.get("failed").decode()
-            again = "" if self.run_dir is None else f"; {command(f'resume={self.run_dir.path}')} goes on"
+            again = "" if self.run_dir is None else f"; {command(assign('resume', self.run_dir.path))} goes on"
             raise UserError(f"another process of this run was lost ({reason}){again}") from None
 
 
@@ -359,7 +359,7 @@ class Watchdog(threading.Thread):
         for child in self.children:
             child.kill()
         if ranks.rank() == 0 and not self.stopped.is_set():
-            again = command(f"resume={self.run_dir.path}")
+            again = command(assign("resume", self.run_dir.path))
             print(f"another process of this run does not answer. To continue: {again}", file=sys.stderr, flush=True)
         os._exit(code)
 

@@ -9,7 +9,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
-from smallvision.core.run_dir import RunDir, command
+from smallvision.core.run_dir import RunDir, assign, command
 from smallvision.reports.formatting import count, duration, shorten
 from smallvision.tasks.export import card
 from smallvision.tasks.export.formats import FORMATS, LIMIT, TestImages
@@ -61,7 +61,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     console.fields({"how to use": str(directory / card.FILE)})
     for name in FORMATS:
         if name not in exports:
-            console.fields({"also": command("task=export", f"checkpoint={config.checkpoint}", f"format={name}")})
+            console.fields({"also": command("task=export", assign("checkpoint", config.checkpoint), f"format={name}")})
 
 
 def print_summary(console: Console, predictor: Predictor, images: TestImages) -> None:
