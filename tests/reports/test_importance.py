@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smallvision.reports.importance import Axis, importance
+from smallvision.reports.importance import Axis, at_edge, importance
 from smallvision.reports.sweep_view import SweepView, TrialView
 
 
@@ -24,6 +24,22 @@ def test_the_key_that_matters_is_found() -> None:
     assert found.fractions["lr"] > 0.8
     assert sum(found.fractions.values()) == pytest.approx(1)
     assert (found.trials, found.obstacle) == (24, "")
+
+
+@pytest.mark.parametrize(
+    ("space", "values", "edge"),
+    [
+        ("tag(log, interval(1e-4, 1e-1))", ["0.05", "0.09", "0.001"], {}),
+        ("tag(log, interval(1e-4, 1e-1))", ["0.09", "0.01", "0.001"], {"lr": "largest"}),
+        ("interval(0, 10)", ["0.4", "5", "9"], {"lr": "smallest"}),
+        ("32,64,128", ["128", "64", "32"], {"lr": "largest"}),
+        ("a,b,c", ["a", "b", "c"], {}),
+        ("1,2", ["1", "2"], {}),  # of two values, one is always at the edge
+    ],
+)
+def test_a_winner_at_the_edge_of_its_range_is_found(space: str, values: list[str], edge: dict[str, str]) -> None:
+    trials = [({"lr": value}, 0.9 - 0.1 * place) for place, value in enumerate(values)]
+    assert at_edge(sweep({"lr": space}, *trials)) == edge
 
 
 @pytest.mark.parametrize(

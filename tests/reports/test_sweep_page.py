@@ -3,11 +3,13 @@
 import math
 import re
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from helpers.outline import Outline
 from helpers.sweeps import a_sweep, a_trial, usual_sweep
+from matplotlib.figure import Figure
 
 from smallvision.reports import importance, plots
 from smallvision.reports.pages import sweep_page
@@ -100,6 +102,51 @@ def test_what_is_in_files_is_shown_and_not_obeyed() -> None:
     assert all(link.startswith(("./", "#")) for link in links)
 
 
+def test_a_tie_and_a_winner_at_the_edge_of_its_range_are_said() -> None:
+    rates = ["0.001", "0.01", "0.1"]
+    trials = [a_trial(n, params={"optimizer.lr": rate}, values={0: 0.9}) for n, rate in enumerate(rates)]
+    text = text_of(a_sweep(*trials, space={"optimizer.lr": ",".join(rates)}))
+    assert "A tie: trials 1 and 2 reached the same val/acc; the earliest is shown as the best." in text
+    assert "At the edge: the best optimizer.lr is the smallest that was searched; a smaller one might" in text
+    trials[1] = replace(trials[1], values={0: 0.95})
+    text = text_of(a_sweep(*trials, space={"optimizer.lr": ",".join(rates)}))
+    assert "A tie" not in text
+    assert "At the edge" not in text
+
+
+def test_values_are_drawn_as_parallel_coordinates_and_the_best_against_time() -> None:
+    start = datetime(2026, 1, 1)
+    trials = [a_trial(n, began=start + timedelta(minutes=n), ended=start + timedelta(minutes=n + 2)) for n in range(5)]
+    page = sweep_page(a_sweep(*trials))
+    assert 'aria-label="each trial&#39;s values of' in page
+    assert 'aria-label="val/acc by time, and the best so far"' in page
+    assert "val/acc against time" not in text_of(usual_sweep())  # whose trials have no times
+
+
+def test_each_rank_leads_to_its_run_and_to_its_page_where_there_is_one(tmp_path: Path) -> None:
+    runs = [{0: tmp_path / f"{number}"} for number in range(2)]
+    runs[0][0].mkdir()
+    (runs[0][0] / "report.html").write_text("x")
+    page = sweep_page(a_sweep(*(a_trial(n, runs=run) for n, run in enumerate(runs)), directory=tmp_path))
+    links = {given["href"] for tag, given in Outline(page).tags if tag == "a"}
+    assert links == {"./0/report.html", "./1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([0.0003, 0.004, 0.05], ["0.001", "0.01"]), ([1e-5, 3e-4, 1e-1], ["1e-05", "0.0001", "0.001", "0.01", "0.1"]),
+     ([0.001, 0.002, 0.004], ["0.001", "0.002", "0.004"])],
+)  # fmt: skip
+def test_an_axis_over_several_decades_has_its_ticks_there(values: list[float], ticks: list[str]) -> None:
+    axes = Figure().subplots()
+    axes.set_xlim(min(values) * 0.9, max(values) * 1.1)
+    plots.number_axis(axes, values, log=True)
+    low, high = axes.get_xlim()
+    found = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    texts = axes.xaxis.get_major_formatter().format_ticks(found)
+    assert [text.replace("\N{MINUS SIGN}", "-") for text in texts] == ticks
+
+
 def test_a_stand_in_is_named_before_all_else(usual: str) -> None:
     text = text_of(replace(ODD["one trial of one seed"], stand_in_for="mnist"))
     assert "Not mnist." in text
@@ -146,7 +193,7 @@ def test_a_plot_that_fails_does_not_take_the_page_with_it(monkeypatch: pytest.Mo
     for module, name in ((plots, "history"), (plots, "slice_along"), (importance, "importance")):
         monkeypatch.setattr(module, name, fails)
     text = sweep_page(usual_sweep())
-    assert text.count("This could not be plotted (RuntimeError: &lt;b&gt;no such font&lt;/b&gt;)") == 3
+    assert text.count("This could not be plotted (RuntimeError: &lt;b&gt;no such font&lt;/b&gt;)") == 4
     assert "This could not be computed (RuntimeError" in text
     assert text.count('role="img" aria-label="val/acc by epoch') == 1  # the curves are still there
 

@@ -18,9 +18,11 @@ from helpers import command
 from helpers.command import results, wait_until
 from helpers.comparison import same_files
 from helpers.forks import start, train
+from helpers.run_files import a_run
 from helpers.sweep_plans import SMALL
+from helpers.sweeps import a_sweep, a_trial
 
-from smallvision.sweeps.collect import read_sweep
+from smallvision.sweeps.collect import read_sweep, write_report
 
 SWEPT = (*SMALL, "checkpoint.every_n_steps=4", "optimizer.lr=-1,0.01,0.0001", "seed=3,4", "sweep.workers=2")
 
@@ -99,6 +101,14 @@ def test_a_report_of_a_sweep_is_written_anew(swept):
     assert process.returncode == 0, process.stderr
     assert process.stdout == table == (sweep / "leaderboard.csv").read_text()
     assert (sweep / "sweep.html").is_file()
+
+
+def test_the_runs_of_the_best_trial_get_their_pages_and_the_sweeps_page_leads_there(tmp_path):
+    runs = [a_run(tmp_path / f"{number}", accuracy) for number, accuracy in enumerate((0.8, 0.9))]
+    trials = [a_trial(n, runs={0: run}, values={0: 0.8 + n / 10}) for n, run in enumerate(runs)]
+    write_report(a_sweep(*trials, directory=tmp_path))
+    assert [(run / "report.html").is_file() for run in runs] == [False, True]
+    assert 'href="./1/report.html"' in (tmp_path / "sweep.html").read_text()
 
 
 def sweep_killed(folder: Path, after: str, seconds: float, *overrides: str) -> int:

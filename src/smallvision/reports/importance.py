@@ -1,11 +1,13 @@
 """How much each searched key of a sweep matters, and on which scale its values lie."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from smallvision.reports.sweep_view import SweepView, TrialView
 
+NUMBER = r"[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 MIN_TRIALS = 4
 MAX_TRIALS = 250  # that the forest is grown on: its time grows faster than their number
 
@@ -30,6 +32,24 @@ class Axis:
         linear = "interval" in expression or "range" in expression  # unless it is tagged log
         log = min(numbers) > 0 and ("log" in expression or (not linear and _geometric(sorted(set(numbers)))))
         return cls(key, texts, numbers, log)
+
+
+def at_edge(view: SweepView) -> dict[str, str]:
+    """The searched numbers of which the best trial has the smallest or largest that was asked for, and which it is; of
+    an interval, within 5 % of its end.
+    """
+    found = {}
+    for key, expression in view.space.items() if view.best else ():
+        trials = [trial for trial in view.trials if key in trial.params]
+        axis, own = Axis.of(view, key, trials), _number(view.best.params.get(key, "")) if view.best else None
+        if axis.numbers is None or own is None or len(set(axis.numbers)) < 3:
+            continue
+        typed = [float(text) for text in re.findall(NUMBER, expression)] if "interval" in expression else axis.numbers
+        low, high, own = (math.log(one) if axis.log else one for one in (min(typed), max(typed), own))
+        margin = 0.05 * (high - low) if "interval" in expression else 0.0
+        if not low + margin < own < high - margin:
+            found[key] = "smallest" if own <= low + margin else "largest"
+    return found
 
 
 def _number(text: str) -> float | None:

@@ -52,12 +52,15 @@ def comparison_page(comparisons: list[Comparison], folder: Path) -> str:
 
 def sweep_page(view: SweepView) -> str:
     """``sweep.html``."""
-    from smallvision.reports.importance import Importance, importance
+    from smallvision.reports.importance import Importance, at_edge, importance
 
     estimated = plots.attempt(importance, view)
     fractions = (estimated.content or Importance()).fractions
     keys = sorted(view.space, key=lambda key: -fractions.get(key, 0.0))
-    return render("sweep_page.html", view=view, plots=plots, importance=estimated, keys=keys, scale=scale(view))
+    edges = plots.attempt(at_edge, view).content
+    return render(
+        "sweep_page.html", view=view, plots=plots, importance=estimated, keys=keys, scale=scale(view), edges=edges
+    )
 
 
 def scale(view: SweepView) -> tuple[float, float]:

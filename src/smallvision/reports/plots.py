@@ -27,7 +27,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 from smallvision.core.errors import printable
 from smallvision.reports.evaluation import Evaluation
-from smallvision.reports.formatting import shorten
+from smallvision.reports.formatting import metric, shorten
 from smallvision.reports.run_view import RunView
 from smallvision.reports.statistics import t_interval, wilson
 
@@ -56,6 +56,7 @@ STYLE = str(resources.files("smallvision.reports") / "templates/plots.mplstyle")
 METADATA = ("Date", "Creator", "Format", "Type")  # that would differ from one drawing to the next
 MAX_CURVES = 200  # of trials
 MAX_POINTS = 800  # of a curve
+TIME_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 MAX_CATEGORIES = 16  # of a searched key
 
 
@@ -138,15 +139,13 @@ def epoch_axis(axes: Axes, last: int) -> None:
 
 
 def number_axis(axes: Axes, numbers: list[float], log: bool) -> None:
-    """The values of a searched key; where they are few, each has a tick."""
+    """The values of a searched key: ticks at decades where there are several; else, where they are few, at each."""
     distinct = sorted(set(numbers))
+    decades = math.floor(math.log10(distinct[-1])) - math.ceil(math.log10(distinct[0])) if log else 0
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if decades else (1, 2, 5)) if log else MaxNLocator(5))
     if log:
         axes.set_xscale("log")
-        decades = math.log10(distinct[-1] / distinct[0])
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,)))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    if len(distinct) <= 6:
+    if len(distinct) <= 6 and not decades:
         axes.set_xticks(distinct)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -283,33 +282,88 @@ def configurations(comparison: Comparison, name: str) -> Markup | None:
 # Of a sweep --------------------------------------------------------------------------------------------------------
 
 
-def history(view: SweepView) -> Markup | None:
-    """The metric by trial number, and the best so far as a line; None for fewer than two trials."""
-    done = sorted(view.ranking, key=lambda trial: trial.number)
-    reached = {trial.number: view.best_epoch(trial) for trial in view.of("pruned")}
-    pruned = {number: value for number, value in reached.items() if value is not None}
+def history(view: SweepView, against: str = "trial") -> Markup | None:
+    """The metric by trial number, and the best so far as a line; ``against`` "time": by the time at which trials ended,
+    since the first one began. None for fewer than two trials.
+    """
+    unit, divisor = next(
+        (one for one in TIME_UNITS if max(view.ended_after.values(), default=0.0) > 2 * one[1]), TIME_UNITS[-1]
+    )
+    xs = {trial.number: float(trial.number) for trial in view.trials}
+    if against == "time":
+        xs = {number: seconds / divisor for number, seconds in view.ended_after.items()}
+    done = sorted((one for one in view.ranking if one.number in xs), key=lambda trial: xs[trial.number])
+    reached = {xs[trial.number]: view.best_epoch(trial) for trial in view.of("pruned") if trial.number in xs}
+    pruned = {x: value for x, value in reached.items() if value is not None}
     if len(done) + len(pruned) < 2:
         return None
     values = [trial.value or 0.0 for trial in done]
-    with new_plot("history", f"{printable(view.metric)} by trial number, and the best so far") as plot:
+    with new_plot(f"history-{against}", f"{printable(view.metric)} by {against}, and the best so far") as plot:
         axes, size = plot.axes, 5 if len(done) <= 200 else 3
         metric_axis(axes, [*values, *pruned.values()], view.maximize)
-        numbers = [float(trial.number) for trial in done]
+        places = [xs[trial.number] for trial in done]
         so_far = list(accumulate(values, max if view.maximize else min))
-        axes.step(numbers, so_far, where="post", color=COLORS["best"], linewidth=1.2, zorder=2)
+        axes.step(places, so_far, where="post", color=COLORS["best"], linewidth=1.2, zorder=2)
         if len(done) <= 60:
-            for trial, value in zip(done, values, strict=True):
+            for x, trial, value in zip(places, done, values, strict=True):
                 ends = [value - (trial.sample.deviation or 0.0), value + (trial.sample.deviation or 0.0)]
-                axes.plot([trial.number] * 2, ends, color=COLORS["trial"], alpha=0.35, linewidth=1.5)
-        trial_dots(plot, view, done, numbers, size)
+                axes.plot([x] * 2, ends, color=COLORS["trial"], alpha=0.35, linewidth=1.5)
+        trial_dots(plot, view, done, places, size)
         low, high = axes.get_ylim()
-        failed = [trial.number for trial in view.of("failed")]
+        failed = [xs[trial.number] for trial in view.of("failed") if trial.number in xs]
         worst = [low if view.maximize else high] * len(failed)
         clipped = [min(max(value, low), high) for value in pruned.values()]
-        for role, xs, ys in (("pruned", list(pruned), clipped), ("failed", failed, worst)):
-            axes.plot(xs, ys, "x", color=COLORS[role], markersize=size, markeredgewidth=1.2, clip_on=role == "pruned")
-        integer_axis(axes, "trial")
+        for role, x_values, ys in (("pruned", list(pruned), clipped), ("failed", failed, worst)):
+            axes.plot(
+                x_values, ys, "x", color=COLORS[role], markersize=size, markeredgewidth=1.2, clip_on=role == "pruned"
+            )
+        if against == "time":
+            axes.set_xlim(left=0)
+            axes.set_xlabel(unit)
+        else:
+            integer_axis(axes, "trial")
     return plot.svg
+
+
+def parallel_coordinates(view: SweepView, keys: list[str]) -> Markup | None:
+    """A line per finished trial through its values of ``keys`` and its metric; None for fewer than two of either."""
+    from smallvision.reports.importance import Axis
+
+    trials = [trial for trial in view.measured if all(key in trial.params for key in keys)]
+    trials = sorted(trials, key=view.loss)[:MAX_CURVES][::-1]
+    if len(trials) < 2 or len(keys) < 2:
+        return None
+    heights, ends = [], []
+    for axis in (Axis.of(view, key, trials) for key in keys):
+        numbers = [math.log(one) if axis.log else one for one in axis.numbers] if axis.numbers is not None else None
+        texts = sorted(set(axis.texts), key=float if numbers else str)
+        heights.append(_to_unit(numbers or [float(texts.index(text)) for text in axis.texts]))
+        ends.append((shorten(printable(texts[0]), 14), shorten(printable(texts[-1]), 14)))
+    losses = [view.loss(trial) for trial in trials]
+    heights.append(_to_unit([-loss for loss in losses]))  # the best on top
+    ends.append((metric(trials[0].value), metric(trials[-1].value)))
+    description = printable(f"each trial's values of {', '.join(keys)} and its {view.metric}")
+    with new_plot("parallel", description, width=10.4) as plot:
+        axes, xs = plot.axes, range(len(heights))
+        for place, line in enumerate(zip(*heights, strict=True)):
+            best, strength = place == len(trials) - 1, (place + 1) / len(trials)
+            color, alpha = COLORS["best" if best else "trial"], 1 if best else 0.15 + 0.65 * strength**2
+            axes.plot(xs, line, color=color, alpha=alpha, linewidth=2.2 if best else 1.0)
+        for x, (low, high) in zip(xs, ends, strict=True):
+            axes.axvline(x, color=COLORS["line"], linewidth=1, zorder=1)
+            axes.annotate(low, (x, 0), (0, -4), textcoords="offset points", ha="center", va="top", fontsize=9)
+            axes.annotate(high, (x, 1), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=9)
+        axes.set_xticks(xs, [shorten(printable(name), 24) for name in (*keys, view.metric)])
+        axes.tick_params(axis="x", pad=18)
+        axes.set(yticks=[], ylim=(-0.02, 1.1), xlim=(-0.25, len(heights) - 0.75))
+        axes.spines["bottom"].set_visible(False)
+    return plot.svg
+
+
+def _to_unit(values: list[float]) -> list[float]:
+    """From 0 for the smallest to 1 for the largest; 0.5 where all are equal."""
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) if high > low else 0.5 for value in values]
 
 
 def trial_curves(view: SweepView) -> Markup | None:
@@ -317,7 +371,7 @@ def trial_curves(view: SweepView) -> Markup | None:
     curves are those of the best, and the others are chosen evenly.
     """
     trials, half = view.with_curves, MAX_CURVES // 2
-    if not trials:
+    if max((len(trial.mean_curve) for trial in trials), default=0) < 2:
         return None
     if len(trials) > MAX_CURVES:
         others = trials[half:]

@@ -139,6 +139,23 @@ class SweepView:
     def best(self) -> TrialView | None:
         return next(iter(self.ranking), None)
 
+    @property
+    def ties(self) -> list[int]:
+        """The other trials whose metric is that of the best one."""
+        return [
+            trial.number
+            for trial in self.ranking[1:]
+            if self.best and trial.same_as is None and trial.cut_short == self.best.cut_short
+            if math.isclose(self.loss(trial), self.loss(self.best), rel_tol=1e-9)
+        ]
+
+    @property
+    def ended_after(self) -> dict[int, float]:
+        """Seconds from the first trial's start to the end of each, by number."""
+        began = self.began
+        ends = {trial.number: trial.ended for trial in self.trials if trial.ended is not None}
+        return {number: (ended - began).total_seconds() for number, ended in ends.items()} if began else {}
+
     def loss(self, trial: TrialView) -> float:
         """The metric, negated where a larger one is better; infinite where there is none."""
         value = trial.value

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, is_locked, write_text
-from smallvision.reports.pages import sweep_page
+from smallvision.reports.pages import run_page, sweep_page
+from smallvision.reports.run_view import RunView
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
@@ -42,7 +44,11 @@ def report(directory: Path, storage: str | None = None) -> None:
 
 
 def write_report(view: SweepView) -> None:
-    """leaderboard.csv and sweep.html in the sweep's directory."""
+    """leaderboard.csv and sweep.html in the sweep's directory, and the pages of the best trial's runs."""
+    for run in map(RunDir, view.best.runs.values() if view.best and "report=false" not in view.fixed else ()):
+        with suppress(UserError, OSError):  # of a damaged or full directory
+            if run.results_json.is_file() and not run.report_html.exists():
+                write_text(run.report_html, run_page(RunView.read(run.path)))
     write_text(view.directory / "leaderboard.csv", view.as_csv())
     write_text(view.directory / "sweep.html", sweep_page(view))
 
