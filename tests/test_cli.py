@@ -311,6 +311,14 @@ def test_the_run_directory_is_named_after_what_was_chosen(tmp_path: Path, monkey
     assert directory_of("data=digits", "model=linear", "optimizer=sgd").parent.name == "digits-linear-sgd"
 
 
+def test_a_run_on_own_images_is_named_after_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    path = directory_of("data=folder", "'data.path=my photos'", "name=mine")
+    assert path.parent == Path("outputs/runs/my-photos-mnist-adam")
+    assert path.name.endswith("-mine")
+
+
 def test_a_continued_run_keeps_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     old = directory_of("hydra.run.dir=old")

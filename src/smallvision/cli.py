@@ -212,6 +212,10 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
     else:
         for group in ("data", "model", "optimizer"):  # a checkpoint may have chosen others
             composed[group].name = getattr(config, group).name
+        own = config.data.extra.get("path")
+        if isinstance(own, str):  # images of the user's, which are better known by their folder's name
+            place = Path(own).expanduser().resolve()
+            composed.data.name = re.sub(r"[^\w-]+", "-", place.stem if place.is_file() else place.name)
         with one_line_errors(overrides):
             path = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
     try:

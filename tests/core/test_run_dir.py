@@ -15,7 +15,7 @@ from helpers.command import TRAIN
 from smallvision.config.compose import parse
 from smallvision.core import run_dir as runs
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import RunDir, assign, atomic_write, command, write_text
+from smallvision.core.run_dir import RunDir, assign, atomic_write, command, find_run, write_text
 
 CONFIG = {"task": "fit", "seed": 3, "resume": "old", "data": {"name": "mnist", "mean": [0.5]}}
 
@@ -262,3 +262,21 @@ def test_text_replaces_what_was_there(tmp_path: Path) -> None:
     for text in ("long long long", "short"):
         write_text(tmp_path / "a.txt", text)
     assert (tmp_path / "a.txt").read_text() == "short"
+
+
+def test_a_run_is_found_by_its_short_name_its_directory_or_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [Path(f"outputs/runs/mnist-mnist-adam/2026-11-2{day}_10-00-00-{name}") for day, name in enumerate("aba")]
+    for run in runs:
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints/best.ckpt").touch()
+        (run / "config.yaml").touch()
+    assert find_run("b", "resume") == str(runs[1])
+    assert find_run("a", "runs") == find_run("last", "resume") == str(runs[2])  # the newest one
+    best = f"{runs[1]}/checkpoints/best.ckpt"
+    assert find_run("b", "checkpoint") == find_run(str(runs[1]), "checkpoint") == find_run(best, "checkpoint") == best
+    assert find_run(best, "resume") == find_run(best, "runs") == str(runs[1])
+    for other in ("c", "outputs/runs", "*", "a" * 300, "file.ckpt"):
+        assert find_run(other, "resume") == find_run(other, "checkpoint") == other
+    Path("last").mkdir()
+    assert find_run("last", "resume") == "last"  # a path wins

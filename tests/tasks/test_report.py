@@ -69,3 +69,15 @@ def test_the_table_in_the_terminal_has_what_differs(tmp_path):
     assert "lr" in text.splitlines()[0]
     assert "0.9000" in text.splitlines()[1]
     assert "and 1 more" in text
+
+
+def test_the_table_stays_whole_at_80_columns(tmp_path):
+    folder = tmp_path / "outputs/runs" / ("a-very-long-name-of-a-folder" * 3)
+    for number in range(3):
+        differing = {"optimizer__lr": 0.1**number, "trainer__max_epochs": number, "data__batch_size": 10**number}
+        a_run(folder / f"2026-11-21_10-00-0{number}-abc12{number}", 0.8, configured=config(**differing))
+    (one,) = compare([RunView.read(run) for run in sorted(folder.iterdir())])
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(report.table(one))
+    lines = console.export_text().splitlines()
+    assert sorted(line.split()[-1] for line in lines[1:]) == ["abc120", "abc121", "abc122"]

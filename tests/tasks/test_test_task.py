@@ -1,6 +1,7 @@
 """A checkpoint is enough to test its model."""
 
 import json
+import re
 import shlex
 import shutil
 
@@ -14,7 +15,7 @@ def test_a_checkpoint_alone_gives_the_test_metrics_of_its_run_to_the_last_digit(
     process = train(tmp_path, "task=test", "checkpoint=elsewhere.ckpt")
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    (run,) = (tmp_path / "outputs/runs/shapes-mnist-adam").iterdir()
+    (run,) = (tmp_path / "outputs/tests/shapes-mnist-adam").iterdir()
     tested, trained = results(run), results(folder / "run")
     assert tested["task"] == "test"
     for name in ("test/loss", "test/acc"):
@@ -82,3 +83,15 @@ def test_an_internal_error_ends_with_exit_code_1_a_traceback_and_status_failed(t
     assert "Traceback" in process.stderr
     assert "'NoneType' object is not callable" in process.stderr
     assert results(tmp_path / "run")["status"] == "failed"
+
+
+def test_short_names_stand_for_runs_and_tests_lie_apart_from_them(tmp_path):
+    for name in ("first", "second", "third"):
+        assert train(tmp_path, *TINY, "trainer.max_epochs=1", f"name={name}").returncode == 0
+    tested = train(tmp_path, "task=test", "checkpoint=first", "name=again")
+    assert tested.returncode == 0, tested.stderr
+    assert [path.name[20:] for path in tmp_path.glob("outputs/tests/shapes-mnist-adam/*")] == ["again"]
+    continued = train(tmp_path, "resume=last", "trainer.max_epochs=2")
+    assert re.search(r"^smallvision: continuing outputs/runs/shapes-mnist-adam/\S+-third$", continued.stdout, re.M)
+    compared = train(tmp_path, "task=report", "runs=[first,outputs/runs/*/*-third]")
+    assert sorted(re.findall(r"^\S+-(\w+),completed", compared.stdout, re.M)) == ["first", "third"]

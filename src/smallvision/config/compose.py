@@ -23,14 +23,14 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smallvision.config.schema import GROUPS, Config, Data
 from smallvision.config.targets import check_targets
 from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
-from smallvision.core.run_dir import assign, quote
+from smallvision.core.run_dir import assign, find_run, quote
 
 CONFIG_DIR = Path(__file__).parents[3] / "configs"
 CHOICES = (*GROUPS, "task", "experiment")
@@ -44,8 +44,8 @@ WITH_RESUME = (
 )  # fmt: skip
 # Tasks that start from a checkpoint, which fixes everything else, and what may be typed with each.
 WITH_CHECKPOINT = {
-    "test": ("task", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
-    "predict": ("task", "checkpoint", "images", "predict", "tta", "device", "hydra"),
+    "test": ("task", "name", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
+    "predict": ("task", "name", "checkpoint", "images", "predict", "tta", "device", "hydra"),
     "export": ("task", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
     "serve": ("task", "checkpoint", "serve", "tta", "device", "hydra"),
 }
@@ -70,9 +70,10 @@ ALIASES = {
     "network": "model", "precision": "device.precision", "patience": "early_stopping.patience",
     "output_dir": "hydra.run.dir", "ckpt": "checkpoint", "ckpt_path": "checkpoint",
 }  # fmt: skip
-_SUFFIX = secrets.token_hex(3)
+# Six hex digits, the first of which is a letter: others could be numbers, of which Hydra leaves out leading zeros.
+_SUFFIX = secrets.choice("abcdef") + secrets.token_hex(3)[1:]
 
-OmegaConf.register_new_resolver("run_suffix", lambda: _SUFFIX, replace=True)
+OmegaConf.register_new_resolver("run_suffix", lambda name=None: name or _SUFFIX, replace=True)
 
 
 # Hydra's composition -----------------------------------------------------------------------------------------
@@ -116,6 +117,13 @@ def compose(
             text = _shortened(" ".join(overrides))
             raise UserError(f"{text}: not understood ({_shortened(_first_line(error))})") from None
     check_hydra(composed)
+    with one_line_errors(overrides, directory, name):
+        for key in ("resume", "rerun", "checkpoint", "runs"):
+            typed = OmegaConf.select(composed, key)
+            if isinstance(typed, str):
+                composed[key] = find_run(typed, key)
+            elif isinstance(typed, ListConfig):
+                composed[key] = [find_run(str(one), key) for one in typed]
     return composed
 
 

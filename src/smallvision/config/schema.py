@@ -318,11 +318,12 @@ class Config(Section):
     rerun: str | None = None  # a run directory whose config a new run starts from
     continued: list[str] | None = field(default=None, metadata=OPTIONAL)  # from which step on with which other values
     test: bool = True  # test the best epoch at the end
+    name: Name | None = field(default=None, metadata=OPTIONAL_OR_NULL)  # ends the name of the run directory
     checkpoint: Checkpointing | str | None = field(default=None, metadata=OPTIONAL)
     # Keys of one task each.
     images: str | Annotated[list[str], Length(1)] | None = field(default=None, metadata=OPTIONAL)
     format: Literal["onnx", "torch_export", "safetensors"] | None = field(default=None, metadata=OPTIONAL)
-    runs: str | None = field(default=None, metadata=OPTIONAL)
+    runs: str | Annotated[list[str], Length(1)] | None = field(default=None, metadata=OPTIONAL)
     storage: str | None = field(default=None, metadata=OPTIONAL_OR_NULL)
     predict: Predict | None = field(default=None, metadata=OPTIONAL)
     serve: Serve | None = field(default=None, metadata=OPTIONAL)

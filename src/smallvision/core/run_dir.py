@@ -28,6 +28,8 @@ PACKAGES = (
 )  # fmt: skip
 SCRIPT = Path(__file__).parents[3] / "train.py"
 WORDS = ("null", "true", "false", "nan", "inf")  # that are values of their own in an override
+RUNS = Path("outputs/runs")  # where a run's short name is looked up
+STAMPED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-(.+)")  # the name of a run directory: time and short name
 SCRATCH = ".part"  # ends the name of a file that is being written
 
 
@@ -134,6 +136,34 @@ class RunDir:
             raise UserError(
                 f"{file}: cannot be written: {error.strerror}; with free space resume={self.path} goes on"
             ) from None
+
+
+def short_name(directory: Path) -> str:
+    """What ``resume=``, ``checkpoint=`` and ``runs=`` take for a run in outputs/runs; else its last folders."""
+    stamped = STAMPED.fullmatch(directory.name)
+    return stamped[1] if stamped else str(Path(*directory.parts[-2:]))
+
+
+def find_run(name: str, key: str) -> str:
+    """The path that ``key=name`` means: ``name`` may be a path, a run's short name, or ``last`` for the newest run.
+
+    Where a checkpoint is meant, a run directory becomes its best one, and elsewhere a checkpoint its run directory.
+    What is none of them is given back as it is.
+    """
+    path = name
+    if not os.path.lexists(name):
+        runs = [file.parent for file in RUNS.glob("*/*/config.yaml") if STAMPED.fullmatch(file.parent.name)]
+        named = (run for run in runs if name in (short_name(run), "last"))
+        path = str(max(named, key=_age, default=name))
+    parent, best = os.path.dirname(path), os.path.join(path, "checkpoints", "best.ckpt")  # noqa: PTH118, PTH120
+    if key == "checkpoint":
+        return best if os.path.isfile(best) else path  # noqa: PTH113 - Path's own raises for a name that is too long
+    is_checkpoint = path.endswith(".ckpt") and os.path.basename(parent) == "checkpoints"  # noqa: PTH119
+    return os.path.dirname(parent) or "." if is_checkpoint else path  # noqa: PTH120
+
+
+def _age(run: Path) -> tuple[str, float]:
+    return run.name[:19], run.stat().st_mtime
 
 
 def is_locked(directory: Path, name: str = ".lock") -> bool:

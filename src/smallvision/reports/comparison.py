@@ -16,7 +16,7 @@ from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, pa
 
 # Keys and sections that do not change what is learnt: places, output, and the seed.
 IGNORED = (
-    "seed", "task", "data_dir", "resume", "report", "checkpoint", "logger", "device.threads", "storage", "runs",
+    "seed", "task", "name", "data_dir", "resume", "report", "checkpoint", "logger", "device.threads", "storage", "runs",
 )  # fmt: skip
 SIGNIFICANT = 0.05  # a difference with a smaller p-value is no chance
 MAX_TESTED = 20  # configurations that are tested against the best one

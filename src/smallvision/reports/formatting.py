@@ -157,15 +157,18 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 
 
 def text_table(
-    numbers: Iterable[str], texts: Iterable[str], rows: Iterable[Iterable[str]], notes: str, style: str = "dim"
+    numbers: Iterable[str], texts: Iterable[str], rows: Iterable[list[str]], notes: str, style: str = "dim"
 ) -> Table:
     """A ranking for the terminal: columns of ``numbers``, the rank first, then columns of ``texts``; notes below."""
     table = Table(box=None, header_style="bold", caption=Text(printable(notes), style=style), caption_justify="left")
     for name in numbers:
         table.add_column(Text(name), justify="right", no_wrap=True)
-    for name in texts:
-        width = len("interrupted") if name == "state" else min(len(name), 11)
-        table.add_column(Text(printable(name)), overflow="fold", min_width=width)
-    for rank, *cells in rows:
+    cells_of = list(rows)
+    *others, last = texts
+    for name in others:
+        table.add_column(Text(printable(name)), overflow="ellipsis", min_width=min(len(name), 11))
+    longest = max((len(row[-1].split(" ")[0]) for row in cells_of), default=0)
+    table.add_column(Text(last), overflow="ellipsis", min_width=min(longest, 24))
+    for rank, *cells in cells_of:
         table.add_row(*(Text(printable(cell)) for cell in (rank, *cells)), style="bold" if rank == "1" else None)
     return table

@@ -11,7 +11,7 @@ from rich.text import Text
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError, printable
-from smallvision.core.run_dir import RunDir, write_text
+from smallvision.core.run_dir import RunDir, short_name, write_text
 from smallvision.reports.comparison import Comparison, Configuration, as_csv, compare
 from smallvision.reports.formatting import metric, short_names, shorten, text_table, two_digits
 from smallvision.reports.run_view import RunView, find_runs, task_of
@@ -24,9 +24,8 @@ MAX_COLUMNS = 3  # of keys that differ in the terminal; comparison.csv has them 
 
 def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWeights | None") -> None:
     """Print the runs of ``runs=``, the best by validation first, and write their page and comparison.csv."""
-    pattern = config.runs
-    assert pattern is not None
-    found = find_runs(pattern)
+    assert config.runs is not None
+    found, pattern = find_runs(config.runs), str(config.runs)
     single = found == [Path(pattern)]
     tasks = ("fit", "test", None) if single else ("fit", None)  # None: reading the file says what is wrong with it
     found = [directory for directory in found if task_of(directory) in tasks]
@@ -98,8 +97,8 @@ def table(one: Comparison) -> Table:
 
 
 def directories(configuration: Configuration) -> str:
-    """The first run's directory, how runs ended that did not complete, and how many more there are."""
+    """The first run's short name, how runs ended that did not complete, and how many more there are."""
     first = configuration.runs[0]
     status = f" ({', '.join(configuration.failures)})" if configuration.failures else ""
     more = f" and {len(configuration.runs) - 1} more" if len(configuration.runs) > 1 else ""
-    return f"{first.directory}{status}{more}"
+    return f"{short_name(first.directory)}{status}{more}"
