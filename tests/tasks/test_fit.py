@@ -307,3 +307,23 @@ def test_a_run_that_ends_within_an_epoch_is_validated_there(tmp_path):
     assert [row.split(",")[:2] for row in rows] == [["1", "10"], ["2", "13"]]
     assert rows[0].split(",")[5:] != rows[1].split(",")[5:]
     assert "run_training_batch" in (tmp_path / "run/fit-profile.txt").read_text()
+
+
+def test_a_terminal_of_80_columns_shows_running_loss_rate_and_time_left(tmp_path):
+    process = train(
+        tmp_path, *TINY, env={"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "80"},
+        patches={"smallvision.training.callbacks.progress.REFRESH_SECONDS": 0.0},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", process.stdout)
+    bars = [line for line in re.split(r"[\r\n]", text) if " left" in line]
+    assert max(map(len, bars)) <= 80
+    assert re.fullmatch(
+        r"  epoch 2/2, validating ━+ 10/10 loss 2\.\d+ lr \S+ 0:00:00 of 0:00:00 left", bars[-1].rstrip()
+    )
+
+
+def test_a_log_file_gets_a_line_an_epoch(finished):
+    _, process = finished
+    assert len(re.findall(r"^ +\d/2 ", process.stdout, re.M)) == 2
+    assert " left" not in process.stdout

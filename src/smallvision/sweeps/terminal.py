@@ -6,7 +6,6 @@ from statistics import fmean, stdev
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from smallvision.core.console import Console
@@ -75,16 +74,15 @@ class SweepDisplay:
         return bool(new)
 
     def _status(self, view: SweepView, ended: int) -> Group:
-        done, pruned, failed = (len(view.of(state)) for state in ENDED)
-        line = f"  {ended}/{view.planned} trials: {done} done, {pruned} pruned, {failed} failed"
-        if view.best is not None:
-            line += f"; best {view.best.value:.4f} (trial {view.best.number})"
-        if ended < view.planned:
-            line += f"; {self._time_left(view, ended)}"
-        running = Table.grid(padding=(0, 2))
+        counts = [f"{len(view.of(state))} {state}" for state in (*ENDED, "running") if view.of(state)]
+        lines = [f"  {ended}/{view.planned} trials{': ' if counts else ''}{', '.join(counts)}"]
+        best = "" if view.best is None else f"best {view.metric} {view.best.value:.4f} (trial {view.best.number})"
+        left = self._time_left(view, ended) if ended < view.planned else ""
+        lines += [f"  {'; '.join(filter(None, (best, left)))}"]
         for trial in view.of("running"):
-            running.add_row(f"  trial {trial.number}", progress(view, trial), Text(params_text(trial.params)))
-        return Group(Text(line, style="bold"), running)
+            lines += [f"  trial {trial.number}  {progress(view, trial)}  {params_text(trial.params)}"]
+        return Group(*(Text(line, style="" if line.startswith("  trial") else "bold", no_wrap=True, overflow="ellipsis")
+                       for line in lines))  # fmt: skip
 
     def _time_left(self, view: SweepView, ended: int) -> str:
         finished = ended - (self.ended_before or 0)

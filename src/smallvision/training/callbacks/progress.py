@@ -1,11 +1,15 @@
 """What a user sees of training: a row per epoch, and on a terminal a bar."""
 
 import time
+from datetime import timedelta
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
+from torch import Tensor
 
 from smallvision.core.console import Console
 from smallvision.data.loader import Batch, BatchLoader
@@ -20,7 +24,7 @@ REFRESH_SECONDS = 0.1
 
 class Progress(AfterEpoch):
     """A row per epoch, and per validation within one; on a terminal a bar below it for the batches of the epoch under
-    way.
+    way, with the running loss, the learning rate, and the time left of the epoch and of the run.
 
     The first batch of an epoch and every ``log_every_n_batches``-th after it also print their loss: no other step
     waits for its loss. Comes after :class:`Checkpointing`.
@@ -29,7 +33,9 @@ class Progress(AfterEpoch):
     def __init__(self, console: Console, max_epochs: int, log_every_n_batches: int | None = None) -> None:
         self.console, self.epochs, self.log_every = console, max_epochs, log_every_n_batches
         self.progress: Bar | None = None
-        self._shown = 0.0
+        self._shown = self._began = 0.0
+        self._batches = 0  # of this process
+        self._loss = RunningLoss()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.should_stop:
@@ -42,34 +48,56 @@ class Progress(AfterEpoch):
         if self.console.terminal.is_terminal and not self.console.silent:
             self.progress = Bar(
                 TextColumn("  {task.description}"),
-                BarColumn(bar_width=40),
+                BarColumn(bar_width=None, table_column=Column(ratio=1)),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
+                expand=True,
                 console=self.console.terminal,
                 transient=True,
                 refresh_per_second=10,
             )
             self.progress.start()
-            self.task = self.progress.add_task("", total=None)
+            self.task = self.progress.add_task("", total=None, status="")
+            self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.progress is not None:
             total = int(trainer.num_training_batches)
-            self.progress.reset(self.task, total=total, description=f"epoch {trainer.current_epoch + 1}")
+            self.progress.reset(self.task, total=total, description=f"epoch {self._epoch(trainer)}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int
     ) -> None:
         if self.log_every is not None and batch_idx % self.log_every == 0:
             self._print_loss(trainer, outputs, len(batch[1]), batch_idx)
+        self._batches += 1
         if self.progress is None or (now := time.perf_counter()) - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
-        self.progress.update(self.task, completed=batch_idx + 1)
+        if isinstance(outputs, dict):
+            self._loss.update(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning has divided it
+        epoch = f"epoch {self._epoch(trainer)}"  # after a validation
+        status = self._status(trainer, int(trainer.num_training_batches) - batch_idx - 1)
+        self.progress.update(self.task, completed=batch_idx + 1, description=epoch, status=status)
+
+    def _epoch(self, trainer: Trainer) -> str:
+        return f"{trainer.current_epoch + 1}/{self.epochs}"
+
+    def _status(self, trainer: Trainer, left: int) -> str:
+        """The running loss, the rate, and the time that ``left`` batches of the epoch and all of the run will take."""
+        in_run = left + (self.epochs - trainer.current_epoch - 1) * int(trainer.num_training_batches)
+        if trainer.max_steps > 0:
+            in_run = min(in_run, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+        seconds = (time.perf_counter() - self._began) / self._batches
+        in_epoch, in_all = (timedelta(seconds=round(seconds * count)) for count in (min(left, in_run), in_run))
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        parts = ["" if self._loss.mean is None else f"loss {self._loss.mean:.4g}"]
+        parts += ["" if isinstance(rate, Tensor) else f"lr {rate:.2g}", f"{in_epoch} of {in_all} left"]
+        return " ".join(filter(None, parts))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.progress is not None:
-            self.progress.update(self.task, description="validating")
+            self.progress.update(self.task, description=f"epoch {self._epoch(trainer)}, validating")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = find_callback(trainer, MetricsCSV)
@@ -109,3 +137,24 @@ class Progress(AfterEpoch):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.stop()
+
+
+class RunningLoss:
+    """A mean of recent losses, for which no step waits: a GPU's loss is copied, and looked at once it has arrived."""
+
+    def __init__(self) -> None:
+        self.mean: float | None = None
+        self._copy: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def update(self, loss: Tensor) -> None:
+        if self._copy is not None and (self._arrived is None or self._arrived.query()):
+            latest = float(self._copy)
+            self.mean = latest if self.mean is None else 0.8 * self.mean + 0.2 * latest
+            self._copy = None
+        if self._copy is None and loss.device.type == "cuda":
+            self._copy = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        elif loss.device.type == "cpu":
+            self._copy = loss
