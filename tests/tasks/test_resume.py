@@ -126,6 +126,7 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     folder, _ = finished
     before = (folder / "run/metrics.csv").read_text()
     continued = train(folder, "resume=run", "trainer.max_epochs=4")
+    assert re.search(r"the learning rate is raised again, from \S+ to 0.000\d+, as", continued.stdout)
     assert continued.returncode == 0, continued.stderr
     after = (folder / "run/metrics.csv").read_text()
     assert after.startswith(before)

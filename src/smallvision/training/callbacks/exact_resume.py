@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.data.loader import BatchLoader
 from smallvision.training.checkpoint import Checkpoint
@@ -28,8 +29,8 @@ class ExactResume(Callback):
     from the start. Raises UserError where it does not fit the run.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint | None = None, console: Console | None = None) -> None:
+        self.checkpoint, self.console = checkpoint, console
         self._groups: list[list[Tree]] = []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -56,6 +57,7 @@ class ExactResume(Callback):
         """
         if self.checkpoint is None:
             return
+        before = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
             for group, arguments in zip(optimizer.param_groups, groups, strict=True):
                 group.update(arguments)
@@ -65,6 +67,10 @@ class ExactResume(Callback):
                 scheduler.last_epoch = trainer.global_step
                 for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
                     group["lr"] = rate
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if self.console is not None and not trainer.should_stop and float(rates[0]) > 1.01 * float(before[0]):
+            raised = f"from {float(before[0]):.2g} to {float(rates[0]):.2g}, as its schedule is longer now"
+            self.console.print(f"  note       the learning rate is raised again, {raised}", style="yellow")
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader) and self.checkpoint.position is not None:
             loader.load_state_dict(self.checkpoint.position)
