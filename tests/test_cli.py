@@ -175,7 +175,7 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
     [
         (("--help",), ("task=test", "adamw         Adam with decoupled weight decay\n", "mnist_best", "install=bash")),
         (("--help", "model=resnet18"), ("ResNet18",)),
-        (("--help", "task=predict"), ("top_k: 3          # most probable classes", "Also: tta, device")),
+        (("--help", "task=predict"), ("top_k: 3          # most probable classes", "Also: name, tta, device")),
         (("task=predict", "--help"), ("images: ???      # a file, a folder",)),
         (("--version",), (f"smallvision {__version__}\n",)),
         (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
@@ -258,6 +258,8 @@ def test_a_checkpoint_that_would_run_something_is_refused_and_runs_nothing(work:
         archive.writestr("archive/data.pkl", pickle.dumps({"smallvision": Marks(mark)}))
         archive.writestr("archive/version", "3\n")
     done = train(work, "task=test", f"checkpoint={hostile}")
+    assert done.stdout == f"smallvision: testing {hostile}\n"
+    done.stdout = ""
     assert_refused(done, work, "hostile.ckpt")
     assert not mark.exists()
     assert list(work.iterdir()) == []
@@ -314,7 +316,7 @@ def test_the_run_directory_is_named_after_what_was_chosen(tmp_path: Path, monkey
 def test_a_run_on_own_images_is_named_after_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my photos").mkdir()
-    path = directory_of("data=folder", "'data.path=my photos'", "name=mine")
+    path = directory_of("data=folder", "data.path='my photos'", "name=mine")
     assert path.parent == Path("outputs/runs/my-photos-mnist-adam")
     assert path.name.endswith("-mine")
 

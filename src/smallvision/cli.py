@@ -125,8 +125,8 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
     checkpoint, config = None, None if file is not None else resolve_config(composed, overrides)
     if composed.task != "descent":
         check_device(str(OmegaConf.select(composed, "device.name")))
-    announce(composed)
     if file is not None:
+        announce(composed)
         checkpoint = read_checkpoint(file, composed, overrides)
         config = resolve_config(composed, overrides, getattr(checkpoint, "config", None))
     assert config is not None
@@ -137,6 +137,8 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
     if config.task == "fit":
         STOP.install()  # so that a run stopped while it loads is saved, too
     path = run_directory(composed, config, overrides)
+    if file is None:
+        announce(composed)
     if config.task == "export":  # adds to a run that there is
         return run_task(config, RunDir(path, overrides), checkpoint)
     with opened(path, overrides) as run_dir:
