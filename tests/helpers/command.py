@@ -16,6 +16,8 @@ TINY = ("data=shapes", "data.images=700", "data.test_images=200", "data.val_size
         "report=false")  # fmt: skip
 NO_NETWORK = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
 
+CHANGING = ("seconds", "images_per_second", "times_tested")
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -71,4 +73,4 @@ def results(run_dir: Path) -> dict[str, Any]:
 
 def figures(run_dir: Path) -> dict[str, Any]:
     """What of results.json must be equal whenever the run is done again."""
-    return {key: value for key, value in results(run_dir).items() if key not in ("seconds", "images_per_second")}
+    return {key: value for key, value in results(run_dir).items() if key not in CHANGING}

@@ -38,6 +38,10 @@ def train(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
     [
         (["optimizer.lr=interval(0,1)"], "a grid cannot enumerate an interval"),
         (["optimizer.lr=-1,-2"], "optimizer.lr=-1: must be a number above 0"),
+        (["optimizer.lr=0.1,-1"], "optimizer.lr=-1: must be a number above 0"),
+        (["optimizer=sgd,adam", "optimizer.lr=0.1,0.2,0.3,x", "seed=0,1"], "optimizer.lr=x: must be a number above 0"),
+        (["sweep=tpe", "sweep.trials=2", "optimizer.lr=0.1,0.2,-1"], "optimizer.lr=-1: must be a number above 0"),
+        (["rerun=run", "seed=0,1"], "rerun: a sweep composes its runs from the configs"),
         (["optimizer.lrr=1,2"], "optimizer.lrr: no such key. Did you mean 'optimizer.lr'?"),
         (["optimizer=adm,sdg"], "optimizer=adm: no such choice. Did you mean 'adam'?"),
         (["sweep=tpe"], "sweep=tpe: nothing to search"),

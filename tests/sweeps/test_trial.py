@@ -4,11 +4,14 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 
 import pytest
 from helpers.command import results
 from helpers.sweep_plans import InProcess, make_plan
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from optuna.trial import TrialState
 
 from smallvision.core.errors import Interrupted
@@ -53,6 +56,26 @@ def test_a_pruned_run_ends_after_its_epoch_and_is_not_tested(pruned):
     assert (trial.state, trial.reason) == ("pruned", "median pruner, after epoch 1")
     assert trial.curves == {0: {1: run["metrics"]["val/acc"]}}
     assert results(pruned.plan.directory / "0")["status"] == "completed"
+
+
+class PruneAtTheEnd(Callback):
+    """A pruner that decides after the last epoch, on a cluster, where no run waits for it."""
+
+    def __init__(self, stop: Path) -> None:
+        self.stop = stop
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self.stop.write_text("pruned\n")
+
+
+def test_a_run_that_is_pruned_after_its_last_epoch_is_complete(tmp_path):
+    run = make_plan(tmp_path, "optimizer.lr=0.01,0.02", pruner="median").run(0, {"optimizer.lr": "0.01"}, 0)
+    assert run.execute([PruneAtTheEnd(run.directory / "stop")]) is None
+    assert (run.directory / "stop").exists()
+    found = results(run.directory)
+    assert (found["status"], found["epochs"]) == ("completed", 2)
+    assert run.finished() is not None
 
 
 def test_a_trial_that_cannot_be_run_fails_with_its_error_and_ends_no_other(pruned):
@@ -124,7 +147,7 @@ def test_a_run_whose_processes_do_not_bring_it_on_fails_with_the_cause(tmp_path)
         sweep.running[run.directory] = run
         sweep.handle(Event(run, "died", "a worker was killed by SIGKILL\nlast line"), stopping=False)
     assert (study.trials[0].state, study.trials[0].user_attrs["reason"]) == (
-        TrialState.FAIL, "a worker was killed by SIGKILL\nlast line")  # fmt: skip
+        TrialState.FAIL, "a worker was killed by SIGKILL\nlast line\nin 3 processes in a row")  # fmt: skip
 
 
 def test_a_sweep_whose_processes_cannot_start_ends_at_once(tmp_path):

@@ -140,7 +140,7 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
 
     again = train(folder, "resume=run", "report=true")  # nothing is left to train: the same figures
     assert again.returncode == 0, again.stderr
-    assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")} | {"times_tested": 3}
+    assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}
     assert found["times_tested"] == 2
     assert ", tested twice" in continued.stdout
     page = (folder / "run/report.html").read_text()

@@ -237,7 +237,7 @@ def make_plan(
     )
     plan.make_pruner()  # refuses what it does not take
     plan = with_directory(plan, config)
-    refuse_if_nothing_can_run(plan)
+    refuse_values(plan)
     return plan, settings
 
 
@@ -283,16 +283,30 @@ def with_directory(plan: Plan, config: DictConfig) -> Plan:
     return replace(plan, name=name, directory=directory)
 
 
-def refuse_if_nothing_can_run(plan: Plan) -> None:
-    """Raise UserError where none of the first combinations of values can be run."""
-    first: UserError | None = None
-    for turn in range(min(COMBINATIONS_TRIED, plan.count)):
+def refuse_values(plan: Plan) -> None:
+    """Raise UserError where a listed value can be in no run, or where none of the first combinations can be run."""
+    listed = [len(one.choices) for one in plan.dimensions if isinstance(one.distribution, CategoricalDistribution)]
+    refused: list[tuple[dict[str, str], UserError]] = []
+    runs: dict[str, str] | None = None  # the first combination that does
+    longest = max(listed, default=0)
+    for turn in range(max(longest, min(plan.count, COMBINATIONS_TRIED))):
+        if turn >= longest and runs is not None:
+            break  # each listed value was in a combination
         params = {dimension.key: dimension.example(turn) for dimension in plan.dimensions}
         try:
-            run = plan.run(turn, params, plan.seeds[0])
-            run.compose(run.overrides)
-            return
+            refuse_run(plan, params)
+            runs = params if runs is None else runs
         except UserError as error:
-            first = first or error
-    if first is not None:
-        raise first
+            refused.append((params, error))
+    if runs is None and refused:
+        raise refused[0][1]
+    for params, _ in refused:
+        for dimension in plan.dimensions:
+            if isinstance(dimension.distribution, CategoricalDistribution):
+                refuse_run(plan, {**(runs or {}), dimension.key: params[dimension.key]})
+
+
+def refuse_run(plan: Plan, params: dict[str, str]) -> None:
+    """Raise UserError where that combination cannot be run."""
+    run = plan.run(0, params, plan.seeds[0])
+    run.compose(run.overrides)

@@ -21,7 +21,7 @@ from smallvision.sweeps.executors import Event, Executor, make_executor
 from smallvision.sweeps.plan import make_plan
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.terminal import SweepDisplay, print_header, print_summary
-from smallvision.sweeps.trial import TrialRun
+from smallvision.sweeps.trial import TrialRun, is_fault
 
 POLL_SECONDS = 0.25
 LEADERBOARD_SECONDS = 5.0
@@ -67,7 +67,9 @@ class Sweep:
         self.startup_ends = 0  # in a row, before any trial had begun
 
     def run(self, retried: int, test_best: bool) -> None:
-        """Everything up to the report. Raises Interrupted after a signal, UserError where every trial failed."""
+        """Everything up to the report. Raises Interrupted after a signal; where every trial failed, UserError if all
+        were refused, else it exits with 1.
+        """
         started = time.monotonic()
         print_header(self.console, read_study(self.study), self.executor.slots, retried)
         interrupted = self.run_trials()
@@ -80,7 +82,11 @@ class Sweep:
             self.console.print("interrupted; the same command continues it", style="bold")
             raise Interrupted
         if view.trials and not view.of("done", "pruned", "running", "waiting"):
-            raise UserError(f"sweep {self.plan.name}: every trial failed, see {self.plan.directory}/sweep.html")
+            message = f"sweep {self.plan.name}: every trial failed, see {self.plan.directory}/sweep.html"
+            if not any(is_fault(trial.reason) for trial in view.trials):
+                raise UserError(message)
+            print("error:", message, file=sys.stderr)
+            sys.exit(1)
 
     def run_trials(self) -> bool:
         """Start runs until none is left; whether a signal ended it before."""
@@ -184,7 +190,7 @@ class Sweep:
         outcome = "failed" if failed else "goes on"
         self.console.print(f"  {cause.partition(chr(10))[0]}; trial {run.number} {outcome}", style="bold red")
         if failed:
-            self.fail(run, cause)
+            self.fail(run, f"{cause}\nin {MAX_ENDS} processes in a row")
 
     def fail(self, run: TrialRun, reason: str) -> None:
         """End its trial, and what other seeds of it are running."""

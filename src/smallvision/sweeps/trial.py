@@ -23,6 +23,11 @@ LOCK_SECONDS = 2.0  # from one look at a lock to the next
 LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
 
 
+def is_fault(reason: str | None) -> bool:
+    """Whether a run with that reason of a failure ended by a fault, with details in further lines, or was refused."""
+    return "\n" in (reason or "").strip()
+
+
 @dataclass(frozen=True)
 class TrialRun:
     """One seed of trial ``number``. ``overrides``: its command line, composed from ``configs``; ``prunable``: whether a

@@ -16,7 +16,7 @@ SECONDS = 0.2  # from one check for the file to the next
 
 class GracefulStop(AfterEpoch):
     """Raises Interrupted after a SIGINT or SIGTERM, or when a file ``stop`` appears in ``run_dir``; Pruned where that
-    file reads "pruned".
+    file reads "pruned", unless the last epoch is over.
 
     In training, last.ckpt is saved first; several processes agree on the step. In validation the steps since the
     last save are done again when the run is continued.
@@ -57,7 +57,9 @@ class GracefulStop(AfterEpoch):
         self._stop_if_requested(trainer)
 
     def _stop_if_requested(self, trainer: Trainer, save: bool = False) -> None:
-        requested = STOP.signal is not None or self._file_is_there()
+        done = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        over = trainer.testing or trainer.should_stop or done >= (trainer.max_epochs or 0)  # nothing is left to prune
+        requested = STOP.signal is not None or self._file_is_there(over)
         if trainer.world_size > 1:  # all processes stop at the same step
             requested = bool(trainer.strategy.reduce_boolean_decision(requested, all=False))
         if not requested:
@@ -68,7 +70,7 @@ class GracefulStop(AfterEpoch):
             checkpointing.save_now(trainer)
         raise Pruned if self.pruned else Interrupted
 
-    def _file_is_there(self) -> bool:
+    def _file_is_there(self, over: bool) -> bool:
         now = time.monotonic()
         if now - self._checked < SECONDS:
             return False
@@ -77,5 +79,7 @@ class GracefulStop(AfterEpoch):
             return False
         file = self.run_dir.stop_file
         self.pruned = file.read_text(errors="replace").strip() == "pruned"
+        if self.pruned and over:
+            return False
         print(f"\n{file}: stopping after this step", file=sys.stderr)
         return True
