@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,17 @@ def test_csv_lists_the_best_by_validation_first_and_runs_without_a_metric_last(t
         assert [Path(row["run"]).name for row in rows] == ["c", "f", "g", "a", "d", "b", "e"]
     assert tuple(rows[0]) == COLUMNS
     assert (rows[0]["val/acc"], rows[-2]["val/acc"], rows[0]["images/s"]) == ("0.9", "", "1000.5")
+
+
+def test_a_thousand_runs_make_a_page_that_can_be_sent(tmp_path):
+    made, many = RunView.read(a_run(tmp_path / "a")), []
+    for number in range(1000):
+        view = replace(made, results=replace(made.results, seed=number % 2))
+        view.__dict__["config"] = config(optimizer__lr=number // 2 + 1)
+        many.append(view)
+    page = comparison_page(compare(many), tmp_path)
+    assert Outline(page).text.count("seed 0") == 500
+    assert len(page.encode()) < 2_000_000
 
 
 def test_a_stand_in_is_marked_in_csv(tmp_path):

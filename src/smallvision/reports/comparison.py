@@ -12,7 +12,7 @@ import numpy.typing as npt
 from smallvision.core.results import DataResults
 from smallvision.reports.formatting import csv_text, setting
 from smallvision.reports.run_view import ReportArrays, RunView, flatten
-from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, seeds_needed, welch
+from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, welch
 
 # Keys and sections that do not change what is learnt: places, output, and the seed.
 IGNORED = (
@@ -98,17 +98,6 @@ class Comparison:
     @property
     def runs(self) -> list[RunView]:
         return [run for configuration in self.configurations for run in configuration.runs]
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether these are runs that left batches out."""
-        return any(run.results.cut_short for run in self.runs)
-
-    @property
-    def seeds_needed(self) -> int | None:
-        """How many seeds of each of the two best would tell their test/acc apart, if it differs as it does so far."""
-        first, second = (one.sample("test/acc").values for one in self.configurations[:2])
-        return seeds_needed(first, second)
 
     @property
     def repeated(self) -> bool:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from smallvision.reports import plots
 from smallvision.reports.formatting import render
 from smallvision.reports.run_view import RunView
-from smallvision.reports.statistics import MAX_SEEDS
+from smallvision.reports.statistics import MAX_SEEDS, seeds_needed
 
 if TYPE_CHECKING:  # a run's page needs neither
     from smallvision.reports.comparison import Comparison
@@ -47,6 +47,7 @@ def comparison_page(comparisons: list[Comparison], folder: Path) -> str:
         max_tested=MAX_TESTED,
         significant=SIGNIFICANT,
         max_seeds=MAX_SEEDS,
+        seeds_needed=seeds_needed,
     )
 
 

@@ -140,16 +140,6 @@ class SweepView:
         return next(iter(self.ranking), None)
 
     @property
-    def ties(self) -> list[int]:
-        """The other trials whose metric is that of the best one."""
-        return [
-            trial.number
-            for trial in self.ranking[1:]
-            if self.best and trial.same_as is None and trial.cut_short == self.best.cut_short
-            if math.isclose(self.loss(trial), self.loss(self.best), rel_tol=1e-9)
-        ]
-
-    @property
     def ended_after(self) -> dict[int, float]:
         """Seconds from the first trial's start to the end of each, by number."""
         began = self.began
