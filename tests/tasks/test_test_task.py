@@ -5,8 +5,15 @@ import re
 import shlex
 import shutil
 
+import numpy as np
+import pytest
+import torch
 from helpers.command import TINY, results
 from helpers.forks import train
+
+from smallvision.data.dataset import ImageDataset
+from smallvision.data.module import ImageDataModule
+from smallvision.training.factory import balanced_weights
 
 
 def test_a_checkpoint_alone_gives_the_test_metrics_of_its_run_to_the_last_digit(finished, tmp_path):
@@ -95,3 +102,35 @@ def test_short_names_stand_for_runs_and_tests_lie_apart_from_them(tmp_path):
     assert re.search(r"^smallvision: continuing outputs/runs/shapes-mnist-adam/\S+-third$", continued.stdout, re.M)
     compared = train(tmp_path, "task=report", "runs=[first,outputs/runs/*/*-third]")
     assert sorted(re.findall(r"^\S+-(\w+),completed", compared.stdout, re.M)) == ["first", "third"]
+
+
+def test_unequal_classes_are_named_can_be_weighted_and_have_a_balanced_accuracy(tmp_path):
+    labels = np.array([0] * 160 + [1] * 30 + [2] * 10)
+    images = np.random.default_rng(0).integers(0, 60, (200, 8, 8)).astype(np.uint8) + (90 * labels[:, None, None] // 2)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images[::2], "y_test": labels[::2]}
+    np.savez(tmp_path / "mine.npz", **{name: value.astype(np.uint8) for name, value in arrays.items()})
+    typed = ("data=arrays", "data.path=mine.npz", "data.val_size=20", "model=linear", "report=false")
+    plain = train(tmp_path, *typed, "trainer.max_epochs=1", "hydra.run.dir=plain")
+    assert plain.returncode == 0, plain.stderr
+    assert (
+        "classes    80% of the images are 0, so always to answer that is right as often (chance: 33%)" in plain.stdout
+    )
+    assert "classes    2 has 5 test images: too few to judge the class by" in plain.stdout
+    weighted = train(tmp_path, *typed, "loss.class_weights=balanced", "trainer.max_epochs=8", "hydra.run.dir=weighted")
+    assert weighted.returncode == 0, weighted.stderr
+    tested = train(tmp_path, "task=test", "checkpoint=weighted", "report=false", "hydra.run.dir=tested")
+    assert tested.returncode == 0, tested.stderr
+    balanced = results(tmp_path / "tested")["balanced_accuracy"]
+    assert balanced == results(tmp_path / "weighted")["balanced_accuracy"]
+    assert results(tmp_path / "plain")["balanced_accuracy"] is not None
+    assert (f"balanced acc {balanced:.4f}" in tested.stdout) == (
+        abs(balanced - results(tmp_path / "tested")["metrics"]["test/acc"]) >= 0.001
+    )
+
+
+def test_balanced_weights_give_each_class_the_same_weight():
+    labels = torch.tensor([0] * 6 + [1] * 2)
+    images = torch.zeros(8, 1, 4, 4, dtype=torch.uint8)
+    dataset = ImageDataset("a", "b", ["x", "y"], images, labels, images, labels)
+    weights = balanced_weights(ImageDataModule(dataset, val_size=0, batch_size=4, eval_batch_size=4, seed=0))
+    assert weights.tolist() == [pytest.approx(8 / 12), 2.0]

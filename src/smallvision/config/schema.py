@@ -208,6 +208,7 @@ class Trainer(Section):
 @dataclass
 class Loss(Section):
     label_smoothing: FractionBelowOne  # of each label, spread over all classes; in training only
+    class_weights: Literal["balanced"] | None = None  # in training: each class counts alike, however many images it has
 
 
 @dataclass

@@ -67,7 +67,8 @@ class Results:
 
     ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the best
     epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the run
-    directory, or as it was given. ``saved_model``: the plain state dict. ``tested``: images that were tested;
+    directory, or as it was given. ``saved_model``: the plain state dict. ``balanced_accuracy``: of the test, the mean
+    of the accuracies of the classes. ``tested``: images that were tested;
     ``times_tested``: how often the run's test set was read. ``cut_short``: the keys that left batches out, as typed.
     ``unsaved``: what could not be written, and why. ``note``: how the metrics differ from those of one process.
     ``extra``: what only one task reports, under its own keys beside the others.
@@ -90,6 +91,7 @@ class Results:
     reason: str | None = None
     saved_model: str | None = None
     best_epoch: int | None = None
+    balanced_accuracy: float | None = None
     tested: int = 0
     times_tested: int = 0
     cut_short: str | None = None

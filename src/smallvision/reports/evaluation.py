@@ -106,6 +106,11 @@ class Evaluation:
                 found.append(ClassStats(index, accuracy, precision, f1, confused))
         return sorted(found, key=lambda stats: stats.accuracy.value)
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean of the classes' accuracies, which a majority class cannot raise."""
+        return math.fsum(stats.accuracy.value for stats in self.classes) / len(self.classes)
+
     def top_confusions(self, limit: int) -> list[tuple[int, int, int]]:
         """True class, predicted class and count of the most frequent confusions."""
         order = np.argsort(-self.errors, axis=None, kind="stable")[:limit]

@@ -3,6 +3,8 @@
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from smallvision.config.schema import Config, Optimizer
@@ -10,13 +12,17 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
+from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule, Part
+from smallvision.reports.evaluation import Evaluation
 from smallvision.reports.statistics import wilson
 from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.device import Device
 from smallvision.training.factory import Experiment, make_data, make_experiment
 from smallvision.training.model_spec import shape_str
 from smallvision.training.processes import Group
+
+FEW = 10  # test images, which do not tell how well their class is recognised
 
 
 def make_shared_experiment(config: Config, group: Group, checkpoint: Checkpoint | None = None) -> Experiment:
@@ -71,6 +77,35 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
     console.fields({"device": str(device), "run": str(run_dir.path)})
     if dataset.remark:
         console.print(f"  note       {dataset.remark}", style="yellow")
+    for message in imbalance(dataset):
+        console.print(f"  classes    {message}", style="yellow")
+
+
+def imbalance(dataset: ImageDataset) -> list[str]:
+    """What is worth knowing of how many images the classes have."""
+    labels, number = dataset.test_labels, len(dataset.classes)
+    counts = torch.bincount(labels if len(labels) else dataset.train_labels, minlength=number)
+    largest, smallest, found = int(counts.argmax()), int(counts.argmin()), []
+    majority = float(counts[largest] / counts.sum())
+    if majority >= 1.5 / number:
+        found.append(
+            f"{majority:.0%} of the images are {dataset.classes[largest]}, so always to answer that is right as often"
+            f" (chance: {1 / number:.0%}); see the balanced accuracy, and loss.class_weights=balanced"
+        )
+    if len(labels) > 0 and counts[smallest] < FEW:
+        few = int((counts < FEW).sum())
+        others = f", {few - 1} more have fewer than {FEW}" if few > 1 else ""
+        images = f"{counts[smallest]} test image{'s' * (int(counts[smallest]) != 1)}"
+        found.append(f"{dataset.classes[smallest]} has {images}{others}: too few to judge the class by")
+    return found
+
+
+def add_test(results: Results, probabilities: Tensor, dataset: ImageDataset) -> None:
+    """Put into ``results`` how many images were tested and their balanced accuracy."""
+    results.tested = len(probabilities)
+    if results.tested:
+        labels = dataset.test_labels[: results.tested].numpy()
+        results.balanced_accuracy = Evaluation(probabilities.numpy(), labels).balanced_accuracy
 
 
 def validation_taken(config: Config, sizes: dict[Part, int]) -> str:
@@ -130,6 +165,9 @@ def tested(console: Console, results: Results, which: str) -> None:
         low, high = wilson(round(accuracy * count), count)
         interval = f"95 % interval {low:.4f} to {high:.4f}, n = {count:,}"
         console.print(f"test  loss {loss:.4f}  acc {accuracy:.4f}  ({interval}) {which}", style="bold green")
+        balanced = results.balanced_accuracy
+        if balanced is not None and abs(balanced - accuracy) >= 0.001:
+            console.print(f"      balanced acc {balanced:.4f}, the mean of the classes' accuracies")
         if count < data.test:
             console.print(f"      on {count:,} of the {data.test:,} test images", style="bold yellow")
     if results.cut_short is not None:

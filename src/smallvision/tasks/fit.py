@@ -203,7 +203,8 @@ class Fit:
         )
         results.images_per_second = timer.images / timer.train_seconds if timer.images else None
         results.saved_model = self.saved_model
-        results.tested, results.times_tested = len(self.kept.probabilities), self.times_tested
+        common.add_test(results, self.kept.probabilities, self.experiment.data.dataset)
+        results.times_tested = self.times_tested
         results.unsaved, results.note = self.checkpointing.unsaved, self.note
         return results
 

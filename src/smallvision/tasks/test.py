@@ -43,7 +43,7 @@ def _run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | BareWeights, 
     seconds = time.perf_counter() - started
     results = common.results(config, experiment, run_dir, "completed")
     results.metrics |= {name: trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
-    results.tested = len(kept.probabilities)
+    common.add_test(results, kept.probabilities, experiment.data.dataset)
     results.times_tested = 1
     results.best_checkpoint = str(checkpoint.path)
     results.seconds = Seconds(total=run_dir.seconds, test=seconds)

@@ -20,7 +20,7 @@ class Classifier(pl.LightningModule):
     """Images uint8 N x C x H x W in, logits N x classes out; validation and test average test-time views.
 
     ``make_optimizer``: from the network to its optimizer; ``schedule``: the learning rate's factor over the course of
-    training; ``label_smoothing``: in training only. Testing needs none of them.
+    training; ``label_smoothing`` and ``class_weights``: in training only. Testing needs none of them.
     """
 
     def __init__(
@@ -29,8 +29,11 @@ class Classifier(pl.LightningModule):
         make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
         schedule: LRLambda | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.predictor, self.label_smoothing = predictor, label_smoothing
         self.make_optimizer, self.schedule = make_optimizer, schedule or constant()
         self.train_metrics, self.eval_metrics = LossAndAccuracy(), LossAndAccuracy()
@@ -42,7 +45,8 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        loss = F.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing)
         self.train_metrics.update(loss, logits, labels)
         return loss
 

@@ -81,6 +81,13 @@ def make_data(config: Config) -> ImageDataModule:
     )
 
 
+def balanced_weights(data: ImageDataModule) -> torch.Tensor:
+    """Of each class, with which all classes of the training images have the same weight in the loss."""
+    labels = data.dataset.train_labels[data.indices["train"]]
+    counts = torch.bincount(labels, minlength=len(data.dataset.classes))
+    return len(labels) / (len(counts) * counts.clamp(min=1)).float()
+
+
 @lru_cache(maxsize=1)
 def load_images(source: str, data_dir: str) -> ImageDataset:
     """The images of that source, a section of ``data`` in JSON; a worker's next trial finds them here."""
@@ -125,6 +132,7 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
         optimizer_for,
         instantiate("scheduler", config.scheduler),
         config.loss.label_smoothing,
+        balanced_weights(data) if config.loss.class_weights == "balanced" else None,
     )
     return Experiment(data, model, device, predictor.parameter_count, layers)
 
