@@ -75,6 +75,7 @@ def test_tensorboard_gets_hyperparameters_confusion_matrix_images_and_graph_besi
         "hydra.run.dir=run",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
+    assert f"  curves     tensorboard --logdir {tmp_path}\n" in process.stdout
     assert "could not" not in process.stdout
     assert (tmp_path / "run/metrics.csv").is_file()
     board = EventAccumulator(str(tmp_path / "run"))

@@ -319,7 +319,7 @@ class Config(Section):
     rerun: str | None = None  # a run directory whose config a new run starts from
     continued: list[str] | None = field(default=None, metadata=OPTIONAL)  # from which step on with which other values
     test: bool = True  # test the best epoch at the end
-    name: Name | None = field(default=None, metadata=OPTIONAL_OR_NULL)  # ends the name of the run directory
+    name: Name | None = None  # ends the name of the run directory
     checkpoint: Checkpointing | str | None = field(default=None, metadata=OPTIONAL)
     # Keys of one task each.
     images: str | Annotated[list[str], Length(1)] | None = field(default=None, metadata=OPTIONAL)

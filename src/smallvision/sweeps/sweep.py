@@ -1,6 +1,7 @@
 """A sweep from its command line to its best trial."""
 
 import math
+import shlex
 import subprocess
 import sys
 import time
@@ -12,13 +13,14 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from smallvision.core.console import Console
-from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.errors import Interrupted, UserError, without_password
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, assign, clear_scratch, write_text
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
 from smallvision.sweeps.plan import make_plan
+from smallvision.sweeps.storage import JOURNAL
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.terminal import SweepDisplay, print_header, print_summary
 from smallvision.sweeps.trial import TrialRun, is_fault
@@ -78,6 +80,8 @@ class Sweep:
         view = read_runs(self.study, at_work=False)
         write_report(view)
         print_summary(self.console, view, time.monotonic() - started)
+        storage = without_password(self.plan.storage or str(self.plan.directory.resolve() / JOURNAL))
+        self.console.fields({"dashboard": shlex.join(["optuna-dashboard", storage])})
         if interrupted:
             self.console.print("interrupted; the same command continues it", style="bold")
             raise Interrupted

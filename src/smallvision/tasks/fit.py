@@ -1,5 +1,6 @@
 """Train, choose the best epoch by validation, and test its checkpoint once."""
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -261,3 +262,5 @@ class Fit:
                 "compare": command("task=report", assign("runs", others)),
             }
         )
+        if self.config.logger.name == "tensorboard":
+            self.console.fields({"curves": shlex.join(["tensorboard", "--logdir", str(others.resolve())])})
