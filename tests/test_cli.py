@@ -120,7 +120,6 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("optimizer.lr=0.1,0.2",), ("optimizer.lr=0.1,0.2", "-m", "optimizer.lr=[0.1,0.2]")),
     (("model", "=", "mnist"), ("model =", "no spaces around =")),
     (("model=", "mnist"), ("model= mnist", "no spaces around =")),
-    (("-m",), ("-m", "nothing to search", "seed=0,1,2")),
     (("data_dir=${nope}",), ("data_dir", "nope")),
     (("hydra.run.dir=${nope}",), ("hydra.run.dir", "nope")),
     # flags
@@ -232,6 +231,13 @@ def test_the_first_lines_come_before_torch(work: Path) -> None:
     """Which takes seconds to be imported."""
     done = run(work, *SMALL)
     assert done.stdout.splitlines() == ["smallvision: training model=mnist on data=shapes", "  loading    PyTorch"]
+
+
+def test_a_sweep_of_nothing_asks_for_something_to_search(work: Path) -> None:
+    done = run(work, "-m")
+    assert (done.returncode, done.stdout) == (2, "smallvision: a sweep of model=mnist on data=mnist\n")
+    assert done.stderr.startswith("error: -m: nothing to search; list values or seeds, for example optimizer.lr=")
+    assert list(work.iterdir()) == []
 
 
 def test_images_that_are_not_there_are_refused_before_torch(work: Path) -> None:

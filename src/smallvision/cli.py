@@ -244,6 +244,7 @@ def sweep(arguments: argparse.Namespace, directory: Path) -> None:
         if override.key_or_group.startswith("hydra/"):
             raise UserError(f"{override.key_or_group}: not here; sweep= and sweep.launcher= choose how a sweep runs")
     composed = compose(overrides, directory, **source_of(arguments), sweep=True)
+    Console().print("smallvision: a sweep of model={model.name} on data={data.name}".format_map(composed), "bold")
     from smallvision.sweeps import sweep as sweeps
 
     with hydra.initialize_config_dir(str(directory), version_base="1.3"), one_line_errors(overrides):

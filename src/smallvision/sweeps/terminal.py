@@ -22,9 +22,9 @@ def print_header(console: Console, view: SweepView, workers: int, retried: int) 
     """What is searched, how and where. ``retried``: trials that failed and are tried once more."""
     ended = len(view.of(*ENDED))
     space = [f"{key}={expression}" for key, expression in view.space.items()] or ["nothing"]
-    console.print(f"smallvision: sweep {view.name}", style="bold")
     console.fields(
         {
+            "name": view.name,
             "search": f"{view.method}, {view.planned} trial{'s' * (view.planned != 1)}, by {view.metric}",
             "over": space[0],
             **{" " * number: line for number, line in enumerate(space[1:], 1)},
