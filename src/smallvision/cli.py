@@ -149,12 +149,10 @@ def check_images(images: object) -> None:
     """Raise UserError where none of the images to predict exists, which can be known before torch is imported."""
     from smallvision.data.image_files import find_images
 
-    patterns = [images] if isinstance(images, str) else list(images) if isinstance(images, ListConfig) else []
-    if not all(isinstance(pattern, str) for pattern in patterns) or not patterns:
-        return  # the config's type refuses it
-    paths = [os.path.expanduser(pattern) for pattern in patterns]  # noqa: PTH111 - Path's own raises
+    typed = [str(one) for one in images] if isinstance(images, ListConfig) else str(images)
+    paths = [os.path.expanduser(path) for path in ([typed] if isinstance(typed, str) else typed)]  # noqa: PTH111
     if not any(path == "-" or os.path.lexists(path) or any(glob.iglob(path, recursive=True)) for path in paths):
-        find_images(images if isinstance(images, str) else patterns, io.BytesIO())
+        find_images(typed, io.BytesIO())
 
 
 def announce(composed: DictConfig) -> None:

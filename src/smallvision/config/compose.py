@@ -210,7 +210,7 @@ def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> 
     )
     prefix, path = "", key.replace("/", ".").split(".")
     alike = [known for known in _keys(node) if known.endswith(f".{path[-1]}")]
-    meant = min(alike, key=_depth) if alike else ALIASES.get(path[-1], key)
+    meant = min(alike, key=len) if alike else ALIASES.get(path[-1], key)
     while len(path) > 1 and isinstance(node, dict) and isinstance(node.get(path[0]), dict):
         node, prefix, path = node[path[0]], f"{prefix}{path[0]}.", path[1:]
     assert isinstance(node, dict)
@@ -224,10 +224,6 @@ def _keys(node: object, prefix: str = "") -> Iterator[str]:
     for key, value in node.items() if isinstance(node, dict) else ():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")
-
-
-def _depth(key: str) -> int:
-    return key.count(".")
 
 
 # One config ----------------------------------------------------------------------------------------------------
