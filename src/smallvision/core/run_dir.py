@@ -28,7 +28,7 @@ PACKAGES = (
 )  # fmt: skip
 SCRIPT = Path(__file__).parents[3] / "train.py"
 WORDS = ("null", "true", "false", "nan", "inf")  # that are values of their own in an override
-RUNS = Path("outputs/runs")  # where a run's short name is looked up
+RUNS = Path("outputs/runs")  # where a run of a short name lies
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-(.+)")  # the name of a run directory: time and short name
 SCRATCH = ".part"  # ends the name of a file that is being written
 

@@ -140,7 +140,7 @@ class Progress(AfterEpoch):
 
 
 class RunningLoss:
-    """A mean of recent losses, for which no step waits: a GPU's loss is copied, and looked at once it has arrived."""
+    """A mean of recent losses, for which no step waits: a GPU's loss is copied, and read once it has arrived."""
 
     def __init__(self) -> None:
         self.mean: float | None = None
