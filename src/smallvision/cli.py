@@ -12,6 +12,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ TITLES = {
 
 def main() -> None:
     """``python train.py [flags] [overrides]``."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of train.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit.register(gc.freeze)  # or Python's end takes seconds: it searches all that torch imported for garbage
     with exit_codes():
         if ranks.world_size() == 1:
@@ -135,7 +138,8 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
     if config.task in WITHOUT_RUN_DIR:
         return run_task(config, None, checkpoint)
     if config.task == "fit":
-        STOP.install()  # so that a run stopped while it loads is saved, too
+        STOP.install()
+        STOP.loading = True
     path = run_directory(composed, config, overrides)
     if file is None:
         announce(composed)

@@ -109,17 +109,26 @@ def stop_after_first_row(run_dir: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_signal_in_the_first_seconds_is_heard_too(tmp_path):
+def test_a_signal_while_it_loads_ends_a_run_at_once_and_leaves_nothing(tmp_path):
     """Of a new process, which then imports torch."""
     process = command.start(tmp_path, *TINY, "hydra.run.dir=cut")
-    wait_for((tmp_path / "cut").exists, process)
-    time.sleep(0.3)
+    wait_for((tmp_path / "cut/train.log").exists, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert (process.returncode, err) == (130, "\nSIGINT: stopped while loading\n")
+    assert "interrupted" not in out
+    assert not (tmp_path / "cut").exists()
+
+
+def test_two_signals_at_once_are_one(tmp_path):
+    process = start(tmp_path, *TINY, "data.images=4000", "trainer.max_epochs=30", "hydra.run.dir=cut")
+    wait_for((tmp_path / "cut/metrics.csv").exists, process)
+    process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert results(tmp_path / "cut")["status"] == "interrupted"
-    assert (tmp_path / "cut/checkpoints/last.ckpt").is_file()
-    assert "resume=cut" in out
+    assert "all of it saved" in out
 
 
 def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):

@@ -1,9 +1,11 @@
 """The loggers that get a run's metrics in addition to its directory."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.forks import train
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from smallvision.config.schema import Logger
@@ -26,9 +28,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the logger would have been built with."""
     seen: dict[str, Any] = {}
 
-    def instantiate(section: str, config: Logger, **places: Any) -> None:
+    def instantiate(section: str, config: Logger, **places: Any) -> SimpleNamespace:
         assert section == "logger"
         seen.update(config.to_dict(), **{f"place of {name}": place for name, place in places.items()})
+        return SimpleNamespace()
 
     monkeypatch.setattr(loggers, "instantiate", instantiate)
     return seen
@@ -48,9 +51,32 @@ def test_tensorboard_writes_into_the_run_directory(tmp_path: Path) -> None:
 
 def test_mlflow_writes_into_the_run_directory_unless_a_server_is_named(tmp_path: Path, asked: dict[str, Any]) -> None:
     make_logger(Logger.from_dict({**MLFLOW, "tracking_uri": None}), tmp_path)
-    assert asked["tracking_uri"] == f"file:{tmp_path}/mlruns"
+    assert asked["tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert asked["place of artifact_location"] == f"file://{tmp_path}/mlruns"
     make_logger(Logger.from_dict({**MLFLOW, "tracking_uri": "http://server"}), tmp_path)
     assert asked["tracking_uri"] == "http://server"
+
+
+class Unreachable:
+    @property
+    def experiment(self) -> None:
+        raise OSError("no answer\nfrom there")
+
+
+def test_a_logger_that_cannot_start_is_refused_in_one_line_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "instantiate", lambda *_, **__: Unreachable())
+    with pytest.raises(UserError, match=r"^logger=mlflow: cannot start: no answer from there$"):
+        make_logger(Logger.from_dict({**MLFLOW, "tracking_uri": None}), tmp_path)
+    (tmp_path / "modules/wandb").mkdir(parents=True)  # found, but no package that Lightning takes
+    (tmp_path / "modules/wandb/__init__.py").touch()
+    typed = ("data=folder", "data.path=modules", "logger=wandb", "hydra.run.dir=run")  # the folder holds no images
+    process = train(tmp_path, *typed, modules=str(tmp_path / "modules"))
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: logger=wandb: ")
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_wandb_calls_the_run_as_its_directory(tmp_path: Path, asked: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ import logging
 import os
 import platform
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from smallvision import __version__
 from smallvision.core import ranks
-from smallvision.core.errors import UserError
+from smallvision.core.errors import Interrupted, UserError
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
@@ -58,6 +58,7 @@ class RunDir:
         self.started = time.perf_counter()
         self.seconds_before = 0.0  # of earlier processes, where the run is continued
         self.existed = self.config_file.is_file()
+        self.empty = False  # when it was opened
         self._described = False
         self._handler: logging.Handler | None = None
         self._lock = FileLock(path / ".lock", timeout=0)
@@ -76,6 +77,7 @@ class RunDir:
             except Timeout:
                 raise UserError(f"{self.path}: another process is at work on this run; wait for its end") from None
             clear_scratch(self.path)
+            self.empty = all(file.name == ".lock" for file in self.path.iterdir())
         root = logging.getLogger()
         root.setLevel(logging.INFO)
         logging.captureWarnings(True)
@@ -100,8 +102,8 @@ class RunDir:
         locked = self._lock.is_locked
         self.close()
         if self.is_writer and locked and not self.existed and not self._described:
-            for name in ("train.log", ".lock"):
-                (self.path / name).unlink(missing_ok=True)
+            for file in self.path.iterdir() if self.empty else (self.path / "train.log", self.path / ".lock"):
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
             for folder in (self.path, *self.path.parents[:3]):
                 try:
                     folder.rmdir()  # only where empty
@@ -179,12 +181,12 @@ def is_locked(directory: Path, name: str = ".lock") -> bool:
 
 @contextmanager
 def opened(path: Path, overrides: list[str]) -> Iterator[RunDir]:
-    """The run directory while it is worked on; without a trace where the run is refused at once."""
+    """The run directory while it is worked on; without a trace where the run is refused or stopped before it begins."""
     run_dir = RunDir(path, overrides)
     try:
         run_dir.open()
         yield run_dir
-    except UserError:
+    except (UserError, Interrupted, KeyboardInterrupt):
         run_dir.discard()
         raise
     finally:
@@ -265,10 +267,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Where the block raises, ``path`` stays as it was and the scratch file is removed.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent)
-    os.close(descriptor)
-    scratch = Path(name)
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SCRATCH}")  # so that no signal comes before its name
     try:
+        scratch.touch(exist_ok=False)
         yield scratch
         with scratch.open("rb+") as file:
             os.fsync(file.fileno())

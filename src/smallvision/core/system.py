@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -10,6 +11,7 @@ from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, UserError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
+ONE_SIGNAL = 0.5  # seconds
 GPUS = Path("/dev")  # holds nvidia0, nvidia1, ...
 
 
@@ -46,12 +48,14 @@ def check_device(name: str) -> None:
 class StopRequest:
     """Whether SIGINT or SIGTERM has come: the first asks the run to stop after its step, the second stops it at once.
 
-    Installed early, so that a run stopped in its first seconds is still built and saved, and the command that
-    continues it is printed.
+    Two within :data:`ONE_SIGNAL` seconds, of a person and of what started the process, are one. While a run is
+    ``loading``, which writes nothing, the first one stops it at once.
     """
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self.received = 0.0
+        self.loading = False
         self.ending = False  # whether the run, in several processes, is on its way to its end
         self.numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,8 +65,13 @@ class StopRequest:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if time.monotonic() - self.received < ONE_SIGNAL:
+                return
             raise Interrupted("stopped at once")
-        self.signal = signal.Signals(number).name
+        self.signal, self.received = signal.Signals(number).name, time.monotonic()
+        if self.loading:
+            print(f"\n{self.signal}: stopped while loading", file=sys.stderr)
+            raise Interrupted("stopped while loading")
         if ranks.rank() == 0:
             print(f"\n{self.signal}: stopping after this step; once more to stop at once", file=sys.stderr)
 

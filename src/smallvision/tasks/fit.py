@@ -16,6 +16,7 @@ from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, Pruned, UserError
 from smallvision.core.results import METRICS, EpochSeconds, Results, Seconds
 from smallvision.core.run_dir import RunDir, assign, command
+from smallvision.core.system import STOP
 from smallvision.tasks import common
 from smallvision.tasks.report_data import write_report
 from smallvision.training import loggers, state_dict
@@ -47,6 +48,8 @@ def run(
 
 def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: Group) -> Results:
     console = Console()
+    STOP.loading = STOP.loading and group.world_size == 1
+    logger = loggers.make_logger(config.logger, run_dir.path)
     experiment = common.make_shared_experiment(config, group)
     weights_file = group.from_first(partial(state_dict.target, config.save_model, run_dir.path))
     last, damaged = group.from_first(partial(newest, run_dir.checkpoints))
@@ -62,10 +65,11 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
         experiment.device,
         run_dir.path,
         [*make_callbacks(config, experiment, run_dir, console, last), *callbacks],
-        loggers.make_logger(config.logger, run_dir.path),
+        logger,
         last,
         group,
     )
+    STOP.loading = False
     group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
     common.results(config, experiment, run_dir, "running").write(run_dir)
     common.summary(console, config, experiment, run_dir)

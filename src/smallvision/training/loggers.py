@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -11,6 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from smallvision.config.schema import Logger as LoggerConfig
 from smallvision.config.targets import instantiate
+from smallvision.core import ranks
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.training.classifier import Classifier
 
@@ -23,7 +25,7 @@ KEYS = (
 
 
 def make_logger(config: LoggerConfig, run_dir: Path) -> Logger | None:
-    """The logger of that choice, or None for csv."""
+    """The logger of that choice, started, or None for csv. Raises UserError where it cannot start."""
     if config.target is None:
         return None
     arguments = {key: value for key, value in config.extra.items() if key != "graph"}  # logged at the run's end
@@ -34,10 +36,19 @@ def make_logger(config: LoggerConfig, run_dir: Path) -> Logger | None:
     if config.name == "tensorboard":
         places |= {"name": "", "version": ""}
     if config.name == "mlflow" and arguments.get("tracking_uri") is None:
-        arguments["tracking_uri"] = f"file:{run_dir.resolve() / 'mlruns'}"
+        arguments["tracking_uri"] = f"sqlite:///{quote(str(run_dir.resolve() / 'mlflow.db'))}"
+        places["artifact_location"] = (run_dir.resolve() / "mlruns").as_uri()
     if config.name == "wandb":
         places["name"] = run_dir.name
-    logger: Logger = instantiate("logger", replace(config, extra=arguments), **places)
+    try:
+        logger: Logger = instantiate("logger", replace(config, extra=arguments), **places)
+        if ranks.rank() == 0:
+            getattr(logger, "experiment", None)  # connects, or makes its files
+    except UserError:
+        raise
+    except Exception as error:  # of any library
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"logger={config.name}: cannot start: {reason[:300]}") from None
     return logger
 
 

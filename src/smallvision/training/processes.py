@@ -29,7 +29,7 @@ from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.run_dir import RunDir, assign, command
-from smallvision.core.system import STOP
+from smallvision.core.system import ONE_SIGNAL, STOP
 
 T = TypeVar("T")
 
@@ -342,7 +342,7 @@ class Watchdog(threading.Thread):
         while not self.stopped.is_set():
             if select.select([self.reader], [], [], 0.5)[0]:
                 received = [number for number in os.read(self.reader, 64) if number in STOP.numbers]
-                signals += len(received)
+                signals += bool(received) and (since is None or time.monotonic() - since > ONE_SIGNAL)
                 since = time.monotonic() if received else since
             if since is None and self._lost():
                 since = time.monotonic()
