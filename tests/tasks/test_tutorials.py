@@ -172,6 +172,7 @@ def test_what_does_not_fit_a_bare_state_dict_is_refused_in_one_line(tmp_path, ty
 
 
 def test_other_tasks_say_what_a_bare_state_dict_is_for(tmp_path):
+    (tmp_path / "x.png").touch()
     torch.save(plain_loop.ConvNet().state_dict(), tmp_path / "model.pt")
     process = train(tmp_path, "task=predict", "checkpoint=model.pt", "images=x.png")
     assert process.returncode == 2
