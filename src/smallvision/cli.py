@@ -1,7 +1,7 @@
 """The command line: composed once, checked once, dispatched to a task or a sweep; how it ends is the exit code.
 
 Exit codes: 0 done; 2 the user's input is wrong, in one line on standard error; 1 a fault of ours, with its
-traceback; 130 interrupted.
+traceback, or a lost process of a run in several, in one line on each machine; 130 interrupted.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from smallvision.config.compose import (
 from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console
-from smallvision.core.errors import Interrupted, UserError, printable
+from smallvision.core.errors import Interrupted, LostProcess, UserError, printable
 from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
@@ -298,14 +298,21 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if ranks.rank() == 0:
-            print("error:", printable(" ".join(str(error).split())), file=sys.stderr)
+        _print_error(error, ranks.rank())
         sys.exit(2)
+    except LostProcess as error:
+        _print_error(error, ranks.local_rank())
+        sys.exit(1)
     except (Interrupted, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _print_error(error: Exception, rank: int) -> None:
+    if rank == 0:
+        print("error:", printable(" ".join(str(error).split())), file=sys.stderr)
 
 
 def _refuse_argument(message: str) -> NoReturn:

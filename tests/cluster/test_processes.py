@@ -135,7 +135,7 @@ def test_a_killed_process_ends_the_others_with_one_line(tmp_path: Path) -> None:
     wait_for_epoch(tmp_path, process)
     children = others(process)
     os.kill(children[0], signal.SIGKILL)
-    assert process.wait(60) == 2
+    assert process.wait(60) == 1
     last = (tmp_path / "out.txt").read_text().splitlines()[-1]
     assert last.startswith("error: another process of this run was lost")
     assert results(tmp_path / "run")["status"] == "failed"
@@ -178,12 +178,13 @@ def test_strategies_with_no_own_tests_are_refused_before_training(tmp_path: Path
     assert printed.endswith("exit code 2")
 
 
-def test_batch_norm_that_processes_do_not_share_is_said_on_the_screen_and_in_the_results(tmp_path: Path) -> None:
-    printed = run(
-        tmp_path, *TINY, "model=cifar10", "data.size=8", "trainer.devices=2", "trainer.max_epochs=1",
-        "hydra.run.dir=run",
-    )  # fmt: skip
-    assert printed.endswith("exit code 0"), printed
-    note = results(tmp_path / "run")["note"]
-    assert note.startswith("each of 2 processes normalises by")
-    assert f"  note       {note}" in printed
+def test_batch_norm_has_the_statistics_of_all_processes(tmp_path: Path) -> None:
+    """In float64: Adam divides by gradients that are zero but for rounding, such as those before batch norm."""
+    few = (*TINY, "model=cifar10", "data.size=8", "data.images=260", "device.precision=64-true")
+    for count in (1, 2):
+        printed = run(tmp_path, *few, f"trainer.devices={count}", f"hydra.run.dir={count}")
+        assert printed.endswith("exit code 0"), printed
+    for one, several in zip(rows(tmp_path / "1"), rows(tmp_path / "2"), strict=True):
+        assert several == pytest.approx(one, abs=1e-5)
+    for name, tensor in weights(tmp_path / "1").items():
+        assert torch.allclose(tensor, weights(tmp_path / "2")[name], rtol=0, atol=1e-5), name

@@ -71,12 +71,14 @@ class Slurm:
                  "seed-file": "munge.seed"}  # fmt: skip
         self.run("munged", "--force", *(f"--{option}={self.folder / name}" for option, name in files.items()))
         self.run("slurmctld")
+        (self.folder / "hosts").write_text(f"{Path('/etc/hosts').read_text()}\n127.0.0.1 n1 n2\n")
         for node in ("n1", "n2"):
             self.start_node(node)
         self.wait_for_nodes()
 
     def start_node(self, node: str) -> None:
-        self.run("slurmd", "-N", node)
+        hosts = self.folder / "hosts"  # in which nodes find each other
+        self.run("unshare", "--mount", "sh", "-c", f"mount --bind {hosts} /etc/hosts; exec slurmd -N {node}")
 
     def wait_for_nodes(self) -> None:
         while self.run("sinfo", "--noheader", "--Node", "--format=%T", "--partition=main").split() != ["idle"] * 2:

@@ -12,6 +12,10 @@ class UserError(Exception):
         super().__init__(without_password(" ".join(message.split())))
 
 
+class LostProcess(Exception):
+    """Another process of this run has ended or does not answer. One line that says how to go on; exit code 1."""
+
+
 class Interrupted(BaseException):
     """SIGINT, SIGTERM or a file ``stop`` came; exit code 130.
 

@@ -70,8 +70,8 @@ class Results:
     directory, or as it was given. ``saved_model``: the plain state dict. ``balanced_accuracy``: of the test, the mean
     of the accuracies of the classes. ``tested``: images that were tested;
     ``times_tested``: how often the run's test set was read. ``cut_short``: the keys that left batches out, as typed.
-    ``unsaved``: what could not be written, and why. ``note``: how the metrics differ from those of one process.
-    ``extra``: what only one task reports, under its own keys beside the others.
+    ``unsaved``: what could not be written, and why. ``extra``: what only one task reports,
+    under its own keys beside the others.
     """
 
     status: str
@@ -96,7 +96,6 @@ class Results:
     times_tested: int = 0
     cut_short: str | None = None
     unsaved: list[str] = field(default_factory=list)
-    note: str | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

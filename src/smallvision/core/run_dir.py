@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from smallvision import __version__
 from smallvision.core import ranks
-from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.errors import Interrupted, LostProcess, UserError
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
@@ -186,7 +186,7 @@ def opened(path: Path, overrides: list[str]) -> Iterator[RunDir]:
     try:
         run_dir.open()
         yield run_dir
-    except (UserError, Interrupted, KeyboardInterrupt):
+    except (UserError, LostProcess, Interrupted, KeyboardInterrupt):
         run_dir.discard()
         raise
     finally:

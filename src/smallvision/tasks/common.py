@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from smallvision.config.schema import Config, Optimizer
 from smallvision.core.console import Console
@@ -38,17 +37,6 @@ def make_shared_experiment(config: Config, group: Group, checkpoint: Checkpoint 
 def _experiment(config: Config, checkpoint: Checkpoint | None) -> Experiment:
     Console().fields({"reading": f"data={config.data.name}"})
     return make_experiment(config, make_data(config), checkpoint)
-
-
-def note_on_batch_norm(experiment: Experiment, group: Group) -> str | None:
-    """Where several processes do not share its statistics: torch's SyncBatchNorm needs GPUs."""
-    layers = (isinstance(layer, _BatchNorm) for layer in experiment.model.modules())
-    if group.world_size == 1 or experiment.device.kind == "cuda" or not any(layers):
-        return None
-    return (
-        f"each of {group.world_size} processes normalises by the batch norm statistics of its own images,"
-        " so metrics are not those of one process"
-    )
 
 
 def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
-from smallvision.core.errors import Interrupted, Pruned, UserError
+from smallvision.core.errors import Interrupted, LostProcess, Pruned, UserError
 from smallvision.core.results import METRICS, EpochSeconds, Results, Seconds
 from smallvision.core.run_dir import RunDir, assign, command
 from smallvision.core.system import STOP
@@ -82,9 +82,6 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
         console.print(f"  removed    {run_dir.stop_file}, which stopped the run before", style="yellow")
     fit = Fit(config, experiment, run_dir, trainer, console)
     fit.times_tested = times_tested
-    fit.note = common.note_on_batch_norm(experiment, group)
-    if fit.note is not None:
-        console.print(f"  note       {fit.note}", style="yellow")
     try:
         with group.explain_lost_process(), explain_out_of_memory(config), explain_refusal():
             trainer.fit(
@@ -104,7 +101,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
         fit.status = "interrupted"
         raise
     except Exception as error:
-        fit.reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        fit.reason = str(error) if isinstance(error, (UserError, LostProcess)) else f"{type(error).__name__}: {error}"
         raise
     finally:
         results = fit.results()
@@ -158,7 +155,6 @@ class Fit:
         self.test_seconds: float | None = None
         self.times_tested = 0
         self.saved_model: str | None = None
-        self.note: str | None = None
 
     def _callback(self, kind: type[C]) -> C:
         found = find_callback(self.trainer, kind)
@@ -210,7 +206,7 @@ class Fit:
         results.saved_model = self.saved_model
         common.add_test(results, self.kept.probabilities, self.experiment.data.dataset)
         results.times_tested = self.times_tested
-        results.unsaved, results.note = self.checkpointing.unsaved, self.note
+        results.unsaved = self.checkpointing.unsaved
         return results
 
     def log_end(self, results: Results) -> None:

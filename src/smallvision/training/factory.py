@@ -28,6 +28,7 @@ from smallvision.core.run_dir import RunDir
 from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
 from smallvision.training import device as devices
+from smallvision.training.batch_norm import SynchroniseBatchNorm
 from smallvision.training.callbacks import AfterEpoch
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import Compiler
@@ -233,7 +234,10 @@ def make_trainer(
     if group is not None and group.world_size > 1:
         plugins.append(Environment(group))
         arguments["strategy"] = DDPStrategy(timeout=timeout)
-        arguments.setdefault("sync_batchnorm", device.kind == "cuda")  # elsewhere torch has none
+        if device.kind == "cuda":
+            arguments.setdefault("sync_batchnorm", True)
+        elif arguments.pop("sync_batchnorm", True):  # torch's own needs GPUs
+            plugins.append(SynchroniseBatchNorm())
         profiler = profiler if group.rank == 0 else None
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.

@@ -4,6 +4,7 @@ Rank 0 reads the command line, chooses the run directory, reads and writes it, a
 run through torch's store and never see that directory. They were started by torchrun or srun, or rank 0 starts them.
 """
 
+import itertools
 import json
 import os
 import select
@@ -27,14 +28,19 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from smallvision.config.schema import Config
 from smallvision.core import ranks
-from smallvision.core.errors import Interrupted, UserError
+from smallvision.core.errors import Interrupted, LostProcess, UserError
 from smallvision.core.run_dir import RunDir, assign, command
 from smallvision.core.system import ONE_SIGNAL, STOP
 
 T = TypeVar("T")
 
 PATIENCE = 8.0  # seconds from a signal, or from the end of another process, until this one ends wherever it is
+ROUND = 0.5  # seconds from one sign of life to the next
+# Rounds without one after which a process is lost, 40 seconds: a cable may be out for 20, after which TCP waits for up
+# to 6 more. Rounds rather than seconds: a process that was itself stopped has not waited.
+SILENCE = 80
 START = timedelta(minutes=10)  # in which all processes must have begun
+DISMISSAL = 60.0  # seconds that rank 0 waits for the others when there is nothing for them to do
 
 
 class Group:
@@ -91,7 +97,9 @@ class Group:
 
     @contextmanager
     def explain_lost_process(self) -> Iterator[None]:
-        """A collective that fails, as another process has ended or does not answer, becomes a UserError."""
+        """A collective that fails, as another process has ended or does not answer, becomes a LostProcess, or the
+        UserError of that process.
+        """
         try:
             yield
         except RuntimeError as error:
@@ -99,12 +107,18 @@ class Group:
             if self.world_size == 1 or not (isinstance(error, distributed.DistError) or "gloo" in text):
                 raise
             STOP.ending = True  # so the watchdog need not end it
-            reason = "it does not answer" if "imed out" in text else "it has ended"
+            refused, reason = False, "it does not answer" if "imed out" in text else "it has ended"
             with suppress(RuntimeError):
                 if self.store is not None and self.store.check(["failed"]):
-                    reason = self.store.get("failed").decode()
-            again = "" if self.run_dir is None else f"; {command(assign('resume', self.run_dir.path))} goes on"
-            raise UserError(f"another process of this run was lost ({reason}){again}") from None
+                    refused, reason = json.loads(self.store.get("failed"))
+            if refused:
+                raise UserError(reason) from None
+            raise LostProcess(lost(reason, self.run_dir)) from None
+
+
+def lost(reason: str, run_dir: RunDir | None) -> str:
+    again = "" if run_dir is None else f"; {command(assign('resume', run_dir.path))} goes on"
+    return f"another process of this run was lost ({reason}){again}"
 
 
 class Environment(LightningEnvironment):
@@ -159,11 +173,11 @@ def joined(config: Config, run_dir: RunDir) -> Iterator[Group]:
         store = PrefixStore("0", PrefixStore("smallvision", server))
         children = [_start(rank, count, server.port) for rank in range(1, count)]
     ended = "rank 0 has ended"
-    watchdog = Watchdog(store, children, run_dir)
+    watchdog = Watchdog(store, children, run_dir, 0, count)
     try:
         store.set("task", json.dumps([config.to_dict(), str(run_dir.path), run_dir.overrides]))
         yield _join(store, 0, count, config, watchdog)
-    except UserError as error:
+    except (UserError, LostProcess) as error:
         ended = str(error)
         raise
     except Interrupted:
@@ -201,14 +215,17 @@ def adapt(config: Config, overrides: list[str]) -> int:
                 " --rdzv-backend=c10d train.py ..., or with srun; or type trainer.num_nodes=1"
             )
         return count
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "0"))) or started
+    nodes = ranks.nodes()
+    local = started // nodes
+    if local * nodes != started:
+        raise UserError(f"{started} processes on {nodes} machines: start as many on each (--ntasks-per-node)")
     typed = any(one.lstrip("+").startswith(("trainer.devices=", "trainer.num_nodes=")) for one in overrides)
     if typed and count != started:
         raise UserError(
             f"trainer.devices={trainer.devices}: with trainer.num_nodes={trainer.num_nodes} these are {count}"
-            f" processes, and {started} were started; type trainer.devices={local} trainer.num_nodes={started // local}"
+            f" processes, and {started} were started; type trainer.devices={local} trainer.num_nodes={nodes}"
         )
-    trainer.devices, trainer.num_nodes = local, started // local
+    trainer.devices, trainer.num_nodes = local, nodes
     return started
 
 
@@ -225,10 +242,11 @@ def follow(run_task: Callable[[Config, RunDir, None], object]) -> None:
         time.sleep(0.1)
     task = store.get("task")
     if not task:
+        store.add("dismissed", 1)
         return
     config, path, overrides = json.loads(task)
     config, run_dir = Config.from_dict(config), RunDir(Path(path), overrides)
-    watchdog = Watchdog(store, [], run_dir)
+    watchdog = Watchdog(store, [], run_dir, ranks.rank(), ranks.world_size())
     try:
         _followed = _join(store, ranks.rank(), ranks.world_size(), config, watchdog)
         run_task(config, run_dir, None)
@@ -237,8 +255,9 @@ def follow(run_task: Callable[[Config, RunDir, None], object]) -> None:
         _wait_for_end(store, START.total_seconds())
         raise
     except Exception as error:
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        _say(store, "failed", f"process {ranks.rank()}: {text}")
+        refused = isinstance(error, UserError)
+        text = f"process {ranks.rank()}: {'' if refused else f'{type(error).__name__}: '}{error}"
+        _say(store, "failed", json.dumps([refused, text]))
         _wait_for_end(store, 1)
         raise
     finally:
@@ -251,6 +270,9 @@ def dismiss() -> None:
         store = _launched_store()
         if not store.check(["task"]):
             store.set("task", "")
+            deadline = time.monotonic() + DISMISSAL
+            while store.add("dismissed", 0) < ranks.world_size() - 1 and time.monotonic() < deadline:
+                time.sleep(0.1)
 
 
 def remember_directory(path: Path) -> None:
@@ -273,9 +295,12 @@ def earlier_directory() -> Path | None:
 def _torchrun_store() -> Store:
     """The store of the processes that were started together: torchrun's, which outlives them, or else rank 0's."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if ranks.by_srun():
+        address = address or SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+        step = 16 * int(os.environ["SLURM_JOB_ID"]) + int(os.environ["SLURM_STEP_ID"])
+        port = port or str(15_000 + step % 10_000)  # another for each step
     if address is None or port is None:
-        slurm = SLURMEnvironment()
-        address, port = slurm.main_address, str(slurm.main_port)
+        raise UserError("MASTER_ADDR, MASTER_PORT: not set, but RANK is; start processes by torchrun or srun")
     hosted = ranks.rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = TCPStore(address, int(port), None, hosted, timeout=START, wait_for_workers=False)
     return PrefixStore("smallvision", store)
@@ -323,48 +348,79 @@ def _join(store: Store, rank: int, count: int, config: Config, watchdog: "Watchd
 
 
 class Watchdog(threading.Thread):
-    """Ends this process where it waits in a collective and cannot: Python handles no signal while torch waits there.
+    """Ends this process where it waits in a collective and cannot: Python handles no signal while torch waits there,
+    and a host that is gone sends nothing.
 
-    After a signal, or after another process has failed, the main thread has ``PATIENCE`` to end the run itself.
+    After a signal, or after another process is lost, the main thread has ``PATIENCE`` to end the run itself.
     """
 
-    def __init__(self, store: Store, children: "list[subprocess.Popen[bytes]]", run_dir: RunDir) -> None:
+    def __init__(
+        self, store: Store, children: "list[subprocess.Popen[bytes]]", run_dir: RunDir, rank: int, count: int
+    ) -> None:
         super().__init__(daemon=True)
         self.store, self.children, self.run_dir = store.clone(), children, run_dir
+        self.rank, self.count = rank, count
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.before = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         self.stopped = threading.Event()
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.silence = 0  # rounds since the store has answered
+        self.reason: str | None = None  # why a process is lost
         STOP.ending = False
 
     def run(self) -> None:
         since, signals = None, 0
         while not self.stopped.is_set():
-            if select.select([self.reader], [], [], 0.5)[0]:
+            if select.select([self.reader], [], [], ROUND)[0]:
                 received = [number for number in os.read(self.reader, 64) if number in STOP.numbers]
                 signals += bool(received) and (since is None or time.monotonic() - since > ONE_SIGNAL)
                 since = time.monotonic() if received else since
-            if since is None and self._lost():
+            self.silence += 1
+            if self.silence > SILENCE:
+                self.reason = "it does not answer"
+            if since is None and self.reason is not None:
                 since = time.monotonic()
             if since is not None and time.monotonic() - since > PATIENCE and (not STOP.ending or signals > 1):
                 self._end(130 if signals else 1)
 
-    def _lost(self) -> bool:
-        try:
-            return any(child.poll() for child in self.children) or self.store.check(["failed"])
-        except RuntimeError:  # rank 0 has ended, and the store with it
-            return True
+    def _listen(self) -> None:
+        """Exchange signs of life through the store, each call of which takes as long as the network is away."""
+        heard = {rank: (b"", 0) for rank in (range(1, self.count) if self.rank == 0 else [0])}
+        for beat in itertools.count():
+            try:
+                self.store.set(f"alive/{self.rank}", str(beat))
+                if any(child.poll() for child in self.children):
+                    self.reason = "it has ended"
+                elif self.store.check(["failed"]):
+                    _, self.reason = json.loads(self.store.get("failed"))
+                for rank, (before, since) in heard.items():
+                    now = self.store.get(f"alive/{rank}") if self.store.check([f"alive/{rank}"]) else before
+                    heard[rank] = (now, beat if now != before else since)
+                    if heard[rank][0] and beat - heard[rank][1] > SILENCE:
+                        self.reason = f"process {rank} does not answer"
+                        _say(self.store, "failed", json.dumps([False, self.reason]))
+            except RuntimeError:  # the store has ended with rank 0
+                self.reason = "it has ended"
+            self.silence = 0
+            if self.reason is not None or self.stopped.wait(ROUND):
+                return
 
     def _end(self, code: int) -> None:
         for child in self.children:
             child.kill()
-        if ranks.rank() == 0 and not self.stopped.is_set():
-            again = command(assign("resume", self.run_dir.path))
-            print(f"another process of this run does not answer. To continue: {again}", file=sys.stderr, flush=True)
+        if ranks.local_rank() == 0 and not self.stopped.is_set():
+            print(f"error: {lost(self.reason or 'it does not answer', self.run_dir)}", file=sys.stderr, flush=True)
         os._exit(code)
+
+    def start(self) -> None:
+        super().start()
+        self.listener.start()
 
     def stop(self) -> None:
         self.stopped.set()
+        if self.listener.is_alive():  # Python ends with SIGABRT where a thread comes back from torch too late
+            self.listener.join(4 * ROUND)
         signal.set_wakeup_fd(self.before)
 
 

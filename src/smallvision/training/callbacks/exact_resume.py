@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
 
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
@@ -36,7 +37,12 @@ class ExactResume(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         loader = trainer.train_dataloader
         position = loader.state_dict() if isinstance(loader, BatchLoader) else None
-        checkpoint.setdefault("smallvision", {})["position"] = position
+        ours = checkpoint.setdefault("smallvision", {})
+        ours["position"] = position
+        if trainer.world_size > 1:  # all are here, though only rank 0 writes
+            ours["sums"] = [None] * trainer.world_size
+            sums = {name: tensor.cpu() for name, tensor in _sums(pl_module).items()}
+            distributed.all_gather_object(ours["sums"], sums)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.checkpoint is not None and stage == "fit":
@@ -74,12 +80,40 @@ class ExactResume(Callback):
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader) and self.checkpoint.position is not None:
             loader.load_state_dict(self.checkpoint.position)
+        self._share_sums(trainer, pl_module)
+
+    def _share_sums(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give each process its part of an epoch's sums; rank 0 all of them, where others have saved them."""
+        assert self.checkpoint is not None
+        own, rank = _sums(pl_module), trainer.global_rank
+        saved = self.checkpoint.raw["smallvision"].get("sums") or [own]  # type: ignore[attr-defined]
+        if not isinstance(saved, list) or not all(fits(own, one) for one in saved):
+            raise UserError(f"{self.checkpoint.path}: its sums do not fit this run")
+        for name, tensor in own.items():
+            parts = [one[name].to(tensor) for one in saved]
+            if len(parts) == trainer.world_size:
+                tensor.copy_(parts[rank])
+            elif rank == 0:
+                tensor.copy_(torch.stack(parts).sum(0))
+            else:
+                tensor.zero_()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not called where a run goes on within an epoch."""
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             loader.start_epoch(trainer.current_epoch)
+
+
+def _sums(module: LightningModule) -> dict[str, Tensor]:
+    """What its metrics have added up in this process since the epoch began, where they keep it in checkpoints."""
+    metrics = {name: one for name, one in module.named_modules() if isinstance(one, Metric)}
+    return {
+        f"{name}.{key}": value
+        for name, metric in metrics.items()
+        for key, kept in metric._persistent.items()
+        if kept and isinstance(value := getattr(metric, key), Tensor)
+    }
 
 
 # Does a checkpoint fit? ----------------------------------------------------------------------------------
