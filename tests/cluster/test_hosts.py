@@ -32,7 +32,7 @@ class Pair:
 
     def __init__(self, hosts: tuple[Host, Host], *overrides: str) -> None:
         self.hosts, (self.first, self.second) = hosts, hosts
-        torchrun = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-conf=read_timeout=15",
+        torchrun = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d",
                     f"--rdzv-endpoint={self.first.name}:29500")  # fmt: skip
         self.launchers = [host.train(*overrides, torchrun=torchrun) for host in hosts]
         self.run_dir = self.first.folder / "run"
@@ -109,7 +109,7 @@ def terminate_second(pair: Pair) -> None:
     [
         (kill_first, 1, LOST),
         (kill_second, 0, LOST),
-        (kill_first_launcher, 0, "resume=run"),
+        (kill_first_launcher, None, "resume=run"),
         (lose_first, 1, LOST),
         (lose_second, 0, LOST),
         (interrupt_first, 0, "all of it saved. To continue"),
@@ -125,7 +125,7 @@ def test_what_ends_one_host_ends_both_and_resume_leaves_the_same_bits(undisturbe
         codes = pair.wait()
         print(f"{happens.__name__}: ended {codes} after {time.monotonic() - began:.1f} s")
         assert all(code in (1, -signal.SIGKILL) for code in codes), pair.printed
-        assert line in hosts[number].printed, pair.printed
+        assert line in (pair.printed if number is None else hosts[number].printed), pair.printed
     with two_hosts(tmp_path) as hosts:
         pair = Pair(hosts, "resume=run")
         assert pair.wait() == [0, 0], pair.printed
@@ -165,7 +165,9 @@ def test_a_full_disk_of_the_first_host_ends_no_training(undisturbed, small_disk,
         filler = small_disk / "filler"
         with pytest.raises(OSError, match="No space left"):
             filler.write_bytes(bytes(3_000_000))
-        assert pair.wait() == [1, 1], pair.printed  # results.json could not be written, after the last epoch
+        # results.json could not be written, after the last epoch; the second host has nothing to complain of, but its
+        # torchrun may have, once the first's is gone.
+        assert pair.wait()[0] == 1, pair.printed
         assert "could not save run/checkpoints/last.ckpt: No space left on device; training goes on" in pair.printed
         assert " 6/6 " in pair.printed
         assert pair.printed.count("error: run/results.json: cannot be written: No space left on device;") == 1

@@ -68,10 +68,9 @@ class Results:
     ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the best
     epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the run
     directory, or as it was given. ``saved_model``: the plain state dict. ``balanced_accuracy``: of the test, the mean
-    of the accuracies of the classes. ``tested``: images that were tested;
-    ``times_tested``: how often the run's test set was read. ``cut_short``: the keys that left batches out, as typed.
-    ``unsaved``: what could not be written, and why. ``extra``: what only one task reports,
-    under its own keys beside the others.
+    of the accuracies of the classes. ``tested``: images that were tested; ``times_tested``: how often the run's test
+    set was read. ``cut_short``: the keys that left batches out, as typed. ``unsaved``: what could not be written, and
+    why. ``extra``: what only one task reports, under its own keys beside the others.
     """
 
     status: str

@@ -56,8 +56,8 @@ class Executor(Protocol):
         """End whatever was started."""
 
 
-def make_executor(directory: Path, settings: Sweep, runs: int, device: str) -> Executor:
-    """The one that ``sweep.launcher`` names, for that many ``runs``. Raises UserError."""
+def make_executor(directory: Path, settings: Sweep, runs: int, device: str, processes: int = 1) -> Executor:
+    """The one that ``sweep.launcher`` names, for that many ``runs`` of so many ``processes``. Raises UserError."""
     if settings.launcher == "slurm":
         from smallvision.sweeps.slurm import SlurmExecutor
 
@@ -68,14 +68,17 @@ def make_executor(directory: Path, settings: Sweep, runs: int, device: str) -> E
 
         return RayExecutor(directory, settings, device)
     found = gpus() if device in ("auto", "cuda") else []
-    places = [name for name in found for _ in range(settings.per_device)]
+    if 0 < len(found) < processes:
+        raise UserError(f"trainer.devices={processes}: there are {len(found)} GPUs for each run of the sweep")
+    groups = [",".join(found[i : i + processes]) for i in range(0, len(found) - processes + 1, processes)]
+    places = [names for names in groups for _ in range(settings.per_device)]
     slots = max(1, len(places)) if settings.workers is None else settings.workers
     if places and slots > len(places):
         raise UserError(
-            f"sweep.workers={slots}: there are {len(found)} GPUs; for more than one worker on each use"
+            f"sweep.workers={slots}: there are {len(found)} GPUs, {processes} for a run; for more than one on each use"
             " sweep.per_device=2"
         )
-    return LocalExecutor(directory, slots, places)
+    return LocalExecutor(directory, slots, places, max(1, cores() // (slots * processes)))
 
 
 # Processes of this machine -------------------------------------------------------------------------------------
@@ -84,13 +87,14 @@ def make_executor(directory: Path, settings: Sweep, runs: int, device: str) -> E
 class LocalExecutor:
     """Worker processes that run one trial after another, so that only the first waits for the imports.
 
-    Each has its part of the cores and one of the ``gpus``; they end with this process.
+    Each has one of the ``gpus``, or several with commas between them, and each process of a run so many ``threads``;
+    they end with this process.
     """
 
     asks = True
 
-    def __init__(self, directory: Path, slots: int, gpus: list[str]) -> None:
-        self.logs, self.slots, self.gpus = directory / "logs", slots, gpus
+    def __init__(self, directory: Path, slots: int, gpus: list[str], threads: int) -> None:
+        self.logs, self.slots, self.gpus, self.threads = directory / "logs", slots, gpus, threads
         self.workers: list[Worker] = []
         self.started = 0
 
@@ -106,7 +110,7 @@ class LocalExecutor:
     def _start(self) -> "Worker":
         self.started += 1
         self.logs.mkdir(exist_ok=True)
-        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": f"{max(1, cores() // self.slots)}"}
+        environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": f"{self.threads}"}
         if self.gpus:
             free = list(self.gpus)
             for worker in self.workers:

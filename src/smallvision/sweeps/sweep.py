@@ -45,7 +45,9 @@ def run(config: DictConfig, arguments: list[str], configs: Path, config_loader: 
             nullcontext() if shared else FileLock(plan.directory / ".lock", timeout=0),
             closing(Study.create(plan)) as study,
         ):
-            executor = make_executor(plan.directory, settings, plan.count * len(plan.seeds), str(config.device.name))
+            devices, runs = config.trainer.devices, plan.count * len(plan.seeds)
+            processes = devices if isinstance(devices, int) else 1
+            executor = make_executor(plan.directory, settings, runs, str(config.device.name), processes)
             Sweep(study, executor).run(study.retry_failed() if settings.retry_failed else 0, settings.test_best)
     except Timeout:
         raise UserError(f"{plan.directory}: another process is at work on this sweep; wait for its end") from None

@@ -53,8 +53,11 @@ class TrialRun:
         config = resolve_config(compose(forced, self.configs, self.config_name), forced)
         if config.task != "fit":
             raise UserError(f"task={config.task}: a sweep consists of fits")
-        if config.trainer.devices not in (1, [0], "auto") or config.trainer.num_nodes != 1:
-            raise UserError("trainer.devices: 1 for each run of a sweep; use sweep.workers to run several at once")
+        devices, nodes = config.trainer.devices, config.trainer.num_nodes
+        if devices == -1 or (isinstance(devices, list) and devices != [0]):
+            raise UserError(f"trainer.devices={devices}: how many for each run of a sweep, which chooses them itself")
+        if nodes != 1:
+            raise UserError(f"trainer.num_nodes={nodes}: 1 for each run of a sweep")
         if config.data.val_size == 0 or config.trainer.limit_val_batches == 0:
             raise UserError("data.val_size=0: a sweep ranks its trials by validation images")
         return config
