@@ -13,7 +13,6 @@ from smallvision.data.shapes import shapes
 
 ROOT = TRAIN.parent
 PAGES = {name: ROOT / "docs" / name for name in ("tutorial.md", "tutorial.ja.md")}
-FEW_BATCHES = ["trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
 # Appended to a command that holds the word: the same command, on less. Of a key that is typed twice, the latter counts.
 LESS = {
     "task=bench": ["bench.rounds=1", "bench.seconds=0.02"],
@@ -21,15 +20,15 @@ LESS = {
     "-m": ["report=false"],
     "sweep.name=seeds": ["seed=1,2"],
     "sweep.name=rates": ["optimizer.lr=0.01"],
-    "experiment=tutorial_mnist": FEW_BATCHES,
-    "experiment=tutorial_fashion": [*FEW_BATCHES, "report=false"],
-    "experiment=tutorial_cifar10": [*FEW_BATCHES, "data.eval_batch_size=50"],
+    "experiment=tutorial_mnist": ["data.val_size=100"],
+    "experiment=tutorial_fashion": ["data.val_size=100", "report=false"],
+    "experiment=tutorial_cifar10": ["data.val_size=50"],
 }
 # What no override makes smaller: a benchmark's products, and the stand-ins of data sets that are not here.
 SMALLER = {
     "smallvision.tasks.bench.measure.SIZES": (50,),
     "smallvision.tasks.bench.measure.SECONDS": 0.01,
-    "smallvision.data.shapes.shapes.__defaults__": (6000, 200, *shapes.__defaults__[2:]),
+    "smallvision.data.shapes.shapes.__defaults__": (350, 100, *shapes.__defaults__[2:]),
 }
 FIRST = ["experiment=tutorial_mnist", "hydra.run.dir=outputs/first"]
 # By section: files that its commands write.
