@@ -133,7 +133,7 @@ def test_its_config_runs_it_again(tmp_path):
         (["descent.start=1e9"], "descent.start=1000000000.0: must be"),
         (["descent.steps=0"], "descent.steps=0: must be"),
         (["descent.rates=[0.1,0]"], "descent.rates=[0.1, 0]: must be"),
-        (["descent.rates=[1,2,3,4,5,6,7]"], "descent.compare_with, descent.rates: 8 optimizers; use at most 7"),
+        (["descent.rates=[1,2,3,4,5,6,7,8]"], "descent.compare_with, descent.rates: 8 optimizers; use at most 7"),
         (["descent.compare_with=[adm]"], "descent.compare_with=adm: no such optimizer. Did you mean 'adam'?"),
         (["descent.compare_with=[../optimizer/adam]"], "no such optimizer."),
         (["descent.compare_with=adam@fast"], "descent.compare_with=adam@fast: a learning rate above 0 goes after the"),

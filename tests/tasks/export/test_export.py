@@ -261,7 +261,7 @@ def test_hydra_leaves_nothing_of_its_own(airbench):
     folder, _ = airbench
     written = {*FILES.values(), "model_card.md", "exports.json"}
     of_the_run = {"config.yaml", "overrides.yaml", "environment.json", "results.json", "metrics.csv"}
-    of_the_run |= {"checkpoints", "train.log"}
+    of_the_run |= {"checkpoints", "train.log", "steps.npy"}
     assert {file.name for file in (folder / "run").iterdir() if file.name[0] != "."} == written | of_the_run
     assert OmegaConf.load(folder / "run/config.yaml").task == "fit"
 
