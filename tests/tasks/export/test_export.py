@@ -159,7 +159,7 @@ def test_a_directory_that_may_not_be_written_is_refused_with_the_way_out(run, mo
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    monkeypatch.setattr(files.Path, "touch", full)
     with pytest.raises(UserError, match=r"safetensors: cannot be written: No space left .*hydra\.run\.dir=DIR"):
         export.run(config, RunDir(run), checkpoint)
 
