@@ -43,6 +43,11 @@ def test_a_run_that_a_pattern_matches_twice_counts_once(runs):
     assert find_runs(str(runs / "x1/**")) == [runs / "x1"]
 
 
+def test_each_of_several_places_must_have_runs(runs):
+    with pytest.raises(UserError, match="nope: no runs there"):
+        find_runs([str(runs / "x1"), str(runs / "nope")])
+
+
 @pytest.mark.parametrize("place", ["", "nope", "no*pe", "a" * 300, "file", "[", "~nobody"])
 def test_a_place_without_runs_is_refused(tmp_path, runs, place):
     with pytest.raises(UserError, match="no runs there"):

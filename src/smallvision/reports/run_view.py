@@ -231,17 +231,19 @@ def flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
 def find_runs(patterns: str | list[str]) -> list[Path]:
     """The run directories at those paths, in any depth below them, or below what they match as globs.
 
-    Raises UserError where there are none.
+    Raises UserError where one of them leads to none.
     """
-    found = {
-        file.parent
-        for pattern in ([patterns] if isinstance(patterns, str) else patterns)
-        for start in map(Path, glob.glob(pattern, recursive=True))
-        for file in (start, start / RUNNING, *start.rglob("results.json"))
-        if file.name in ("results.json", RUNNING) and file.is_file()
-    }
-    if not found:
-        raise UserError(f"runs={patterns}: no runs there (no results.json); use runs=DIR or a glob in quotes")
+    found: set[Path] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        there = {
+            file.parent
+            for start in map(Path, glob.glob(pattern, recursive=True))
+            for file in (start, start / RUNNING, *start.rglob("results.json"))
+            if file.name in ("results.json", RUNNING) and file.is_file()
+        }
+        if not there:
+            raise UserError(f"runs={pattern}: no runs there (no results.json); use runs=DIR or a glob in quotes")
+        found |= there
     return sorted(found)
 
 
