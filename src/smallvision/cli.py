@@ -41,10 +41,10 @@ from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, UserError, printable
+from smallvision.core.run_dir import RunDir, opened
 from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
-    from smallvision.core.run_dir import RunDir
     from smallvision.training.checkpoint import BareWeights, Checkpoint
 
 WITHOUT_RUN_DIR = ("report", "serve")
@@ -133,8 +133,6 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
         checkpoint = read_checkpoint(file, composed, overrides)
         config = resolve_config(composed, overrides, getattr(checkpoint, "config", None))
     assert config is not None
-    from smallvision.core.run_dir import RunDir, opened
-
     if config.task in WITHOUT_RUN_DIR:
         return run_task(config, None, checkpoint)
     if config.task == "fit":
@@ -169,7 +167,7 @@ def announce(composed: DictConfig) -> None:
             console.fields({"loading": "PyTorch"})
 
 
-def run_task(config: Config, run_dir: "RunDir | None", checkpoint: "Checkpoint | BareWeights | None") -> Any:
+def run_task(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWeights | None") -> Any:
     """Run the verb: that of its module in smallvision.tasks, or of a sweep where the report is of one."""
     if config.task == "report":
         from smallvision.reports.run_view import is_sweep_dir
