@@ -131,12 +131,13 @@ def test_a_parent_that_waits_for_the_server_is_interrupted_with_its_run_saved(po
 def test_the_trials_of_a_dead_parent_are_adopted_once(postgres, sweep, tmp_path, shared):
     """From their checkpoint where the directory is shared, else from the start."""
     place = [f"hydra.sweep.dir={tmp_path}/shared"] if shared else []
-    overrides = [*LONG, *place, "sweep.adopt_minutes=0.2"]
+    overrides = [*LONG, *place]
     dead = Parent(postgres, tmp_path, "alpha", *overrides)
     directory = tmp_path / "shared" if shared else dead.folder / "outputs/sweeps" / tmp_path.name
     dead.wait_until((directory / "0/checkpoints/last.ckpt").is_file)
     dead.process.kill()
     dead.process.wait()
+    postgres.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat - INTERVAL '11 minutes'")  # adopted after 10
     others = [Parent(postgres, tmp_path, host, *overrides) for host in HOSTS[1:]]
     assert all(other.succeeds() for other in others)
     directories = [directory] if shared else [one.folder / "outputs/sweeps" / tmp_path.name for one in others]

@@ -62,6 +62,12 @@ class Postgres:
         """At once, whatever clients are doing."""
         self.run("pg_ctl", "stop", "--pgdata=data", "--mode=immediate")
 
+    def execute(self, statement: str) -> None:
+        import psycopg  # not everybody has it
+
+        with psycopg.connect(self.address, password=PASSWORD) as connection:
+            connection.execute(statement)
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         self.stop()
