@@ -327,3 +327,10 @@ def test_a_log_file_gets_a_line_an_epoch(finished):
     _, process = finished
     assert len(re.findall(r"^ +\d/2 ", process.stdout, re.M)) == 2
     assert " left" not in process.stdout
+
+
+def test_the_images_per_second_of_an_epoch_count_what_came_before_its_saves_too(tmp_path):
+    process = train(tmp_path, *TINY, "trainer.max_epochs=1", "checkpoint.every_n_steps=3", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    (row,) = re.findall(r"^ +1/1 .*$", process.stdout, re.M)
+    assert f" {results(tmp_path / 'run')['images_per_second']:,.0f} " in f"{row} "

@@ -15,7 +15,7 @@ KEPT = ("epochs", "seconds", "train_seconds", "images")
 
 class EpochTimer(Callback):
     """``epochs``: seconds of each epoch's steps, validation and the rest, which is mostly checkpoints; ``seconds``: of
-    the fit so far; ``images`` seen in ``train_seconds``; ``images_per_second``: the latest.
+    the fit so far; ``images`` seen in ``train_seconds``; ``images_per_second``: of this epoch so far.
 
     Kept in the checkpoint with the seconds of ``run_dir``, so a continued run has those of its earlier epochs; of steps
     that a kill made it do again, the last time counts.
@@ -30,6 +30,7 @@ class EpochTimer(Callback):
         self._part = "rest"
         self._since = self._part_start = time.perf_counter()
         self._part_images = 0
+        self._epoch_images, self._epoch_seconds = 0, 0.0
 
     def state_dict(self) -> dict[str, object]:
         now = time.perf_counter()
@@ -48,6 +49,7 @@ class EpochTimer(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._switch(trainer, "train")
         self._epoch = dict.fromkeys(PARTS, 0.0)
+        self._epoch_images, self._epoch_seconds = 0, 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if self._part != "train":
@@ -91,7 +93,9 @@ class EpochTimer(Callback):
             self._epoch[self._part] += elapsed
         if self._part_images:
             self.train_seconds, self.images = self.train_seconds + elapsed, self.images + self._part_images
-            self.images_per_second = self._part_images / elapsed
+            self._epoch_images += self._part_images
+            self._epoch_seconds += elapsed
+            self.images_per_second = self._epoch_images / self._epoch_seconds
         self._part, self._part_start, self._part_images = part, now, 0
 
 
