@@ -35,6 +35,7 @@ def test_a_command_is_accepted(
     folder, _ = finished
     (folder / "photos").mkdir(exist_ok=True)
     (folder / "mine.npz").touch()
+    (folder / "run/running.json").touch()  # as if it had been killed: a complete run is not continued
     here = {"checkpoint": "checkpoint=run/checkpoints/best.ckpt", "resume": "resume=run", "rerun": "rerun=run"}
     typed = [here.get(word.split("=")[0], word) for word in shlex.split(command)]
     monkeypatch.chdir(folder)

@@ -208,6 +208,7 @@ def test_a_run_that_a_process_is_at_work_on_is_not_continued_by_another(tmp_path
 
 def test_a_run_does_not_go_back_to_an_epoch_before(tmp_path):
     assert train(tmp_path, *TINY, "hydra.run.dir=run").returncode == 0
+    (tmp_path / "run/results.json").unlink()  # as if it had been killed
     process = train(tmp_path, "resume=run", "trainer.max_epochs=1")
     assert process.returncode == 2
     assert process.stderr == "error: trainer.max_epochs=1: the run is in epoch 2 already\n"
@@ -221,6 +222,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_continued(tmp_path):
     shutil.copytree(tmp_path / "run", tmp_path / "cut")
     last = tmp_path / "cut/checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
+    (tmp_path / "cut/results.json").unlink()
     process = train(tmp_path, "resume=cut")
     assert process.returncode == 0, process.stderr
     assert "damaged    cut/checkpoints/last.ckpt" in process.stdout

@@ -147,13 +147,11 @@ def test_a_finished_run_goes_on_with_more_epochs_in_one_piece(finished):
     schedule = "from step 21: trainer.max_epochs=4 (before: 2)"
     assert yaml.safe_load((folder / "run/config.yaml").read_text())["continued"] == [schedule]
 
-    again = train(folder, "resume=run", "report=true")  # nothing is left to train: the same figures
-    assert again.returncode == 0, again.stderr
-    assert figures(folder / "run") == {key: found[key] for key in figures(folder / "run")}
     assert found["times_tested"] == 2
     assert ", tested twice" in continued.stdout
+    assert train(folder, "task=report", "runs=run").returncode == 0
     page = (folder / "run/report.html").read_text()
-    assert "the run was tested 3 times" in page
+    assert "the run was tested twice" in page
     assert f"({schedule}), so no single command gives this run" in page
     assert "rerun=" not in page
 
@@ -185,6 +183,7 @@ def test_validations_within_an_epoch_are_shown_and_a_run_goes_on_from_any_of_the
             if file.name == f"last.{number}.ckpt":
                 file.replace(cut / "checkpoints/last.ckpt")
         (cut / "metrics.csv").unlink()
+        (cut / "results.json").unlink()
         continued = train(tmp_path, f"resume={cut.name}", "report=false")
         assert continued.returncode == 0, continued.stderr
         assert same_end(tmp_path / "whole", cut)
@@ -275,11 +274,22 @@ def test_a_run_killed_right_after_its_last_checkpoint_still_ends_whole(tmp_path)
     assert (whole / "metrics.csv").read_bytes() == rows
 
 
-def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
-    early = ["trainer.max_epochs=50", "early_stopping.patience=0", "early_stopping.min_delta=0.9"]
-    assert train(tmp_path, *TINY, *early, "hydra.run.dir=run").returncode == 0
-    before = figures(tmp_path / "run")
-    assert before["epochs"] == 2
-    continued = train(tmp_path, "resume=run")
-    assert continued.returncode == 0, continued.stderr
-    assert figures(tmp_path / "run") == before
+ENDED = {
+    "early_stopping.patience=0": ("rerun=run starts a new run", "trainer.max_epochs=60"),
+    "trainer.max_steps=20": ("trainer.max_steps= goes on", "test=true"),
+    "trainer.max_epochs=2": ("trainer.max_epochs=4 goes on", "trainer.max_epochs=1"),
+}
+
+
+@pytest.mark.parametrize("limit", ENDED)
+def test_a_complete_run_is_not_continued_and_says_what_would_go_on(tmp_path, limit):
+    mend, typed = ENDED[limit]
+    early = ["trainer.max_epochs=50", "early_stopping.min_delta=0.9", "model=linear"]
+    begun = train(tmp_path, *TINY, *early, limit, "hydra.run.dir=run")
+    assert ("  continue " in begun.stdout) == ("max_epochs" in limit)
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    for more in ([], [typed], ["report=true"]):
+        refused = train(tmp_path, "resume=run", *more)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr == f"error: resume=run: nothing to continue: it is complete after 2 epochs; {mend}\n"
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before

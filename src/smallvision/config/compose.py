@@ -26,11 +26,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smallvision.config.schema import GROUPS, Config, Data
+from smallvision.config.schema import GROUPS, Config, Data, Trainer
 from smallvision.config.targets import check_targets
 from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
-from smallvision.core.run_dir import assign, find_run, quote
+from smallvision.core.results import Results
+from smallvision.core.run_dir import RunDir, assign, find_run, quote
 
 CONFIG_DIR = Path(__file__).parents[3] / "configs"
 CHOICES = (*GROUPS, "task", "experiment")
@@ -293,8 +294,9 @@ def resolve_config(
             "resume= continues the run as it was, with another trainer.max_epochs, device, logger, checkpoint or"
             f" display; {assign('rerun', resume)} starts a new run with other values"
         )
+        saved = load_run_config(Path(str(resume)))
         refuse_other_keys(parsed, WITH_RESUME, reason)
-        tree = merge_overrides(load_run_config(Path(str(resume))), tree, parsed)
+        tree = merge_overrides(saved, tree, parsed)
     elif tree["task"] == "fit" and rerun is not None:
         tree = merge_overrides(load_run_config(Path(str(rerun)), "rerun"), tree, parsed, same_kind=False)
         tree.pop("continued", None)
@@ -303,6 +305,8 @@ def resolve_config(
         tree = merge_overrides(checkpoint_config, tree, parsed)
     config = Config.from_dict(tree)
     check(config)
+    if tree["task"] == "fit" and resume is not None:
+        refuse_finished(RunDir(Path(str(resume))), config, Trainer.from_dict(saved["trainer"], "trainer"))
     typed = any(override.key_or_group == "save_model" for override in parsed)
     if config.save_model is not None and not typed:
         # A config out of a file does not choose what is overwritten outside of the run directory.
@@ -313,6 +317,29 @@ def resolve_config(
                 f" command line: save_model={config.save_model}"
             )
     return config
+
+
+def refuse_finished(run_dir: RunDir, config: Config, before: Trainer) -> None:
+    """Raise UserError where that run, begun with ``before``, is complete and ``config`` asks for no more of it."""
+    try:
+        results = Results.read(run_dir.results_json)
+    except UserError:  # killed
+        return
+    trainer, epochs = config.trainer, results.epochs
+    untested = config.test and results.data.test and not results.times_tested
+    asked = config.save_model is not None and results.saved_model is None and results.cut_short is None
+    if results.status != "completed" or run_dir.running_json.is_file() or untested or asked or results.unsaved:
+        return
+    limits = [key for key in ("max_steps", "max_time") if getattr(before, key) not in (-1, None)]
+    if epochs >= trainer.max_epochs:
+        mend = f"trainer.max_epochs={2 * epochs} goes on"
+    elif epochs == before.max_epochs or any(getattr(trainer, key) != getattr(before, key) for key in limits):
+        return
+    else:
+        mend = f"trainer.{limits[0]}= goes on" if limits else f"{assign('rerun', run_dir.path)} starts a new run"
+    raise UserError(
+        f"{assign('resume', run_dir.path)}: nothing to continue: it is complete after {epochs} epochs; {mend}"
+    )
 
 
 def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:

@@ -255,10 +255,11 @@ class Fit:
             normalised = common.normalisation(self.experiment.data)
             self.console.fields({"state dict": f"{self.saved_model}, of epoch {results.best_epoch}, for {normalised}"})
         others = path.parent.parent if path.parent.parent.name == "runs" else path.parent
+        goes_on = results.epochs == self.config.trainer.max_epochs  # and was not stopped early
         self.console.fields(
             {
                 "test again": command("task=test", assign("checkpoint", self.run_dir.best_checkpoint)),
-                "continue": command(assign("resume", path), more),
+                **({"continue": command(assign("resume", path), more)} if goes_on else {}),
                 "compare": command("task=report", assign("runs", others)),
             }
         )
