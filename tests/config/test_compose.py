@@ -423,6 +423,9 @@ def test_a_config_file_that_lacks_something_is_refused(run_dir: Path, key: str) 
 def test_a_file_does_not_choose_what_is_done(run_dir: Path) -> None:
     extra = {"resume": "/elsewhere", "task": "test"}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(kept(run_dir) | extra))
+    with pytest.raises(UserError, match="a run of task=test, not a training"):
+        resolve_config(f"resume={run_dir}")
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(kept(run_dir) | extra | {"task": "fit"}))
     made = resolve_config(f"resume={run_dir}")
     assert (made["resume"], made["task"]) == (str(run_dir), "fit")
 

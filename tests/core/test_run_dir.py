@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers.command import TRAIN
 from smallvision.config.compose import parse
 from smallvision.core import run_dir as runs
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import RunDir, assign, atomic_write, command, find_run, write_text
+from smallvision.core.run_dir import RunDir, assign, atomic_write, command, find_run, installed, not_a_run, write_text
 
 CONFIG = {"task": "fit", "seed": 3, "resume": "old", "data": {"name": "mnist", "mean": [0.5]}}
 
@@ -160,6 +161,8 @@ def test_a_refused_run_keeps_what_somebody_else_put_there(tmp_path: Path) -> Non
         "a=b",
         "a,b",
         "[1]",
+        "a  b/c d",
+        "it's $5 `x` \\\"",
         "null",
         "2026",
         "back\\slash",
@@ -169,10 +172,23 @@ def test_a_command_can_be_pasted_into_a_shell_and_is_understood(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(command("task=fit", assign("resume", folder)))
+    printed = command("task=fit", assign("resume", folder))
+    assert "$" in folder or """'"'""" not in printed  # one level of quotes
+    words = shlex.split(printed)
     assert words[1:3] == [str(TRAIN), "task=fit"]
     assert parse(words[3:])[0].value() == folder
     assert shlex.split(command(anywhere=True))[:3] == ["cd", str(tmp_path), "&&"]
+
+
+def test_a_program_beside_this_python_is_printed_with_its_path_unless_it_is_on_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert installed("tensorboard", "--logdir", "a b") == "tensorboard --logdir 'a b'"
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/tensorboard").touch(mode=0o755)
+    assert installed("tensorboard") == ".venv/bin/tensorboard"
+    monkeypatch.setenv("PATH", str(tmp_path / ".venv/bin"))
+    assert installed("tensorboard") == "tensorboard"
 
 
 def test_the_seconds_of_a_run_only_grow(tmp_path: Path) -> None:
@@ -266,17 +282,33 @@ def test_text_replaces_what_was_there(tmp_path: Path) -> None:
 
 def test_a_run_is_found_by_its_short_name_its_directory_or_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runs = [Path(f"outputs/runs/mnist-mnist-adam/2026-11-2{day}_10-00-00-{name}") for day, name in enumerate("aba")]
+    with pytest.raises(UserError, match="resume=last: no run in outputs/runs yet"):
+        find_run("last", "resume")
+    runs = [Path(f"outputs/runs/mnist-mnist-adam/2026-11-2{day}_10-00-00-{name}") for day, name in enumerate("abca")]
     for run in runs:
         (run / "checkpoints").mkdir(parents=True)
         (run / "checkpoints/best.ckpt").touch()
         (run / "config.yaml").touch()
     assert find_run("b", "resume") == str(runs[1])
-    assert find_run("a", "runs") == find_run("last", "resume") == str(runs[2])  # the newest one
+    assert find_run("last", "resume") == str(runs[3])  # the newest one
+    with pytest.raises(UserError, match=rf"runs=a: 2 runs have that name, type one: {runs[0]}, {runs[3]}"):
+        find_run("a", "runs")
     best = f"{runs[1]}/checkpoints/best.ckpt"
     assert find_run("b", "checkpoint") == find_run(str(runs[1]), "checkpoint") == find_run(best, "checkpoint") == best
-    assert find_run(best, "resume") == find_run(best, "runs") == str(runs[1])
-    for other in ("c", "outputs/runs", "*", "a" * 300, "file.ckpt"):
+    assert (
+        find_run(best, "resume")
+        == find_run(best, "runs")
+        == find_run(f"{runs[1]}/config.yaml", "rerun")
+        == str(runs[1])
+    )
+    (runs[2] / "checkpoints/best.ckpt").unlink()
+    assert not_a_run(runs[2], "checkpoint") == f"a run that saved no checkpoint, see {runs[2]}/train.log"
+    (runs[2] / "checkpoints/last.ckpt").touch()
+    assert not_a_run(runs[2], "checkpoint").endswith(f"checkpoint={runs[2]}/checkpoints/last.ckpt is its newest one")
+    assert not_a_run(Path("outputs"), "resume") == f"a folder of 4 runs; the newest is resume={runs[3]}"
+    Path("outputs/sweep.yaml").touch()
+    assert not_a_run(Path("outputs"), "runs").startswith("a sweep, which its own command continues, of 4 runs")
+    for other in ("d", "outputs/runs", "*", "a" * 300, "file.ckpt"):
         assert find_run(other, "resume") == find_run(other, "checkpoint") == other
     Path("last").mkdir()
     assert find_run("last", "resume") == "last"  # a path wins

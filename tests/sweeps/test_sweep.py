@@ -54,7 +54,7 @@ def test_the_best_trial_is_printed_as_a_command_line_and_tested_once(swept):
     folder, process = swept
     assert re.search(r"python \S*train.py -m data=shapes .*optimizer.lr=0.01 seed=3,4$", process.stdout, re.M)
     sweep = folder / "outputs/sweeps/lr"
-    assert f"  dashboard  optuna-dashboard {sweep}/store.journal\n" in process.stdout
+    assert re.search(rf"^  dashboard  (\S+/)?optuna-dashboard {sweep}/store.journal$", process.stdout, re.MULTILINE)
     for seed in (3, 4):
         assert results(sweep / f"1-seed{seed}")["metrics"]["test/acc"] is None
         assert results(sweep / f"test-1-seed{seed}")["metrics"]["test/acc"] is not None

@@ -20,6 +20,7 @@ Fraction = Annotated[float, Range(0, 1)]
 FractionBelowOne = Annotated[float, Range(0, below=1)]
 # Part of a folder's name, even where a checkpoint from elsewhere chooses it.
 Name = Annotated[str, Matches(r"[\w-]+", "a name of letters, digits, - and _")]
+RunName = Annotated[str, Matches(r"(?!last$)[\w-]+", "a name of letters, digits, - and _, other than last")]
 Duration = Annotated[str, Matches(r"\d\d(:\d\d){3}", "DD:HH:MM:SS")]
 # Not .ckpt, .yaml or .json: nothing else that a run writes can be named by mistake.
 WeightsFile = Annotated[str, Matches(r"[^\0\n]*[^/\0\n]\.pth?", "a file that ends in .pt or .pth")]
@@ -319,7 +320,7 @@ class Config(Section):
     rerun: str | None = None  # a run directory whose config a new run starts from
     continued: list[str] | None = field(default=None, metadata=OPTIONAL)  # from which step on with which other values
     test: bool = True  # test the best epoch at the end
-    name: Name | None = None  # ends the name of the run directory
+    name: RunName | None = None  # ends the name of the run directory
     checkpoint: Checkpointing | str | None = field(default=None, metadata=OPTIONAL)
     # Keys of one task each.
     images: str | Annotated[list[str], Length(1)] | None = field(default=None, metadata=OPTIONAL)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from smallvision.config.schema import GROUPS
 from smallvision.core.errors import UserError
+from smallvision.core.run_dir import not_a_run
 
 # A run's own config has some 150 entries in four levels; YAML's aliases and pickle's memo can make a small file
 # endless.
@@ -38,8 +39,11 @@ def load_run_config(run_dir: Path, key: str = "resume") -> dict[str, Any]:
     if not os.path.isdir(run_dir):  # noqa: PTH112 - Path's own raises for a name that is too long
         raise UserError(f"{key}={run_dir}: no such run directory")
     if not os.path.isfile(file):  # noqa: PTH113
-        raise UserError(f"{key}={run_dir}: not a run directory: it has no config.yaml")
-    return validate_untrusted_config(_read_yaml(file), str(file))
+        raise UserError(f"{key}={run_dir}: {not_a_run(run_dir, key)}")
+    tree = validate_untrusted_config(_read_yaml(file), str(file))
+    if tree.get("task", "fit") != "fit":
+        raise UserError(f"{key}={run_dir}: a run of task={tree['task']}, not a training; type its command again")
+    return tree
 
 
 def validate_untrusted_config(tree: object, file: str) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def check_checkpoint_file(path: Path) -> None:
     if not os.path.exists(path):  # noqa: PTH110 - Path's own raises for a name that is too long
         raise UserError(f"checkpoint={path}: no such file")
     if not path.is_file():
-        raise UserError(f"checkpoint={path}: not a file; use {path}/checkpoints/best.ckpt")
+        raise UserError(f"checkpoint={path}: {not_a_run(path, 'checkpoint')}")
     try:
         is_zip = zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # it has the end of one, damaged

@@ -29,6 +29,7 @@ PACKAGES = (
 SCRIPT = Path(__file__).parents[3] / "train.py"
 WORDS = ("null", "true", "false", "nan", "inf")  # that are values of their own in an override
 RUNS = Path("outputs/runs")  # where a run of a short name lies
+LAST = "last"  # is no such name, but the newest of them
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-(.+)")  # the name of a run directory: time and short name
 SCRATCH = ".part"  # ends the name of a file that is being written
 
@@ -149,19 +150,41 @@ def short_name(directory: Path) -> str:
 def find_run(name: str, key: str) -> str:
     """The path that ``key=name`` means: ``name`` may be a path, a run's short name, or ``last`` for the newest run.
 
-    Where a checkpoint is meant, a run directory becomes its best one, and elsewhere a checkpoint its run directory.
-    What is none of them is given back as it is.
+    Where a checkpoint is meant, a run directory becomes its best one, and elsewhere a checkpoint its run directory, as
+    a config.yaml always does. What is none of them is given back as it is. Raises UserError where several runs have
+    that short name, or where there is no name or no run.
     """
     path = name
     if not os.path.lexists(name):
         runs = [file.parent for file in RUNS.glob("*/*/config.yaml") if STAMPED.fullmatch(file.parent.name)]
-        named = (run for run in runs if name in (short_name(run), "last"))
-        path = str(max(named, key=_age, default=name))
-    parent, best = os.path.dirname(path), os.path.join(path, "checkpoints", "best.ckpt")  # noqa: PTH118, PTH120
+        named = sorted(str(run) for run in runs if name == short_name(run))
+        if not name or (name == LAST and not runs):
+            raise UserError(f"{key}={name}: {f'no run in {RUNS} yet' if name else f'type a run, such as {key}=last'}")
+        if len(named) > 1:
+            raise UserError(f"{key}={name}: {len(named)} runs have that name, type one: {', '.join(named)}")
+        path = str(max(runs, key=_age)) if name == LAST else [*named, name][0]
+    parent, file = os.path.split(path)
+    if file == "config.yaml":
+        path = parent or "."
+    best = os.path.join(path, "checkpoints", "best.ckpt")  # noqa: PTH118
     if key == "checkpoint":
         return best if os.path.isfile(best) else path  # noqa: PTH113 - Path's own raises for a name that is too long
-    is_checkpoint = path.endswith(".ckpt") and os.path.basename(parent) == "checkpoints"  # noqa: PTH119
+    is_checkpoint = file.endswith(".ckpt") and os.path.basename(parent) == "checkpoints"  # noqa: PTH119
     return os.path.dirname(parent) or "." if is_checkpoint else path  # noqa: PTH120
+
+
+def not_a_run(path: Path, key: str) -> str:
+    """Why ``key=path``, a directory, leads to no run that can be continued, or to no checkpoint, and what to type."""
+    config, last = path / "config.yaml", path / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return f"a run without checkpoints/best.ckpt; {assign(key, last)} is its newest one"
+    if config.is_file():
+        return f"a run that saved no checkpoint, see {path / 'train.log'}"
+    runs = [file.parent for depth in range(1, 4) for file in path.glob(f"{'*/' * depth}config.yaml")]
+    if not runs:
+        return "not a run directory: it has no config.yaml"
+    kind = "a sweep, which its own command continues," if (path / "sweep.yaml").is_file() else "a folder"
+    return f"{kind} of {len(runs)} run{'s' * (len(runs) > 1)}; the newest is {assign(key, max(runs, key=_age))}"
 
 
 def _age(run: Path) -> tuple[str, float]:
@@ -207,8 +230,26 @@ class _LogFile(logging.FileHandler):
 def command(*arguments: str, anywhere: bool = False) -> str:
     """A command line that a shell takes as it stands in this folder, or ``anywhere``."""
     python = "python" if shutil.which("python") == sys.executable else _from_here(Path(sys.executable))
-    line = shlex.join([python, _from_here(SCRIPT), *arguments])
-    return f"cd {shlex.quote(str(Path.cwd()))} && {line}" if anywhere else line
+    line = shell_line(python, _from_here(SCRIPT), *arguments)
+    return f"cd {_quoted(str(Path.cwd()))} && {line}" if anywhere else line
+
+
+def installed(program: str, *arguments: str) -> str:
+    """A command line, as a shell takes it, of a program that is installed beside this Python."""
+    path = Path(sys.executable).with_name(program)
+    on_path = not path.is_file() or shutil.which(program) == str(path)
+    return shell_line(program if on_path else _from_here(path), *arguments)
+
+
+def shell_line(*words: str) -> str:
+    """The words as a shell takes them: in double quotes where they hold single ones, as an override's value may."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if "'" not in word or set(word) & set("!$`"):  # which a shell replaces within double quotes
+        return shlex.quote(word)
+    return '"{}"'.format(re.sub(r'(["\\])', r"\\\1", word))
 
 
 def _from_here(path: Path) -> str:
@@ -217,7 +258,7 @@ def _from_here(path: Path) -> str:
 
 def assign(key: str, value: object) -> str:
     """``key=value`` as Hydra takes it, in quotes where the value needs them."""
-    plain = re.fullmatch(r"[A-Za-z_./][\w./+-]*", str(value), re.ASCII) and str(value).lower() not in WORDS
+    plain = re.fullmatch(r"[A-Za-z_./]([\w./+ -]*[\w./+-])?", str(value), re.ASCII) and str(value).lower() not in WORDS
     return f"{key}={value if plain else quote(value)}"
 
 
@@ -241,7 +282,7 @@ def environment(hardware: str, overrides: list[str]) -> dict[str, object]:
         "hardware": hardware,
         "packages": versions,
         "git": git_revision(),
-        "command": shlex.join(["python", "train.py", *overrides]),
+        "command": shell_line("python", "train.py", *overrides),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

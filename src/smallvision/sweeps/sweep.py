@@ -1,7 +1,6 @@
 """A sweep from its command line to its best trial."""
 
 import math
-import shlex
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError, without_password
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, clear_scratch, write_text
+from smallvision.core.run_dir import RunDir, assign, clear_scratch, installed, write_text
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
@@ -83,7 +82,7 @@ class Sweep:
         write_report(view)
         print_summary(self.console, view, time.monotonic() - started)
         storage = without_password(self.plan.storage or str(self.plan.directory.resolve() / JOURNAL))
-        self.console.fields({"dashboard": shlex.join(["optuna-dashboard", storage])})
+        self.console.fields({"dashboard": installed("optuna-dashboard", storage)})
         if interrupted:
             self.console.print("interrupted; the same command continues it", style="bold")
             raise Interrupted

@@ -1,6 +1,5 @@
 """Train, choose the best epoch by validation, and test its checkpoint once."""
 
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, Pruned, UserError
 from smallvision.core.results import METRICS, EpochSeconds, Results, Seconds
-from smallvision.core.run_dir import RunDir, assign, command
+from smallvision.core.run_dir import RunDir, assign, command, installed
 from smallvision.core.system import STOP
 from smallvision.tasks import common
 from smallvision.tasks.report_data import write_report
@@ -264,4 +263,4 @@ class Fit:
             }
         )
         if self.config.logger.name == "tensorboard":
-            self.console.fields({"curves": shlex.join(["tensorboard", "--logdir", str(others.resolve())])})
+            self.console.fields({"curves": installed("tensorboard", "--logdir", str(others.resolve()))})
