@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -68,6 +69,11 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("trainer.epochs=3",), ("trainer.epochs", "'trainer.max_epochs'")),
     (("batch_size=32",), ("batch_size", "'data.batch_size'")),
     (("trainer.precision=16",), ("trainer.precision", "'device.precision'")),
+    (("trainer.accelerator=gpu",), ("trainer.accelerator", "'device=cuda'")),
+    (("+trainer.accelerator=gpu",), ("trainer.accelerator", "type device=cuda instead")),
+    (("dataset=cifar10",), ("dataset", "'data=cifar10'")),
+    (("images=photos",), ("images: no such key. It goes with task=predict.",)),
+    (("predict.top_k=3",), ("predict.top_k: no such key. It goes with task=predict.",)),
     (("+trainer.callbacks=[]",), ("trainer.callbacks", "+callbacks.NAME=")),
     (("trainer.max_epoch=1",), ("trainer.max_epoch", "'trainer.max_epochs'")),
     (("model=linear", "model.widths=[1,2]"), ("model.widths",)),
@@ -97,11 +103,11 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("data.normalisation.whiten=9",), ("data.normalisation.whiten=9", "from 0 to 8")),
     (("optimizer=muon", "optimizer.rest.lr=0"), ("optimizer.rest.lr=0", "above 0")),
     (("early_stopping.patience=2", "data.val_size=0"), ("early_stopping.patience", "data.val_size")),
-    (("data=folder",), ("data.path", "VALUE")),
+    (("data=folder",), ("data.path", "type data.path=photos")),
     (("data=arrays", "data.path=nope.npz"), ("data.path=nope.npz", "no such file")),
     (("data=folder", f"data.path={'a' * 300}"), ("data.path=aaa", "no such folder")),
     # files and folders that are none
-    (("task=test",), ("checkpoint", "VALUE")),
+    (("task=test",), ("checkpoint", "type checkpoint=last")),
     (("task=test", "checkpoint=nope.ckpt"), ("checkpoint=nope.ckpt", "no such file")),
     (("task=test", f"checkpoint={'a' * 300}"), ("checkpoint=aaa", "no such file")),
     (("task=test", "checkpoint=."), ("checkpoint=.", "not a run directory")),
@@ -119,15 +125,20 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("seed",), ("seed", "key=value")),
     (("a=b=c",), ("a=b=c", "key=value")),
     (("data_dir=[a",), ("data_dir=[a", "key=value")),
-    (("data_dir=josé",), ("data_dir=josé", "quotes")),
+    (("data_dir=josé",), ("data_dir=josé", """quotes: "data_dir='josé'\"""")),
+    (("task=predict", "images=[a[1].png,b]"), ("""quotes: "images=['a[1].png','b']\"""",)),
     (("=1",), ("=1", "key=value")),
-    (("optimizer.lr=0.1,0.2",), ("optimizer.lr=0.1,0.2", "-m", "optimizer.lr=[0.1,0.2]")),
+    (("optimizer.lr=0.1,0.2", "seed=3"), ("optimizer.lr=0.1,0.2", "train.py -m optimizer.lr=0.1,0.2 seed=3")),
+    (("optimizer.betas=0.9,0.99",), ("-m optimizer.betas", "for one list of them: optimizer.betas=[0.9,0.99]")),
+    (("task=predict", "checkpoint=x", "images=a,b"), ("values; for one list of them: images=[a,b]",)),
+    (("sweep=tpe", "seed=0"), ("sweep: goes with a sweep: ", "train.py -m sweep=tpe seed=0")),
     (("model", "=", "mnist"), ("model =", "no spaces around =")),
     (("model=", "mnist"), ("model= mnist", "no spaces around =")),
     (("data_dir=${nope}",), ("data_dir", "nope")),
     (("hydra.run.dir=${nope}",), ("hydra.run.dir", "nope")),
     # flags
     (("--nope",), ("--nope", "--help")),
+    (("--help", "nope"), ("--help nope: no such group, choice or section", "optimizer")),
     (("--cfg", "nope"), ("--cfg", "job")),
     (("--config-name=nope",), ("nope",)),
     (("--resolve",), ("--resolve", "--cfg")),
@@ -178,6 +189,10 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
     [
         (("--help",), ("task=test", "adamw         Adam with decoupled weight decay\n", "mnist_best", "install=bash")),
         (("--help", "model=resnet18"), ("ResNet18",)),
+        (("--help", "sweep=tpe"), ("trials: 20",)),
+        (("--help", "mnist"), ("data=mnist\n", "model=mnist\n", "widths: [10, 20]")),
+        (("--help", "optimizer.lr"), ("optimizer  adam ", " sgd  ")),
+        (("--help", "trainer"), ("max_epochs: 10 ", "timeout: 600 ")),
         (("--help", "task=predict"), ("top_k: 3          # most probable classes", "Also: name, tta, device")),
         (("task=predict", "--help"), ("images: ???      # a file, a folder",)),
         (("--version",), (f"smallvision {__version__}\n",)),
@@ -206,6 +221,14 @@ def test_help_is_one_screen_with_the_meaning_of_every_choice(work: Path) -> None
     for file in (ROOT / "configs").glob("*/[!_]*.yaml"):
         described = file.parent.name not in ("task", "callbacks", "experiment")
         assert not described or any(re.search(rf" {file.stem} +\w.{{9}}", line) for line in lines), file
+
+
+def test_help_whose_reader_has_gone_ends_quietly(work: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} {TRAIN} --help | true; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="bash", cwd=work, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 def test_a_mistake_beside_help_flags_is_refused_too(work: Path) -> None:

@@ -1,15 +1,14 @@
 """The command line: composed once, checked once, dispatched to a task or a sweep; how it ends is the exit code.
 
-Exit codes: 0 done; 2 the user's input is wrong, in one line on standard error; 1 a fault of ours, with its
-traceback, or a lost process of a run in several, in one line on each machine; 130 interrupted.
+Exit codes: 0 done, of a sweep also where some of its trials failed; 2 the user's input is wrong, in one line on
+standard error; 1 a fault of ours, with its traceback, or a lost process of a run in several, in one line on each
+machine; 130 interrupted.
 """
 
 import argparse
 import atexit
 import gc
-import glob
 import importlib
-import io
 import os
 import re
 import signal
@@ -40,8 +39,8 @@ from smallvision.config.compose import (
 from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console
-from smallvision.core.errors import Interrupted, LostProcess, UserError, printable
-from smallvision.core.run_dir import RunDir, opened
+from smallvision.core.errors import Interrupted, LostProcess, UserError, did_you_mean, printable
+from smallvision.core.run_dir import RunDir, command, opened
 from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
@@ -80,19 +79,15 @@ def command_line() -> None:
     """What rank 0 does, or the only process."""
     arguments = parse_arguments()
     directory = Path(arguments.config_path).resolve() if arguments.config_path else CONFIG_DIR
-    if arguments.help:
-        show_help(arguments.overrides, directory)
-    elif arguments.hydra_help or arguments.info or arguments.shell_completion:
-        show_by_hydra(arguments)
+    only_shows = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
+    if only_shows or (arguments.cfg and not arguments.multirun):
+        with exit_codes(broken_pipe=0):
+            show(arguments, directory)
+            sys.stdout.flush()
     elif arguments.multirun:
         sweep(arguments, directory)
     else:
-        composed = compose(force(arguments.overrides), directory, **source_of(arguments))
-        if arguments.cfg:
-            resolve_config(composed, arguments.overrides)
-            show_by_hydra(arguments)
-        else:
-            run(composed, arguments.overrides)
+        run(compose(force(arguments.overrides), directory, **source_of(arguments)), arguments.overrides)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -105,10 +100,10 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError("--experimental-rerun: not here; a run is continued with resume=RUN_DIR")
     if arguments.resolve and not (arguments.cfg or arguments.help):
         raise UserError("--resolve: goes with --cfg job")
-    if not arguments.multirun:
+    if not (arguments.multirun or arguments.help):
         for override in parse(arguments.overrides):
             if str(override.key_or_group).split(".")[0] == "sweep":
-                raise UserError(f"{override.key_or_group}: goes with a sweep: python train.py -m ...")
+                raise UserError(f"{override.key_or_group}: goes with a sweep: {command('-m', *arguments.overrides)}")
     return arguments
 
 
@@ -124,7 +119,10 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
     """Run the task of a composed config; gives its results."""
     file = checkpoint_to_read(composed, overrides)
     if composed.task == "predict":
-        check_images(composed.images)
+        from smallvision.data.image_files import find_images
+
+        images = composed.images
+        find_images([*map(str, images)] if isinstance(images, ListConfig) else str(images))
     checkpoint, config = None, None if file is not None else resolve_config(composed, overrides)
     if composed.task != "descent":
         check_device(str(OmegaConf.select(composed, "device.name")))
@@ -145,16 +143,6 @@ def run(composed: DictConfig, overrides: list[str]) -> Any:
         return run_task(config, RunDir(path, overrides), checkpoint)
     with opened(path, overrides) as run_dir:
         return run_task(config, run_dir, checkpoint)
-
-
-def check_images(images: object) -> None:
-    """Raise UserError where none of the images to predict exists, which can be known before torch is imported."""
-    from smallvision.data.image_files import find_images
-
-    typed = [str(one) for one in images] if isinstance(images, ListConfig) else str(images)
-    paths = [os.path.expanduser(path) for path in ([typed] if isinstance(typed, str) else typed)]  # noqa: PTH111
-    if not any(path == "-" or os.path.lexists(path) or any(glob.iglob(path, recursive=True)) for path in paths):
-        find_images(typed, io.BytesIO())
 
 
 def announce(composed: DictConfig) -> None:
@@ -253,26 +241,56 @@ def sweep(arguments: argparse.Namespace, directory: Path) -> None:
         sweeps.run(composed, [str(line) for line in composed.hydra.overrides.task], directory, context.config_loader)
 
 
+def show(arguments: argparse.Namespace, directory: Path) -> None:
+    """What ``--help`` and Hydra's flags show."""
+    if arguments.help:
+        show_help(arguments.overrides, directory)
+        return
+    if arguments.cfg:
+        resolve_config(compose(force(arguments.overrides), directory, **source_of(arguments)), arguments.overrides)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to raise; exit_codes prints it
+    with one_line_errors(arguments.overrides):
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")(lambda composed: None)()
+
+
 def show_help(overrides: list[str], directory: Path) -> None:
-    """The verbs and each choice with its meaning, on one screen; of choices that are typed, their keys instead."""
-    composed = compose(force(overrides), directory)
-    typed = [override for override in parse(overrides) if (directory / override.key_or_group).is_dir()]
-    for override in typed:
-        text = described(directory / override.key_or_group / f"{override.value()}.yaml")
-        print(f"{override.input_line}\n\n{text}")
-        others = WITH_CHECKPOINT.get(str(override.value()), ()) if override.key_or_group == "task" else ()
-        if others:
-            print("Also:", ", ".join(key for key in others if f"\n{key}:" not in text))
-    if typed:
+    """The verbs and each choice with its meaning, on one screen; of choices that are typed, with or without their
+    group, their keys instead, and of a group its choices.
+    """
+    composed = compose(force([one for one in overrides if "=" in one]), directory)
+    choices = sorted(directory.glob("*/[!_]*.yaml"))
+    typed = [one.lstrip("+") for one in overrides]
+    files = [file for one in typed for file in choices if one in (file.stem, f"{file.parent.name}={file.stem}")]
+    others = [one.partition(".")[0] for one in typed if "=" not in one and one not in {file.stem for file in files}]
+    for name in others:
+        keys = re.search(rf"^{re.escape(name)}:.*\n( .*\n)*", (CONFIG_DIR / "train.yaml").read_text(), re.MULTILINE)
+        if not keys and not any(file.parent.name == name for file in choices):
+            nearest = did_you_mean(name, {file.parent.name for file in choices})
+            raise UserError(f"--help {name}: no such group, choice or section.{nearest}")
+        print_choices(directory / name)
+        print(keys[0] if keys else "", end="")
+    for file in files:
+        text, group = described(file), file.parent.name
+        print(f"{group}={file.stem}\n\n{text}")
+        if group == "task" and file.stem in WITH_CHECKPOINT:
+            print("Also:", ", ".join(key for key in WITH_CHECKPOINT[file.stem] if f"\n{key}:" not in text))
+    if files or others:
         return
     print(composed.hydra.help.template)
     for group in ("model", "data", "optimizer", "scheduler", "device", "logger", "sweep"):
-        for number, file in enumerate(sorted((directory / group).glob("[!_]*.yaml"))):
-            meaning = re.match(r"# (.{,55})(?=[.,:;]\s)", described(file).replace(". ", ".\n"))
-            print(f"{'' if number else group:<10} {file.stem:<13} {meaning[1] if meaning else ''}")
-    experiments = ", ".join(sorted(file.stem for file in (directory / "experiment").glob("*.yaml")))
+        print_choices(directory / group)
+    experiments = ", ".join(file.stem for file in choices if file.parent.name == "experiment")
     print(textwrap.fill(f"experiment {experiments}", 79, subsequent_indent=" " * 11))
     print(composed.hydra.help.footer)
+
+
+def print_choices(group: Path) -> None:
+    """A line of each."""
+    files = sorted(group.glob("[!_]*.yaml"))
+    width = max([13, *(len(file.stem) for file in files)])
+    for number, file in enumerate(files):
+        meaning = re.match(r"# (.{,55})(?=[.,:;]\s)", described(file).replace(". ", ".\n"))
+        print(f"{'' if number else group.name:<10} {file.stem:<{width}} {meaning[1] if meaning else ''}")
 
 
 def described(file: Path) -> str:
@@ -280,19 +298,12 @@ def described(file: Path) -> str:
     return re.sub(r"^(# @package|defaults:|hydra:).*\n([ \t]+.*\n)*", "", file.read_text(), flags=re.MULTILINE)
 
 
-def show_by_hydra(arguments: argparse.Namespace) -> None:
-    """Hydra's flags that only show something."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra is to raise; exit_codes prints it
-    with one_line_errors(arguments.overrides):
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")(lambda composed: None)()
-
-
 # How it ends -----------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """What the block raises becomes one line and an exit code."""
+def exit_codes(broken_pipe: int = 1) -> Iterator[None]:
+    """What the block raises becomes one line and an exit code; ``broken_pipe``: that of a reader who has gone."""
     try:
         yield
     except UserError as error:
@@ -305,7 +316,7 @@ def exit_codes() -> Iterator[None]:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(broken_pipe)
 
 
 def _print_error(error: Exception, rank: int) -> None:

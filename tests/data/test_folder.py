@@ -229,6 +229,8 @@ def test_72_images_in_3_classes_are_trained_validated_tested_and_reported(tmp_pa
     assert "6 of 58 training images (a tenth, at least one a class)" in process.stdout
     assert (tmp_path / "run/report.html").is_file()
     assert results(tmp_path / "run")["metrics"]["val/acc"] is not None
+    typed_again = ("task=predict", "checkpoint=run", "images=my pictures", "hydra.run.dir=predicted")
+    assert "72 of them lie in my pictures, on which the network was trained" in train(tmp_path, *typed_again).stdout
     half = train(tmp_path, *typed[:3], "data.val_size=0.5", "report=false", "hydra.run.dir=half")
     assert "29 train, 29 val, 14 test" in half.stdout, half.stderr
     none = train(tmp_path, *typed[:3], "data.val_size=1.5")

@@ -71,7 +71,8 @@ def test_what_cannot_be_swept_is_refused_at_once(monkeypatch, capsys, overrides,
 
 def test_a_choice_of_sweeps_without_m_is_refused(monkeypatch, capsys):
     assert train(monkeypatch, "sweep.workers=2") == 2
-    assert capsys.readouterr().err == "error: sweep.workers: goes with a sweep: python train.py -m ...\n"
+    assert "error: sweep.workers: goes with a sweep: " in (error := capsys.readouterr().err)
+    assert error.endswith("train.py -m sweep.workers=2\n")
 
 
 def test_an_experiment_may_be_a_sweep_and_what_is_typed_is_not_searched(monkeypatch, tmp_path):

@@ -175,6 +175,7 @@ def test_runs_started_together_never_share_a_directory(tmp_path):
 def test_offline_a_stand_in_replaces_mnist_and_is_named_wherever_results_are_shown(tmp_path):
     process = train(tmp_path, "trainer.max_epochs=1", "hydra.run.dir=run", "data_dir=here")
     assert process.returncode == 0, process.stderr
+    assert not (tmp_path / "here").exists()  # nothing was downloaded into it
     assert "STAND-IN: these images are not mnist" in process.stdout
     assert "these metrics say nothing about mnist" in process.stdout
     found = results(tmp_path / "run")["data"]

@@ -118,7 +118,7 @@ def test_where_nothing_can_be_read_no_run_directory_is_left(finished, tmp_path, 
 def test_images_must_be_typed(finished, tmp_path):
     process = predict(finished[0], tmp_path / "new")
     assert process.returncode == 2
-    assert process.stderr == "error: images: needs a value; type images=VALUE\n"
+    assert process.stderr == "error: images: needs a value; type images=photos\n"
 
 
 def test_an_image_comes_in_by_standard_input(finished, test_images, tmp_path):
@@ -183,7 +183,10 @@ def test_a_network_trained_on_a_folder_gets_images_as_its_test_did(tmp_path):
         "trainer.max_epochs=1", "hydra.run.dir=run",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    assert predict(tmp_path, tmp_path / "new", "images=data/test").returncode == 0
+    unseen = predict(tmp_path, tmp_path / "new", "images=data/test")
+    assert (unseen.returncode, "was trained" in unseen.stdout) == (0, False)
+    seen = predict(tmp_path, tmp_path / "seen", "images=data")
+    assert "\n80 of them lie in data, on which the network was trained: task=test measures" in seen.stdout
     found = results(tmp_path / "new")
     assert found["correct"] == round(40 * results(tmp_path / "run")["metrics"]["test/acc"])
     assert {row["resize"] for row in rows(tmp_path / "new")} == {"stretched"}

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,7 @@ from smallvision.config.targets import check_targets
 from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, find_run, quote
+from smallvision.core.run_dir import RunDir, assign, command, find_run, quote, shell_line
 
 CONFIG_DIR = Path(__file__).parents[3] / "configs"
 CHOICES = (*GROUPS, "task", "experiment")
@@ -63,13 +63,20 @@ PACKAGES = {
     "format=safetensors": {"safetensors": "safetensors"},
     "task=serve": {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"},
 }
+# What to type for what has no default.
+EXAMPLES = {
+    "checkpoint": "checkpoint=last, or a run's directory or name",
+    "images": "images=photos",
+    "data.path": "data.path=photos",
+}
 # What is often typed, by what it is called here; keys by their last part, where no key ends in it.
 ALIASES = {
     "device=gpu": "device=cuda", "task=train": "task=fit", "task=eval": "task=test", "epochs": "trainer.max_epochs",
     "n_epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs", "learning_rate": "optimizer.lr",
     "bs": "data.batch_size", "wd": "optimizer.weight_decay", "gpus": "trainer.devices", "dataset": "data",
     "network": "model", "precision": "device.precision", "patience": "early_stopping.patience",
-    "output_dir": "hydra.run.dir", "ckpt": "checkpoint", "ckpt_path": "checkpoint",
+    "output_dir": "hydra.run.dir", "default_root_dir": "hydra.run.dir", "ckpt": "checkpoint",
+    "ckpt_path": "checkpoint", "accelerator": "device",
 }  # fmt: skip
 # Six hex digits, the first of which is a letter: others could be numbers, of which Hydra leaves out leading zeros.
 _SUFFIX = secrets.choice("abcdef") + secrets.token_hex(3)[1:]
@@ -101,11 +108,7 @@ def compose(
         if not group:
             raise UserError(f"{override.input_line}: not of the form key=value")
         if not sweep and override.is_sweep_override():
-            _, _, values = str(override.input_line).partition("=")
-            raise UserError(
-                f"{override.input_line}: several values; to run each of them: python train.py -m ...;"
-                f" for one list of them: {group}=[{values}]"
-            )
+            raise UserError(_several_values(override, overrides, directory, name))
         if override.value() is None and not override.is_delete() and (directory / group).is_dir():
             choices = did_you_mean("", [file.stem for file in (directory / group).glob("[!_]*.yaml")])
             raise UserError(f"{group}=null: needs a choice, or leave it out.{choices}")
@@ -126,6 +129,19 @@ def compose(
             elif isinstance(typed, ListConfig):
                 composed[key] = [find_run(str(one), key) for one in typed]
     return composed
+
+
+def _several_values(override: Override, overrides: list[str], directory: Path, name: str) -> str:
+    """The error of a list without brackets: what would run each of its values, or take them as one list."""
+    key, _, values = str(override.input_line).partition("=")
+    fits = not any(one.startswith("task=") and one != "task=fit" for one in overrides)
+    mends = [f"to run each of them: {command('-m', *overrides)}"] if fits else []
+    as_list = [f"{key}=[{values}]" if one == override.input_line else one for one in overrides]
+    key = key.removeprefix("++")  # which force() may have added
+    with suppress(UserError):
+        resolve_config(compose(as_list, directory, name), as_list)
+        mends.append(f"for one list of them: {key}=[{values}]")
+    return f"{key}={values}: several values; {'; '.join(mends or ['type one'])}"
 
 
 def _compose_by_hydra(overrides: list[str], directory: Path, name: str, mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -183,10 +199,11 @@ def one_line_errors(overrides: list[str], directory: Path = CONFIG_DIR, name: st
 
 
 def _not_an_override(error: OverrideParseException) -> str:
-    return (
-        f"{_shortened(str(error.override))}: not of the form key=value ({_shortened(_first_line(error))});"
-        " a value with unusual characters goes in quotes within quotes: \"key='value'\""
-    )
+    key, equals, value = str(error.override).partition("=")
+    is_list = re.fullmatch(r"\[(.*)\]", value)
+    quoted = f"[{','.join(map(quote, is_list[1].split(',')))}]" if is_list else quote(value)
+    mend = f"; unusual characters go in quotes: {_shortened(shell_line(f'{key}={quoted}'))}" if key and equals else ""
+    return f"{_shortened(str(error.override))}: not of the form key=value ({_shortened(_first_line(error))}){mend}"
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -211,13 +228,23 @@ def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> 
     )
     prefix, path = "", key.replace("/", ".").split(".")
     alike = [known for known in _keys(node) if known.endswith(f".{path[-1]}")]
-    meant = min(alike, key=len) if alike else ALIASES.get(path[-1], key)
+    meant = min(alike, key=len) if alike else alias(path[-1], overrides) or key
+    tasks = [file.stem for file in sorted((directory / "task").glob("*.yaml")) if f"\n{path[0]}:" in file.read_text()]
+    if tasks and path[0] not in composed:
+        return f" It goes with task={' or '.join(tasks)}."
     while len(path) > 1 and isinstance(node, dict) and isinstance(node.get(path[0]), dict):
         node, prefix, path = node[path[0]], f"{prefix}{path[0]}.", path[1:]
     assert isinstance(node, dict)
     if meant != key:
         return f" Did you mean '{meant}'?"
     return did_you_mean(path[0], map(str, node), prefix)
+
+
+def alias(key: str, overrides: list[str]) -> str | None:
+    """What a key that ends in ``key`` is called here; of a group, with the value that was typed."""
+    meant = ALIASES.get(key)
+    value = next((one.partition("=")[2] for one in overrides if one.partition("=")[0].endswith(key)), "")
+    return ALIASES.get(f"{meant}={value}", f"{meant}={value}") if meant in GROUPS and value else meant
 
 
 def _keys(node: object, prefix: str = "") -> Iterator[str]:
@@ -396,7 +423,7 @@ def _plain(composed: DictConfig) -> dict[str, object]:
         visible = OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", "sweep")])
         missing = sorted(OmegaConf.missing_keys(visible))
         if missing:
-            raise UserError(f"{missing[0]}: needs a value; type {missing[0]}=VALUE")
+            raise UserError(f"{missing[0]}: needs a value; type {EXAMPLES.get(missing[0], f'{missing[0]}=VALUE')}")
         plain = OmegaConf.to_container(visible, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0][:200]}") from None
@@ -432,8 +459,9 @@ def check(config: Config) -> None:
         raise UserError("early_stopping.patience: needs validation images; set data.val_size above 0")
     if (config.trainer.min_epochs or 0) > config.trainer.max_epochs:
         raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
-    if "precision" in config.trainer.extra:
-        raise UserError(f"trainer.precision: type device.precision={config.trainer.extra['precision']} instead")
+    for key in ("precision", "accelerator", "default_root_dir"):
+        if key in config.trainer.extra:
+            raise UserError(f"trainer.{key}: type {alias(key, [f'{key}={config.trainer.extra[key]}'])} instead")
     if "callbacks" in config.trainer.extra:
         raise UserError(
             "trainer.callbacks: callbacks have a section of their own: type '+callbacks.NAME={_target_:"

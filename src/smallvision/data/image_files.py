@@ -201,14 +201,17 @@ class FoundImages:
             self.add(name, globs=False)
 
 
-def find_images(images: str | list[str], stdin: BinaryIO) -> FoundImages:
-    """The files that ``images=`` names: paths, folders, globs, or - for standard input.
+def find_images(images: str | list[str], stdin: BinaryIO | None = None) -> FoundImages:
+    """The files that ``images=`` names: paths, folders, globs, or - for ``stdin``, without which nothing after it is
+    looked for.
 
     Raises UserError where none of them exists.
     """
     found = FoundImages()
     for pattern in [images] if isinstance(images, str) else images:
         if pattern == "-":
+            if stdin is None:
+                return found
             found.add_stdin(stdin)
         else:
             found.add(pattern)

@@ -7,6 +7,7 @@ import errno
 import gzip
 import http.client
 import math
+import os
 import queue
 import shutil
 import socket
@@ -272,8 +273,15 @@ def download_into(
     Raises Offline where the files cannot be downloaded, UserError where ``folder`` cannot be written.
     """
     try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if above.is_dir() and os.access(above, os.W_OK):
+            _probe(urls)  # before a folder is made for what does not come
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    except Offline:
+        if not complete():
+            raise
+        return
     except OSError as error:
         raise UserError(
             f"data_dir={folder}: cannot be written ({error.strerror}), so nothing can be downloaded there;"
@@ -281,7 +289,6 @@ def download_into(
         ) from None
     stall_before = socket.getdefaulttimeout()
     try:
-        _probe(urls)
         with FileLock(folder / ".download.lock"):
             if complete():
                 return

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -86,12 +87,27 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     if counts.labelled:
         console.print()
         console.print(accuracy_line(counts), style="bold green")
+        if known := count_training_images(config, found.files):
+            message = f"{known:,} of them lie in {config.data.extra['path']}, on which the network was trained"
+            console.print(f"{message}: task=test measures the accuracy on images that it has not seen", style="yellow")
     if warning:
         console.print(warning, style="bold red")
     console.print()
     written = {"table": "predictions.csv"} | ({"sheet": "predictions.png"} if tiles else {})
     console.fields({name: str(run_dir.path / file) for name, file in written.items()})
     return results
+
+
+def count_training_images(config: Config, files: Sequence[ImageFile]) -> int:
+    """How many of the files lie in the folder that the network learned from."""
+    path = config.data.extra.get("path")
+    if config.data.name != "folder" or not isinstance(path, str):
+        return 0
+    root = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111 - Path's own may raise
+    train, test = (os.path.join(root, part) for part in ("train", "test"))  # noqa: PTH118
+    root = train if os.path.isdir(train) and os.path.isdir(test) else root  # noqa: PTH112
+    contents = (one.content for one in files)
+    return sum(isinstance(one, Path) and os.path.realpath(one).startswith(f"{root}/") for one in contents)
 
 
 def input_spec(predictor: Predictor, data: str, polarity: str = "auto", resize: str = "auto") -> InputSpec:
