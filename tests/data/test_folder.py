@@ -226,7 +226,7 @@ def test_72_images_in_3_classes_are_trained_validated_tested_and_reported(tmp_pa
     process = train(tmp_path, *typed)
     assert (process.returncode, process.stderr) == (0, "")
     assert "52 train, 6 val, 14 test" in process.stdout
-    assert "6 of 58 training images (a tenth, at least one a class)" in process.stdout
+    assert "6 of 58 training images (a tenth; see data.val_size)" in process.stdout
     assert (tmp_path / "run/report.html").is_file()
     assert results(tmp_path / "run")["metrics"]["val/acc"] is not None
     typed_again = ("task=predict", "checkpoint=run", "images=my pictures", "hydra.run.dir=predicted")

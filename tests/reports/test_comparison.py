@@ -76,8 +76,57 @@ def test_a_run_that_was_cut_short_is_marked_and_ranked_below_whole_ones(tmp_path
     assert [(Path(row["run"]).name, row["cut_short"]) for row in rows] == [
         ("whole", ""), ("cut", "trainer.limit_val_batches=1"), ("nan", "")]  # fmt: skip
     text = Outline(comparison_page(compared, tmp_path)).text
-    assert "mnist: runs that were cut short" in text
+    assert "mnist, partial runs They did not come to their end, or saw fewer batches" in text
+    assert "trainer.limit_val_batches=1" in text
     assert "(cut short)" in text
+
+
+def test_an_interrupted_run_stands_apart_with_what_differs_from_whole_runs(tmp_path):
+    made = [a_run(tmp_path / "whole", 0.5, rows=2)]
+    made.append(a_run(tmp_path / "half", 1.0, status="interrupted", configured=config(optimizer__lr=0.1)))
+    whole, partial = compare(views(*made))
+    assert (whole.title, whole.partial, whole.differing) == ("mnist", [], [])
+    assert (partial.title, partial.partial, partial.differing) == (
+        "mnist, partial runs", ["interrupted"], ["optimizer.lr"])  # fmt: skip
+
+
+def test_runs_again_with_the_same_seed_count_once(tmp_path):
+    made = [a_run(tmp_path / f"a{number}", 0.8, right=right(range(10))) for number in range(3)]
+    made.append(a_run(tmp_path / "a3", 0.9, seed=1, right=right(range(12))))
+    for name in ("b0", "b1"):
+        made.append(a_run(tmp_path / name, 0.7, right=right(range(50)), configured=config(optimizer__lr=1.0)))
+    (one,) = compare(views(*made))
+    first, second = one.configurations
+    assert (first.seeds, first.repeats, second.repeats) == (2, "4 runs, 2 seeds", "2 runs, 1 seed")
+    assert one.tests[0].p_seeds is None
+    assert sorted(first.sample("val/acc").values) == [0.8, 0.9]
+    text = Outline(comparison_page([one], tmp_path)).text
+    assert "(4 runs, 2 seeds)" in text
+    assert "To estimate it takes two seeds of each" in text
+    (alone,) = compare(views(*made[:3]))
+    assert not alone.repeated
+    assert alone.configurations[0].sample("val/acc").interval is None
+
+
+def test_the_titles_of_data_that_differ_tell_them_apart(tmp_path):
+    small = {"name": "shapes", "images": 200}
+    made = [
+        a_run(tmp_path / "a", data=DATA | {"name": "shapes"}, configured=config(data=small | {"images": 300})),
+        a_run(tmp_path / "b", data=DATA | {"name": "shapes", "fingerprint": "f" * 16}, configured=config(data=small)),
+        a_run(tmp_path / "c"), a_run(tmp_path / "d", data=DATA | {"fingerprint": "e" * 16}),
+    ]  # fmt: skip
+    assert sorted(one.title for one in compare(views(*made))) == [
+        "mnist, 012345", "mnist, eeeeee", "shapes, data.images=200", "shapes, data.images=300"]  # fmt: skip
+
+
+def test_of_the_keys_that_differ_rate_and_epochs_come_first_and_whether_it_was_tested_never(tmp_path):
+    made = [
+        a_run(tmp_path / "a"),
+        a_run(
+            tmp_path / "b", configured=config(test=False, data__batch_size=1, trainer__max_epochs=9, optimizer__lr=1)
+        ),
+    ]
+    assert compare(views(*made))[0].differing == ["optimizer.lr", "trainer.max_epochs", "data.batch_size"]
 
 
 def test_single_runs_are_compared_by_mcnemars_test(tmp_path):

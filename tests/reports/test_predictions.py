@@ -45,9 +45,9 @@ def test_classes_that_differ_in_separators_alone_stay_distinct() -> None:
     assert labels.of(Path("A-B/it.png")) is None
 
 
-def printed(*predictions: Prediction, files: int = 1) -> list[str]:
+def printed(*predictions: Prediction, files: int = 1, classes: list[str] = CLASSES) -> list[str]:
     terminal = rich.console.Console(file=io.StringIO(), width=1000, markup=False, soft_wrap=True)
-    printer = PredictionPrinter(Console(terminal), [predictions[0].file] * files, CLASSES, 2)
+    printer = PredictionPrinter(Console(terminal), [predictions[0].file] * files, classes, 2)
     for prediction in predictions:
         printer.print(prediction)
     printer.print_notes()
@@ -55,9 +55,23 @@ def printed(*predictions: Prediction, files: int = 1) -> list[str]:
 
 
 def test_a_line_reads_as_in_the_tutorials() -> None:
-    (line,) = printed(Prediction("ankle boot/1.png", [("Ankle boot", 0.9), ("7", 0.1)], "Ankle boot"))
+    top = [("Ankle boot", 0.9), ("7", 0.1)]
+    (line,) = printed(Prediction("ankle boot/1.png", top, "Ankle boot"))
     assert 'Predicted: "Ankle boot", Actual: "Ankle boot"' in line
-    assert "0.9000  then 7 0.1000" in line
+    assert line.endswith("0.9000")
+    (line,) = printed(Prediction("1.png", top))
+    assert line.endswith('Predicted: "Ankle boot"   0.9000  then 7 0.1000')
+
+
+def test_lines_are_no_longer_than_80_columns() -> None:
+    top = [("a class with a long name" * 3, 0.9), ("7", 0.1)]
+    classes = [name for name, _ in top]
+    for actual in (None, top[0][0]):
+        for name in (f"{actual}/a.png", f"{actual}/{'a long name' * 9}.png", f"{actual}/{'x' * 300}"):
+            lines = printed(
+                Prediction(name, top, actual), Prediction(name, error="damaged " * 30), files=2, classes=classes
+            )
+            assert max(map(len, lines)) <= 80
 
 
 def test_no_name_can_add_lines_or_control_the_terminal() -> None:

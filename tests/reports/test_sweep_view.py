@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from smallvision.reports.formatting import spread
 from smallvision.reports.pages import sweep_page
 from smallvision.reports.sweep_view import SweepView, TrialView
 
@@ -81,10 +82,16 @@ def test_a_trial_has_an_interval_for_its_mean_over_seeds() -> None:
     assert sweep(one).best_epoch(one) == 3.0
 
 
-@pytest.mark.parametrize("values", [(), (0.5,), (0.5, NAN)])
-def test_too_few_values_have_no_interval(values: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(("values", "deviation"), [((), None), ((0.5,), None), ((0.5, NAN), None), ((0.5, 0.5), 0.0)])
+def test_too_few_values_have_no_interval(values: tuple[float, ...], deviation: float | None) -> None:
     one = trial(0, "done", *values)
-    assert (one.sample.deviation, one.sample.interval, one.sample.half_interval) == (None, None, None)
+    assert (one.sample.deviation, one.sample.interval, spread(one.sample)) == (deviation, None, "")
+
+
+def test_no_interval_of_an_accuracy_leaves_0_to_1() -> None:
+    for values, text in (((0.1, 0.5, 0.6), "0.0000 to 1.0000"), ((0.5, 0.51, 0.52), "± 0.025"), ((1, 1, 1), "± 0")):
+        assert spread(trial(0, "done", *values, fraction=True).sample) == text
+    assert spread(trial(0, "done", 0.1, 0.5, 0.6).sample) == "± 0.66"
 
 
 def test_the_short_reason_is_its_first_line() -> None:
@@ -93,7 +100,9 @@ def test_the_short_reason_is_its_first_line() -> None:
 
 def test_the_csv_can_be_read_back() -> None:
     runs = {0: Path("outputs/a, b"), 1: Path("outputs/c")}
-    view = sweep(trial(0, "done", 0.1, 0.3, runs=runs, seconds=2.5), trial(1, "failed", reason='no "memory", left'))
+    view = sweep(
+        trial(0, "done", 0.1, 0.3, 0.2, runs=runs, seconds=2.5), trial(1, "failed", reason='no "memory", left')
+    )
     rows = list(csv.DictReader(io.StringIO(view.as_csv())))
     assert list(rows[0]) == [
         "rank", "trial", "state", "val/acc", "std", "n", "low", "high", "optimizer.lr", "seconds", "run",
@@ -104,7 +113,7 @@ def test_the_csv_can_be_read_back() -> None:
     expected = {"val/acc": done.value, "std": done.sample.deviation, "low": low, "high": high}
     assert {name: float(rows[0][name]) for name in expected} == expected
     assert float(rows[0]["seconds"]) == 2.5
-    assert (rows[0]["run"], rows[0]["optimizer.lr"], rows[0]["n"]) == ("outputs/a, b;outputs/c", "0.0", "2")
+    assert (rows[0]["run"], rows[0]["optimizer.lr"], rows[0]["n"]) == ("outputs/a, b;outputs/c", "0.0", "3")
     assert (rows[1]["rank"], rows[1]["val/acc"], rows[1]["reason"]) == ("", "", 'no "memory", left')
 
 

@@ -18,7 +18,7 @@ from smallvision.sweeps.plan import PLAN_FILE, Plan
 from smallvision.sweeps.space import grid
 from smallvision.sweeps.storage import JOURNAL, open_storage
 from smallvision.sweeps.study import Study
-from smallvision.sweeps.trial import TrialRun
+from smallvision.sweeps.trial import Reason, TrialRun
 
 RESULTS = Results("completed", "fit", 0, "cpu", "32-true", DataResults("shapes", "made", "0"), ModelResults("mnist", 1),
                   "adam", epochs=4)  # fmt: skip
@@ -135,7 +135,7 @@ def test_the_wilcoxon_pruner_compares_seed_by_seed(tmp_path):
 
 def test_a_failed_trial_leaves_the_others_alone_and_is_retried_on_request(tmp_path):
     study = Study.create(make_plan(tmp_path, "optimizer.lr=0.3,0.2,0.1"))
-    study.fail(study.next_run([]), "the loss became NaN\nmore of it")
+    study.fail(study.next_run([]), Reason("the loss became NaN\nmore of it"))
     complete(study, study.next_run([]), 0.2)
     assert study.retry_failed() == 1
     retried = study.next_run([])

@@ -21,6 +21,7 @@ from smallvision.sweeps.executors import Event
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.sweep import Sweep
 from smallvision.sweeps.terminal import test_line as line_of_test
+from smallvision.sweeps.trial import Reason
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +81,8 @@ def test_a_run_that_is_pruned_after_its_last_epoch_is_complete(tmp_path):
 
 def test_a_trial_that_cannot_be_run_fails_with_its_error_and_ends_no_other(pruned):
     assert [trial.state for trial in read_runs(pruned).trials] == ["done", "done", "pruned", "failed"]
-    assert read_runs(pruned).trials[3].reason == "optimizer.lr=-1: must be a number above 0"
+    refused = read_runs(pruned).trials[3]
+    assert (refused.reason, refused.refused) == ("optimizer.lr=-1: must be a number above 0", True)
 
 
 def test_each_epoch_is_reported_to_the_study(pruned):
@@ -108,7 +110,9 @@ def test_seeds_alone_are_repetitions_that_are_tested_like_any_run(tmp_path):
     accuracies = [results(tmp_path / f"0-seed{seed}")["metrics"]["test/acc"] for seed in (0, 1)]
     view = read_runs(study)
     assert view.test == dict(enumerate(accuracies))
-    assert line_of_test(accuracies).startswith(f"test/acc {fmean(accuracies):.4f} (95 % interval ")
+    assert line_of_test(accuracies).startswith(f"test/acc {fmean(accuracies):.4f} (sd ")
+    assert line_of_test([*accuracies, 0.5]).startswith("test/acc 0.")
+    assert " (95 % interval 0.0000 to " in line_of_test([*accuracies, 0.5])
     assert line_of_test(accuracies).endswith("n = 2 seeds")
 
 
@@ -145,7 +149,7 @@ def test_a_run_whose_processes_do_not_bring_it_on_fails_with_the_cause(tmp_path)
     for _ in range(3):
         assert study.trials[0].state == TrialState.RUNNING
         sweep.running[run.directory] = run
-        sweep.handle(Event(run, "died", "a worker was killed by SIGKILL\nlast line"), stopping=False)
+        sweep.handle(Event(run, "died", Reason("a worker was killed by SIGKILL\nlast line")), stopping=False)
     assert (study.trials[0].state, study.trials[0].user_attrs["reason"]) == (
         TrialState.FAIL, "a worker was killed by SIGKILL\nlast line\nin 3 processes in a row")  # fmt: skip
 
@@ -155,8 +159,10 @@ def test_a_sweep_whose_processes_cannot_start_ends_at_once(tmp_path):
     for left in (2, 1):
         sweep.submit_runs()
         (run,) = sweep.running.values()
-        sweep.handle(Event(run, "died", "a worker ended with exit code 1\nImportError"), stopping=False)
+        sweep.handle(Event(run, "died", Reason("a worker ended with exit code 1\nImportError")), stopping=False)
         assert sweep.startup_ends == 3 - left
     sweep.submit_runs()
     with pytest.raises(RuntimeError, match=r"3 processes in a row ended before any trial began: .*\nImportError"):
-        sweep.handle(Event(*sweep.running.values(), "died", "a worker ended with exit code 1\nImportError"), False)
+        sweep.handle(
+            Event(*sweep.running.values(), "died", Reason("a worker ended with exit code 1\nImportError")), False
+        )

@@ -68,7 +68,7 @@ def test_the_table_in_the_terminal_has_what_differs(tmp_path):
     text = console.export_text()
     assert "lr" in text.splitlines()[0]
     assert "0.9000" in text.splitlines()[1]
-    assert "and 1 more" in text
+    assert "a0, 2 runs" in text
 
 
 def test_the_table_stays_whole_at_80_columns(tmp_path):

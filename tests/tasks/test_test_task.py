@@ -112,10 +112,9 @@ def test_unequal_classes_are_named_can_be_weighted_and_have_a_balanced_accuracy(
     typed = ("data=arrays", "data.path=mine.npz", "data.val_size=20", "model=linear", "report=false")
     plain = train(tmp_path, *typed, "trainer.max_epochs=1", "hydra.run.dir=plain")
     assert plain.returncode == 0, plain.stderr
-    assert (
-        "classes    80% of the images are 0, so always to answer that is right as often (chance: 33%)" in plain.stdout
-    )
-    assert "classes    2 has 5 test images: too few to judge the class by" in plain.stdout
+    assert "classes    80% are 0: always to answer that is right as often (chance: 33%)\n" in plain.stdout
+    assert "classes    see the balanced accuracy, and loss.class_weights=balanced\n" in plain.stdout
+    assert "classes    1 of 3 have fewer than 10 test images: too few to judge them by\n" in plain.stdout
     weighted = train(tmp_path, *typed, "loss.class_weights=balanced", "trainer.max_epochs=8", "hydra.run.dir=weighted")
     assert weighted.returncode == 0, weighted.stderr
     tested = train(tmp_path, "task=test", "checkpoint=weighted", "report=false", "hydra.run.dir=tested")

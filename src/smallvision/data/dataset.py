@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,12 @@ class Arrays(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+
+def origin(name: str, source: str) -> str:
+    """Both as one text, without the name where a path of that name begins the source."""
+    path = Path(source.partition(", ")[0])
+    return source if name in (path.name, path.stem) else f"{name}, {source}"
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from smallvision.core.results import DataResults
-from smallvision.reports.formatting import csv_text, setting
+from smallvision.reports.formatting import count, csv_text, setting
 from smallvision.reports.run_view import ReportArrays, RunView, flatten
 from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, welch
 
 # Keys and sections that do not change what is learnt: places, output, and the seed.
 IGNORED = (
     "seed", "task", "name", "data_dir", "resume", "report", "checkpoint", "logger", "device.threads", "storage", "runs",
+    "test", "save_model", "log_every_n_batches",
 )  # fmt: skip
+FIRST = ("optimizer.lr", "trainer.max_epochs")  # of the keys of sections that differ
 SIGNIFICANT = 0.05  # a difference with a smaller p-value is no chance
 MAX_TESTED = 20  # configurations that are tested against the best one
 COLUMNS = (
@@ -28,15 +30,29 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in nothing but their seed. ``settings``: their config by full keys."""
+    """Runs that differ in nothing but their seed, by which they are sorted. ``settings``: their config by full keys."""
 
     settings: dict[str, object]
     runs: list[RunView]
 
+    @property
+    def seeds(self) -> int:
+        return len({run.results.seed for run in self.runs})
+
+    @property
+    def repeats(self) -> str:
+        """How many runs there are where several have the same seed: a run again says nothing about other seeds."""
+        seeds = self.seeds
+        return f"{count(len(self.runs), 'run')}, {count(seeds, 'seed')}" if len(self.runs) > seeds else ""
+
     def sample(self, metric: str) -> Sample:
-        """Of the runs that have it, by seed."""
-        found = [run.results.metrics[metric] for run in self.runs]
-        return Sample([value for value in found if value is not None and math.isfinite(value)])
+        """One value per seed: that of the first run that has it."""
+        found: dict[int, float] = {}
+        for run in self.runs:
+            value = run.results.metrics[metric]
+            if value is not None and math.isfinite(value):
+                found.setdefault(run.results.seed, value)
+        return Sample(list(found.values()), fraction=metric.endswith("/acc"))
 
     def setting(self, key: str) -> str:
         return setting(self.settings.get(key), none="-")
@@ -82,18 +98,17 @@ class SignificanceTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Configurations on the same images, the best by validation first."""
+    """Configurations on the same images, the best by validation first.
 
+    ``title``: tells it from the others; ``differing``: the keys in which the configurations differ, of partial runs
+    also from whole ones.
+    """
+
+    title: str
     data: DataResults
+    differing: list[str]
     configurations: list[Configuration]
     tests: list[SignificanceTest]
-
-    @cached_property
-    def differing(self) -> list[str]:
-        """The keys in which the configurations differ; of a section that differs by choice (adam or sgd), only those
-        that differ within a choice as well.
-        """
-        return differing_keys([one.settings for one in self.configurations])
 
     @property
     def runs(self) -> list[RunView]:
@@ -102,19 +117,40 @@ class Comparison:
     @property
     def repeated(self) -> bool:
         """Whether there is a configuration of several seeds."""
-        return any(len(one.runs) > 1 for one in self.configurations)
+        return any(one.seeds > 1 for one in self.configurations)
+
+    @property
+    def partial(self) -> list[str]:
+        """Why these are partial runs: how they ended, and by which keys they were cut short; empty for whole ones."""
+        found = {run.results.cut_short or run.results.status for run in self.runs}
+        return sorted(found - {"completed"})
 
 
 def compare(views: Iterable[RunView]) -> list[Comparison]:
-    """One comparison for each set of images, the one with most runs first; runs that were cut short are apart, last."""
+    """One comparison for each set of images, the one with most runs first; partial runs are apart, last: those that
+    were cut short or did not come to their end.
+    """
     groups: dict[tuple[bool, str, str], list[RunView]] = {}
     for view in views:
         data = view.results.data
-        groups.setdefault((view.results.cut_short is not None, data.name, data.fingerprint), []).append(view)
+        groups.setdefault((view.results.state != "completed", data.name, data.fingerprint), []).append(view)
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1])))
+    settings = {group: [settings_of(run) for run in runs] for group, runs in ordered}
     comparisons = []
-    for _, runs in sorted(groups.items(), key=lambda group: (group[0][0], -len(group[1]))):
+    for group, runs in ordered:
+        (partial, name, fingerprint), data = group, runs[0].results.data
+        title = f"{name}, a STAND-IN for {data.stand_in_for}" if data.stand_in_for else name
+        alike = {other[2]: found[0] for other, found in settings.items() if other[1] == name}
+        if len(alike) > 1:
+            keys = [key for key in differing_keys(list(alike.values())) if key.startswith("data.")]
+            values = [f"{key}={setting(settings[group][0].get(key))}" for key in keys]
+            title += f", {' '.join(values) or fingerprint[:6]}"
+        title += ", partial runs" if partial else ""
         configurations = group_seeds(runs)
-        comparisons.append(Comparison(runs[0].results.data, configurations, compare_with_best(configurations)))
+        others = settings.get((False, name, fingerprint), []) if partial else []
+        differing = differing_keys(settings[group] + others)
+        tests = compare_with_best(configurations)
+        comparisons.append(Comparison(title, data, differing, configurations, tests))
     return comparisons
 
 
@@ -143,7 +179,7 @@ def settings_of(view: RunView) -> dict[str, object]:
 def differing_keys(configs: list[dict[str, object]]) -> list[str]:
     """Keys with several values, those of sections last. Where a config lacks a key, it does not differ by that."""
     found = []
-    for key in sorted({key for one in configs for key in one}, key=lambda key: ("." in key, key)):
+    for key in sorted({key for one in configs for key in one}, key=lambda key: ("." in key, key not in FIRST, key)):
         section = key.partition(".")[0]
         values: dict[str, set[str]] = {}
         for one in configs:
@@ -160,10 +196,14 @@ def _encoded(value: object) -> str:
 
 
 def _rank(value: float | None, run: RunView) -> tuple[bool, bool, float, str]:
-    """The largest value first, runs that were cut short below whole ones, runs without a value last."""
+    """The largest value first, partial runs below whole ones, runs without a value last."""
     known = value is not None and not math.isnan(value)
-    cut_short = run.results.cut_short is not None
-    return not known, cut_short, -value if value is not None and known else 0.0, str(run.directory)
+    return (
+        not known,
+        run.results.state != "completed",
+        -value if value is not None and known else 0.0,
+        str(run.directory),
+    )
 
 
 def compare_with_best(configurations: list[Configuration]) -> list[SignificanceTest]:
@@ -191,18 +231,18 @@ def compare_with_best(configurations: list[Configuration]) -> list[SignificanceT
 def correct(
     runs: list[RunView], labels: npt.NDArray[np.int32] | None = None
 ) -> tuple[npt.NDArray[np.int32] | None, npt.NDArray[np.float64] | None]:
-    """The labels of the images that the first of those runs was tested on (or ``labels``), and runs x images: 1.0 where
-    a run classified an image correctly. Runs that were not tested on these images are left out.
+    """The labels of the images that the first of those runs was tested on (or ``labels``), and seeds x images: 1.0
+    where its run classified an image correctly. Runs that were not tested on these images are left out.
     """
-    found = []
+    found: dict[int, npt.NDArray[np.float64]] = {}
     for run in runs:
         arrays = ReportArrays.read(run.directory)
-        if not len(arrays.test_labels):
+        if run.results.seed in found or not len(arrays.test_labels):
             continue
         labels = arrays.test_labels if labels is None else labels
         if np.array_equal(arrays.test_labels, labels):
-            found.append((arrays.test_probabilities.argmax(1) == labels).astype(np.float64))
-    return labels, np.stack(found) if found else None
+            found[run.results.seed] = (arrays.test_probabilities.argmax(1) == labels).astype(np.float64)
+    return labels, np.stack(list(found.values())) if found else None
 
 
 def as_csv(comparisons: list[Comparison]) -> str:

@@ -5,6 +5,7 @@ import csv
 import io
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib import resources
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smallvision.core.errors import printable
+from smallvision.reports.statistics import Sample
 
 
 def metric(value: float | None) -> str:
@@ -42,6 +44,15 @@ def two_digits(value: float | None) -> str:
     if not 1e-5 <= abs(value) < 1e4:
         return f"{value:.1e}"
     return f"{value:.{max(0, 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def spread(sample: Sample, none: str = "") -> str:
+    """The 95 % interval of a mean: its half after ±, or both ends where it was cut at 0 or at 1."""
+    if sample.interval is None:
+        return none
+    low, high = sample.interval
+    whole = not sample.fraction or 0 < low <= high < 1 or low == high
+    return f"± {two_digits((high - low) / 2)}" if whole else f"{metric(low)} to {metric(high)}"
 
 
 def duration(seconds: float | None) -> str:
@@ -117,8 +128,8 @@ def data_uri(image: npt.NDArray[np.uint8]) -> str:
 
 
 FILTERS = (
-    metric, percent, two_digits, duration, setting, shorten, thousands, count, listing, short_names, position, link,
-    data_uri,
+    metric, percent, two_digits, spread, duration, setting, shorten, thousands, count, listing, short_names, position,
+    link, data_uri,
 )  # fmt: skip
 
 
@@ -167,7 +178,7 @@ def text_table(
     *others, last = texts
     for name in others:
         table.add_column(Text(printable(name)), overflow="ellipsis", min_width=min(len(name), 11))
-    longest = max((len(row[-1].split(" ")[0]) for row in cells_of), default=0)
+    longest = max((len(re.split("[ ,]", row[-1])[0]) for row in cells_of), default=0)
     table.add_column(Text(last), overflow="ellipsis", min_width=min(longest, 24))
     for rank, *cells in cells_of:
         table.add_row(*(Text(printable(cell)) for cell in (rank, *cells)), style="bold" if rank == "1" else None)

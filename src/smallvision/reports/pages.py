@@ -18,7 +18,7 @@ from markupsafe import Markup
 from smallvision.reports import plots
 from smallvision.reports.formatting import render
 from smallvision.reports.run_view import RunView
-from smallvision.reports.statistics import MAX_SEEDS, seeds_needed
+from smallvision.reports.statistics import MAX_SEEDS, MIN_SEEDS, seeds_needed
 
 if TYPE_CHECKING:  # a run's page needs neither
     from smallvision.reports.comparison import Comparison
@@ -47,6 +47,7 @@ def comparison_page(comparisons: list[Comparison], folder: Path) -> str:
         max_tested=MAX_TESTED,
         significant=SIGNIFICANT,
         max_seeds=MAX_SEEDS,
+        min_seeds=MIN_SEEDS,
         seeds_needed=seeds_needed,
     )
 
@@ -70,8 +71,8 @@ def scale(view: SweepView) -> tuple[float, float]:
     if not top:
         return 0.0, 1.0
     low, high = plots.limits([trial.value or 0.0 for trial in top], view.maximize)
-    half = max((trial.sample.half_interval or 0.0 for trial in top[: len(top) // 2 + 1]), default=0.0)
-    return low - half, high + half
+    ends = [end for trial in top[: len(top) // 2 + 1] for end in trial.sample.interval or ()]
+    return min([low, *ends]), max([high, *ends])
 
 
 def filter_sheet(filters: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:

@@ -29,7 +29,7 @@ from smallvision.core.errors import printable
 from smallvision.reports.evaluation import Evaluation
 from smallvision.reports.formatting import metric, shorten
 from smallvision.reports.run_view import RunView
-from smallvision.reports.statistics import t_interval, wilson
+from smallvision.reports.statistics import wilson
 
 if TYPE_CHECKING:  # a run's page needs none of them
     from smallvision.reports.comparison import Comparison
@@ -440,9 +440,10 @@ def seeds(view: SweepView, trial: TrialView) -> Markup | None:
         return None
     values, positions = list(finite.values()), [float(place) for place in range(len(finite))]
     with new_plot("seeds", f"{printable(view.metric)} of each seed, their mean and interval") as plot:
-        interval = t_interval(values) or (0.0, 0.0)
+        interval = trial.sample.interval or ()
         metric_axis(plot.axes, [*values, *interval], view.maximize)
-        plot.axes.axhspan(*interval, color=COLORS["best"], alpha=0.14, linewidth=0)
+        if interval:
+            plot.axes.axhspan(*interval, color=COLORS["best"], alpha=0.14, linewidth=0)
         plot.axes.axhline(fmean(values), color=COLORS["best"], linewidth=1.4)
         dots(plot.axes, positions, values, view.maximize, "trial", 6)
         if len(finite) <= 20:

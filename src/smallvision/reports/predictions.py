@@ -17,7 +17,8 @@ from smallvision.core.console import Console
 from smallvision.core.errors import printable
 from smallvision.reports.statistics import wilson
 
-MAX_NAME = 48  # characters of a file's name in the terminal
+WIDTH, MAX_NAME = 80, 30  # characters of a line in the terminal, and of a file's name there
+MAX_CLASS = (32, 16)  # of a class with its quotes: where it is alone, and beside the actual one
 MAX_LINES = 20  # images printed there
 # Of the sheet. Colours that the colour-blind can distinguish: M. Okabe and K. Ito, Color Universal Design, 2008.
 CORRECT, WRONG = "#0072b2", "#d55e00"
@@ -107,8 +108,8 @@ def shortened(text: str, limit: int = MAX_NAME) -> str:
     return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
-def quoted(name: str) -> str:
-    return f'"{shortened(one_line(name), 32)}"'
+def quoted(name: str, limit: int) -> str:
+    return f'"{shortened(one_line(name), limit - 2)}"'
 
 
 class PredictionPrinter:
@@ -122,10 +123,12 @@ class PredictionPrinter:
         self.counts, self.labels, self.top = Counts(), FolderLabels(classes), min(top, len(classes))
         self.first_error = ("", "")  # a name and a reason
         first = files[:MAX_LINES]
-        self._name_width = max(len(shortened(one_line(file))) for file in first)
-        labelled = any(self.labels.of(Path(file)) is not None for file in first)
-        longest = max(len(quoted(name)) for name in classes)
-        self._class_width = len("Predicted: ") + longest + (len(", Actual: ") + longest) * labelled
+        actual = {name for file in first if (name := self.labels.of(Path(file))) is not None}
+        self._class_limit = MAX_CLASS[bool(actual)]
+        self._class_width = len("Predicted: ") + max(len(quoted(name, self._class_limit)) for name in classes)
+        self._class_width += max((len(f", Actual: {quoted(name, self._class_limit)}") for name in actual), default=0)
+        self._name_limit = min(MAX_NAME, WIDTH - self._class_width - len("      0.0000"))
+        self._name_width = max(len(self._name(file)) for file in first)
 
     def print(self, prediction: Prediction) -> None:
         """Of readable and of unreadable images, the first MAX_LINES each are printed."""
@@ -137,16 +140,26 @@ class PredictionPrinter:
             failed = error is not None or prediction.correct is False
             self.console.print(self.line(prediction), "yellow" if failed else "")
 
+    def _name(self, file: str) -> str:
+        """As much of its end as there is room for."""
+        name, limit = one_line(file), self._name_limit
+        return name if len(name) <= limit else f"…{name[1 - limit :]}"
+
     def line(self, prediction: Prediction) -> str:
-        name = shortened(one_line(prediction.file))
+        """With as many of the next classes as there is room for."""
+        line = f"  {self._name(prediction.file):<{self._name_width}}  "
         if prediction.error is not None:
-            return f"  {name:<{self._name_width}}  not read: {shortened(one_line(prediction.error), 160)}"
+            return line + shortened(f"not read: {one_line(prediction.error)}", WIDTH - len(line))
         (first, probability), *others = prediction.top
-        classes = f"Predicted: {quoted(first)}"
-        classes += f", Actual: {quoted(prediction.actual)}" if prediction.actual else ""
-        rest = ", ".join(f"{quoted(other)[1:-1]} {value:.4f}" for other, value in others)
-        line = f"  {name:<{self._name_width}}  {classes:<{self._class_width}}  {probability:.4f}"
-        return line + f"  then {rest}" * bool(rest)
+        classes = f"Predicted: {quoted(first, self._class_limit)}"
+        classes += f", Actual: {quoted(prediction.actual, self._class_limit)}" if prediction.actual else ""
+        line += f"{classes:<{self._class_width}}  {probability:.4f}"
+        for place, (other, value) in enumerate(others):
+            more = f"{', ' if place else '  then '}{quoted(other, self._class_limit)[1:-1]} {value:.4f}"
+            if len(line + more) > WIDTH:
+                break
+            line += more
+        return line
 
     def print_notes(self) -> None:
         """How many predictions were not printed, and how many images were inverted, blank or unreadable."""
@@ -170,10 +183,8 @@ class PredictionPrinter:
 def accuracy_line(counts: Counts) -> str:
     """The accuracy on the images whose class is known, with its interval."""
     low, high = wilson(counts.correct, counts.labelled)
-    return (
-        f"acc {counts.correct / counts.labelled:.4f}  ({counts.correct:,} correct; 95 % interval {low:.4f} to"
-        f" {high:.4f}, n = {counts.labelled:,} in folders named after a class)"
-    )
+    interval = f"95 % interval {low:.4f} to {high:.4f}, n = {counts.labelled:,}"
+    return f"acc {counts.correct / counts.labelled:.4f}  ({interval} in folders of a class)"
 
 
 def csv_header(top: int) -> list[str]:

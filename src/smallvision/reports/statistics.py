@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_SEEDS = 1000  # that are asked for
+MIN_SEEDS = 3  # for an interval: that of two is as wide as 9 standard deviations to either side
+INTERVALS = "95 %: the interval of the mean over n seeds, of 3 or more"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A metric of one configuration, ``values``: one per seed."""
+    """A metric of one configuration, ``values``: one per seed. ``fraction``: whether it lies between 0 and 1."""
 
     values: Collection[float]
+    fraction: bool = False
 
     @property
     def mean(self) -> float | None:
@@ -25,16 +28,13 @@ class Sample:
     @property
     def deviation(self) -> float | None:
         """The standard deviation (n - 1); None for fewer than two values, or where one is NaN or infinite."""
-        return stdev(self.values) if self.interval else None
+        return stdev(self.values) if len(self.values) > 1 and all(map(math.isfinite, self.values)) else None
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean; None as for the deviation."""
-        return t_interval(self.values)
-
-    @property
-    def half_interval(self) -> float | None:
-        return (self.interval[1] - self.interval[0]) / 2 if self.interval else None
+        """The 95 % interval of the mean; None as for the deviation, and for fewer than ``MIN_SEEDS``."""
+        found = t_interval(self.values) if len(self.values) >= MIN_SEEDS else None
+        return (max(found[0], 0.0), min(found[1], 1.0)) if found and self.fraction else found
 
 
 def mean_curve(curves: Iterable[Mapping[int, float]]) -> dict[int, float]:

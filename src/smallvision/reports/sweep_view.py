@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.table import Table
 
 from smallvision.core.run_dir import command
-from smallvision.reports.formatting import csv_text, duration, metric, short_names, shorten, text_table, two_digits
-from smallvision.reports.statistics import Sample, mean_curve
+from smallvision.reports.formatting import csv_text, duration, metric, short_names, shorten, spread, text_table
+from smallvision.reports.statistics import INTERVALS, Sample, mean_curve
 
 STATES = ("done", "running", "interrupted", "pruned", "failed", "waiting")
 MAX_COLUMNS = 3  # of searched keys in the terminal
@@ -25,9 +25,10 @@ class TrialView:
     ``params``: what was searched, by override key, as typed (``{"optimizer.lr": "0.001"}``); ``values``: the metric of
     each seed that finished; ``curves``: of each seed, the metric by epoch (NaN where an epoch was not validated);
     ``runs``: the run directory of each seed that started, unless another machine has it; ``reason``: why it failed or
-    was pruned, summarized in the first line; ``same_as``: the earlier trial of the same params, whose values these are;
-    ``cut_short``: the keys that left batches out; ``seconds``: of all its runs together; ``host``: the machine that
-    carried it out, where several may.
+    was pruned, summarized in the first line; ``refused``: it failed as its input is wrong; ``same_as``: the earlier
+    trial of the same params, whose values these are; ``cut_short``: the keys that left batches out; ``seconds``: of all
+    its runs together; ``host``: the machine that carried it out, where several may; ``fraction``: whether the metric
+    is an accuracy.
     """
 
     number: int
@@ -37,17 +38,19 @@ class TrialView:
     curves: dict[int, dict[int, float]] = field(default_factory=dict)
     runs: dict[int, Path] = field(default_factory=dict)
     reason: str | None = None
+    refused: bool = False
     same_as: int | None = None
     cut_short: str | None = None
     seconds: float | None = None
     began: datetime | None = None
     ended: datetime | None = None
     host: str | None = None
+    fraction: bool = False
 
     @cached_property
     def sample(self) -> Sample:
         """The metric of the seeds that finished."""
-        return Sample(list(self.values.values()))
+        return Sample(list(self.values.values()), self.fraction)
 
     @property
     def value(self) -> float | None:
@@ -70,13 +73,10 @@ class TrialView:
 
     @property
     def state_text(self) -> str:
-        """The state for the terminal, with why it failed or which trial it repeats."""
+        """The state for the terminal, with which trial it repeats."""
         if self.same_as is not None:
             return f"{self.state}, as trial {self.same_as}"
-        if self.state == "done" and self.cut_short is not None:
-            return "cut short"
-        failed = self.state == "failed" and self.short_reason
-        return f"failed: {shorten(self.short_reason, 60)}" if failed else self.state
+        return "cut short" if self.state == "done" and self.cut_short is not None else self.state
 
 
 @dataclass
@@ -125,7 +125,7 @@ class SweepView:
 
     @cached_property
     def unranked(self) -> list[TrialView]:
-        """The others, state by state; those that were cut short by the best metric that they reached."""
+        """The others, state by state; those that have not finished by the best metric that they reached."""
         ranked = {trial.number for trial in self.ranking}
         return sorted((trial for trial in self.trials if trial.number not in ranked), key=self._order)
 
@@ -154,7 +154,7 @@ class SweepView:
         return -value if self.maximize else value
 
     def best_epoch(self, trial: TrialView) -> float | None:
-        """The best metric of any epoch of any seed, also of a trial that was cut short."""
+        """The best metric of any epoch of any seed, also of a trial that has not finished."""
         reached = [value for curve in trial.curves.values() for value in curve.values()]
         finite = [value for value in (*reached, *trial.values.values()) if math.isfinite(value)]
         return (max if self.maximize else min)(finite, default=None)
@@ -176,7 +176,7 @@ class SweepView:
 
     @property
     def tested(self) -> Sample:
-        return Sample(list(self.test.values()))
+        return Sample(list(self.test.values()), fraction=True)
 
     @property
     def repeated(self) -> bool:
@@ -268,17 +268,16 @@ class SweepView:
         names, together = short_names(list(self.space)), len(self.space) > MAX_COLUMNS
         rows = []
         for place, trial in enumerate(shown, start=1):
-            half = trial.sample.half_interval
-            spread = ["-" if half is None else f"± {two_digits(half)}", str(len(trial.values))]
             params = [shorten(trial.params.get(key) or "-") for key in self.space]
             if together:
                 params = [" ".join(f"{names[key]}={shorten(value)}" for key, value in trial.params.items())]
             rows.append([
-                str(place) if place <= len(self.ranking) else "", metric(trial.value), *(spread if repeated else []),
+                str(place) if place <= len(self.ranking) else "", metric(trial.value),
+                *([spread(trial.sample, "-"), str(len(trial.values))] if repeated else []),
                 duration(trial.seconds), str(trial.number), *params, *([trial.host or "-"] if self.hosts else []),
                 trial.state_text,
             ])  # fmt: skip
-        notes = ["± is the 95 % interval for the mean over n seeds"] if repeated else []
+        notes = [INTERVALS] if repeated else []
         if len(self.trials) > len(shown):
             notes.append(f"{len(self.trials) - len(shown):,} more in leaderboard.csv")
         if self.stand_in_for is not None:
@@ -287,6 +286,6 @@ class SweepView:
             ["", self.metric, *(["95 %", "n"] if repeated else []), "time", "trial"],
             [*(["values"] if together else names.values()), *(["host"] if self.hosts else []), "state"],
             rows,
-            "; ".join(notes),
+            "\n".join(notes),
             style="dim" if self.stand_in_for is None else "red",
         )

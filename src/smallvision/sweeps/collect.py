@@ -131,11 +131,13 @@ def _trial_view(study: Study, number: int, trials: dict[int, FrozenTrial]) -> Tr
         curves={seed: _reported_curve(study, trial, seed) for seed in plan.seeds},
         runs={seed: plan.run_dir(carried_out, seed) for seed in plan.seeds} if here else {},
         reason=trial.user_attrs.get("reason"),
+        refused=bool(trial.user_attrs.get("refused")),
         same_as=same_as,
         cut_short=trials[carried_out].user_attrs.get("cut_short"),
         seconds=sum(seconds.values()) if seconds else None,
         began=trial.datetime_start,
         ended=trial.datetime_complete,
+        fraction=plan.metric.endswith("/acc"),
         host=owner.host if owner is not None and study.database is not None else None,
     )
 

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from smallvision.config.schema import Sweep
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.system import STOP, cores, gpus
-from smallvision.sweeps.trial import LAST_LINES, TrialRun
+from smallvision.sweeps.trial import LAST_LINES, Reason, TrialRun
 
 TPE_AT_ONCE = 10  # runs on a cluster, as many as are sampled at random first: later ones learn from those that ended
 CONTEXT = multiprocessing.get_context("spawn")
@@ -29,7 +29,7 @@ class Event:
 
     run: TrialRun
     kind: Literal["ended", "died", "epoch"]
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class Executor(Protocol):
@@ -132,7 +132,7 @@ class LocalExecutor:
             kind, reason = worker.connection.recv()
         except EOFError:
             self.workers.remove(worker)
-            return [Event(run, "died", worker.cause_of_death())]
+            return [Event(run, "died", Reason(worker.cause_of_death()))]
         if kind == "ended":
             worker.run = None
         return [Event(run, kind, reason)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -100,12 +101,12 @@ class Plan:
             **({"sweep.sampler_seed": self.sampler_seed} if self.method != "grid" else {}),
         }
 
-    def default_name(self, model: str) -> str:
-        """A name that the same command always gets: the searched keys and a digest of the definition."""
+    def default_name(self, data: str, model: str) -> str:
+        """A name that the same command always gets: data, model, the searched keys and a digest of the definition."""
         keys = [dimension.key for dimension in self.dimensions]
         subject = [key.rpartition(".")[2].lstrip("+") for key in keys][:3] or ["seeds"]
-        if "model" not in keys:
-            subject.insert(0, model)
+        fixed = {"data": data, "model": model}
+        subject = [*dict.fromkeys(name for key, name in fixed.items() if key not in keys), *subject]
         digest = hashlib.sha256(json.dumps(self.definition(), sort_keys=True).encode()).hexdigest()
         return "-".join([*subject, digest[:8]])
 
@@ -275,12 +276,17 @@ def count_trials(settings: Sweep, dimensions: list[Dimension]) -> int:
 def with_directory(plan: Plan, config: DictConfig) -> Plan:
     """The plan with its directory and name: those typed, or the ones that the same command gets again."""
     typed = any(str(line).startswith("hydra.sweep.dir=") for line in config.hydra.overrides.hydra)
-    name = plan.name or plan.default_name(str(config.model.name))
+    name = plan.name or plan.default_name(data_name(config), str(config.model.name))
     OmegaConf.update(config, "sweep.name", name, force_add=True)
     directory = Path(str(config.hydra.sweep.dir))
     if typed and not plan.name:
         name = directory.resolve().name
     return replace(plan, name=name, directory=directory)
+
+
+def data_name(config: DictConfig) -> str:
+    """That of the data set; of images of the user's, of their folder or file."""
+    return re.sub(r"[^\w-]+", "-", Path(str(OmegaConf.select(config, "data.path") or config.data.name)).stem)
 
 
 def refuse_values(plan: Plan) -> None:

@@ -16,7 +16,7 @@ from smallvision.config.schema import Sweep
 from smallvision.core.errors import UserError
 from smallvision.core.system import STOP, cores
 from smallvision.sweeps.executors import Event
-from smallvision.sweeps.trial import DIRECTORY_ID, TrialRun
+from smallvision.sweeps.trial import DIRECTORY_ID, Reason, TrialRun
 
 try:
     import ray
@@ -132,7 +132,7 @@ def required(options: dict[str, Any]) -> dict[str, float]:
     return {name: float(amount) for name, amount in found.items() if amount}
 
 
-def execute(run: TrialRun, folder: str, directory_id: str) -> str | None:
+def execute(run: TrialRun, folder: str, directory_id: str) -> Reason | None:
     """A task: the run, from ``folder``, which a signal or ``ray.cancel`` stops at its next step."""
     directory = run.directory
     try:
@@ -161,7 +161,7 @@ def result(run: TrialRun, task: "ObjectRef") -> Event:
     except RayTaskError as error:  # before the run
         raise UserError(f"sweep.launcher=ray: {error.cause or brief(error)}") from None
     except RayError as error:
-        return Event(run, "died", f"Ray: {brief(error).partition('. ')[0].lower()}")
+        return Event(run, "died", Reason(f"Ray: {brief(error).partition('. ')[0].lower()}"))
 
 
 def ignore(*_: object, **__: object) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from smallvision.core.errors import UserError
 from smallvision.core.system import STOP
 from smallvision.sweeps.executors import Event, last_lines
-from smallvision.sweeps.trial import TrialRun
+from smallvision.sweeps.trial import Reason, TrialRun
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -38,7 +38,7 @@ class SlurmExecutor:
             raise UserError("sweep.launcher=slurm: needs a package: pip install submitit") from None
         logging.getLogger("submitit").setLevel(logging.ERROR)
         self.slots, self.folder = slots, directory / "jobs"
-        self.jobs: list[tuple[TrialRun, Job[str | None]]] = []
+        self.jobs: list[tuple[TrialRun, Job[Reason | None]]] = []
         self.asked = 0.0
         minutes = options.get("timeout_min", 5)
         warning = min(SAVE_SECONDS, int(minutes * 6)) if isinstance(minutes, (int, float)) else SAVE_SECONDS
@@ -97,14 +97,14 @@ class SlurmExecutor:
             cancel(self.submitted() & queued())
 
 
-def execute(run: TrialRun) -> str | None:
+def execute(run: TrialRun) -> Reason | None:
     """A job: the run, which SIGTERM (cancelled, preempted) and SIGUSR2 (its walltime is near) stop at its next step."""
     STOP.numbers = (signal.SIGTERM, signal.SIGUSR2)
     STOP.install()
     return run.execute_on_node()
 
 
-def result(run: TrialRun, job: "Job[str | None]") -> Event:
+def result(run: TrialRun, job: "Job[Reason | None]") -> Event:
     """What became of a job that has left the queue."""
     from submitit.core.utils import pickle_load
 
@@ -112,8 +112,8 @@ def result(run: TrialRun, job: "Job[str | None]") -> Event:
         outcome, reason = pickle_load(job.paths.result_pickle)
     except (OSError, EOFError):  # it was killed
         cause = f"job {job.job_id} ended before its run ({state(job.job_id)})"
-        return Event(run, "died", "\n".join([cause, *last_lines(job.paths.stderr)]))
-    return Event(run, "ended", reason) if outcome == "success" else Event(run, "died", str(reason))
+        return Event(run, "died", Reason("\n".join([cause, *last_lines(job.paths.stderr)])))
+    return Event(run, "ended", reason) if outcome == "success" else Event(run, "died", Reason(str(reason)))
 
 
 def queued() -> set[str]:

@@ -30,7 +30,7 @@ from smallvision.core.run_dir import is_locked
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import grid, override_value
 from smallvision.sweeps.storage import Database, open_storage
-from smallvision.sweeps.trial import DIRECTORY_ID, TrialRun
+from smallvision.sweeps.trial import DIRECTORY_ID, Reason, TrialRun
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ class Study:
         if results.status == "pruned":
             self._end(trial, TrialState.PRUNED, f"{self.plan.pruner} pruner, after epoch {results.epochs}")
         elif value is None:
-            self._end(trial, TrialState.FAIL, f"{self.plan.metric}: the run has no such metric; was it validated?")
+            self.fail(run, Reason(f"{self.plan.metric}: the run has no such metric; was it validated?", refused=True))
         else:
             self._set(trial, f"value/{run.seed}", value)
             self._end_seed(run, self._attempt(trial.number), value)
@@ -369,11 +369,12 @@ class Study:
         elif self.plan.pruner != "none" and live.should_prune():
             self._end(trial, TrialState.PRUNED, f"no more seeds after {run.seed}: clearly worse than others")
 
-    def fail(self, run: TrialRun, reason: str) -> None:
-        """End a run's trial as failed. ``reason``: a first line that is enough by itself, and details below."""
+    def fail(self, run: TrialRun, reason: Reason) -> None:
+        """End a run's trial as failed."""
         trial = self.trials[run.number]
         if trial.state == TrialState.RUNNING and self._owns(trial):
-            self._end(trial, TrialState.FAIL, reason)
+            self._set(trial, "refused", reason.refused)
+            self._end(trial, TrialState.FAIL, reason.text)
 
     def _complete(self, trial: FrozenTrial) -> None:
         """End a trial whose seeds are all done: its value is their mean."""

@@ -22,7 +22,7 @@ from smallvision.sweeps.plan import make_plan
 from smallvision.sweeps.storage import JOURNAL
 from smallvision.sweeps.study import Study
 from smallvision.sweeps.terminal import SweepDisplay, print_header, print_summary
-from smallvision.sweeps.trial import TrialRun, is_fault
+from smallvision.sweeps.trial import Reason, TrialRun
 
 POLL_SECONDS = 0.25
 LEADERBOARD_SECONDS = 5.0
@@ -88,7 +88,7 @@ class Sweep:
             raise Interrupted
         if view.trials and not view.of("done", "pruned", "running", "waiting"):
             message = f"sweep {self.plan.name}: every trial failed, see {self.plan.directory}/sweep.html"
-            if not any(is_fault(trial.reason) for trial in view.trials):
+            if not any(not trial.refused for trial in view.trials):
                 raise UserError(message)
             print("error:", message, file=sys.stderr)
             sys.exit(1)
@@ -172,7 +172,9 @@ class Sweep:
         elif results is not None:
             self.store(run, results)
         elif not stopping:
-            self.record_end(run, event.reason or f"the run of trial {run.number} was interrupted")
+            self.record_end(
+                run, event.reason.text if event.reason else f"the run of trial {run.number} was interrupted"
+            )
 
     def store(self, run: TrialRun, results: Results) -> None:
         self.study.report(run, self.curve(run))
@@ -195,9 +197,9 @@ class Sweep:
         outcome = "failed" if failed else "goes on"
         self.console.print(f"  {cause.partition(chr(10))[0]}; trial {run.number} {outcome}", style="bold red")
         if failed:
-            self.fail(run, f"{cause}\nin {MAX_ENDS} processes in a row")
+            self.fail(run, Reason(f"{cause}\nin {MAX_ENDS} processes in a row"))
 
-    def fail(self, run: TrialRun, reason: str) -> None:
+    def fail(self, run: TrialRun, reason: Reason) -> None:
         """End its trial, and what other seeds of it are running."""
         self.study.fail(run, reason)
         clear_scratch(run.directory)  # nobody continues it

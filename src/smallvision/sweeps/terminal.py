@@ -2,7 +2,6 @@
 
 import time
 from datetime import datetime
-from statistics import fmean, stdev
 
 from rich.console import Group
 from rich.live import Live
@@ -10,8 +9,8 @@ from rich.text import Text
 
 from smallvision.core.console import Console
 from smallvision.core.errors import printable
-from smallvision.reports.formatting import duration, shorten
-from smallvision.reports.statistics import t_interval
+from smallvision.reports.formatting import duration, listing, shorten
+from smallvision.reports.statistics import Sample
 from smallvision.reports.sweep_view import SweepView, TrialView
 
 ENDED = ("done", "pruned", "failed")
@@ -102,7 +101,7 @@ def progress(view: SweepView, trial: TrialView) -> str:
 def trial_line(view: SweepView, trial: TrialView) -> str:
     """A trial that ended, in one line."""
     value = f"{view.metric} {trial.value:.4f}" if trial.value is not None else ""
-    result = value if trial.state == "done" else f"{trial.state}: {trial.short_reason}"
+    result = value if trial.state == "done" else f"{trial.state}: {shorten(trial.short_reason, 24)}"
     if trial.same_as is not None:
         result += f", as trial {trial.same_as}"
     seconds = f"  {duration(trial.seconds)}" if trial.seconds is not None else ""
@@ -118,11 +117,13 @@ def print_summary(console: Console, view: SweepView, seconds: float | None = Non
     states = {state: len(view.of(state)) for state in ("done", "pruned", "failed", "interrupted", "running")}
     counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
     console.print()
-    console.print(f"{len(view.trials)} of {view.planned} trials: {counts or 'none'}; {duration(seconds)}", style="bold")
+    took = view.elapsed if seconds is None else seconds
+    time_text = "" if took is None else f"; {duration(took)}"
+    console.print(f"{len(view.trials)} of {view.planned} trials: {counts or 'none'}{time_text}", style="bold")
     if view.of("done"):
         console.terminal.print(view.table(ROWS_SHOWN))
-    for trial in view.of("failed"):
-        console.print(f"  trial {trial.number} failed: {trial.short_reason}")
+    for one in view.failures:
+        console.print(f"  trial{'s' * (len(one.numbers) > 1)} {listing(one.numbers)} failed: {one.reason}")
     best = view.best
     if best is not None and view.space:
         console.print(f"best: trial {best.number}, {view.metric} {best.value:.4f}", style="bold green")
@@ -137,6 +138,7 @@ def print_summary(console: Console, view: SweepView, seconds: float | None = Non
 
 def test_line(accuracies: list[float]) -> str:
     """test/acc of the best trial over its seeds; without a search, of all runs."""
-    interval = t_interval(accuracies)
-    spread = f" (95 % interval {interval[0]:.4f} to {interval[1]:.4f}, sd {stdev(accuracies):.4f})" if interval else ""
-    return f"test/acc {fmean(accuracies):.4f}{spread}, n = {len(accuracies)} seed{'s' * (len(accuracies) != 1)}"
+    tested = Sample(accuracies, fraction=True)
+    interval = "" if tested.interval is None else "95 % interval {:.4f} to {:.4f}, ".format(*tested.interval)
+    spread = "" if tested.deviation is None else f" ({interval}sd {tested.deviation:.4f})"
+    return f"test/acc {tested.mean:.4f}{spread}, n = {len(accuracies)} seed{'s' * (len(accuracies) != 1)}"

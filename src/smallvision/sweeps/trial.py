@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from smallvision.config.compose import compose, force, resolve_config
 from smallvision.config.schema import Config
@@ -23,9 +23,11 @@ LOCK_SECONDS = 2.0  # from one look at a lock to the next
 LAST_LINES = 20  # of a log or traceback, kept as the reason of a failure
 
 
-def is_fault(reason: str | None) -> bool:
-    """Whether a run with that reason of a failure ended by a fault, with details in further lines, or was refused."""
-    return "\n" in (reason or "").strip()
+class Reason(NamedTuple):
+    """Why a run failed: a first line that is enough by itself, and details below; ``refused``: the input is wrong."""
+
+    text: str
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,10 @@ class TrialRun:
             return None
         return results if results.status in ("completed", "pruned") else None
 
-    def execute(self, callbacks: Sequence["Callback"] = ()) -> str | None:
+    def execute(self, callbacks: Sequence["Callback"] = ()) -> Reason | None:
         """Fit in its directory, from the start or from its last checkpoint, in this process.
 
-        Returns why it failed: a first line that is enough by itself, and details below; None where it did not. Raises
-        Interrupted where it was asked to stop.
+        Returns why it failed, None where it did not. Raises Interrupted where it was asked to stop.
         """
         from smallvision.tasks import fit  # with torch, which the sweep itself does not need
 
@@ -87,15 +88,15 @@ class TrialRun:
                 fit.run(config, run_dir, None, callbacks)
         except UserError as error:
             print(f"error: {error}", flush=True)
-            return str(error)
+            return Reason(str(error), refused=True)
         except Exception as error:  # ends this run, not the sweep
             details = traceback.format_exc()
             print(details, flush=True)
             first_line = " ".join(f"{type(error).__name__}: {error}".split())
-            return "\n".join([first_line, *details.splitlines()[-LAST_LINES:]])
+            return Reason("\n".join([first_line, *details.splitlines()[-LAST_LINES:]]))
         return None
 
-    def execute_on_node(self) -> str | None:
+    def execute_on_node(self) -> Reason | None:
         """As :meth:`execute`, in a task of a cluster, once no process of a node that was given up has the run any more;
         None also where it has ended meanwhile, or was asked to stop.
         """

@@ -11,9 +11,10 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
-from smallvision.data.dataset import ImageDataset
+from smallvision.data.dataset import ImageDataset, origin
 from smallvision.data.module import ImageDataModule, Part
 from smallvision.reports.evaluation import Evaluation
+from smallvision.reports.formatting import shorten
 from smallvision.reports.statistics import wilson
 from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.device import Device
@@ -46,7 +47,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
         console.print(f"  STAND-IN: these images are not {dataset.stand_in_for}", style="bold red")
     console.fields(
         {
-            "data": f"{dataset.name}, {dataset.source}",
+            "data": origin(dataset.name, dataset.source),
             "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
             f" {shape_str(dataset.shape)}, {len(dataset.classes)} classes",
             **({} if isinstance(config.data.val_size, int) else {"val": validation_taken(config, sizes)}),
@@ -73,18 +74,13 @@ def imbalance(dataset: ImageDataset) -> list[str]:
     """What is worth knowing of how many images the classes have."""
     labels, number = dataset.test_labels, len(dataset.classes)
     counts = torch.bincount(labels if len(labels) else dataset.train_labels, minlength=number)
-    largest, smallest, found = int(counts.argmax()), int(counts.argmin()), []
-    majority = float(counts[largest] / counts.sum())
+    majority, few, found = float(counts.max() / counts.sum()), int((counts < FEW).sum()), []
     if majority >= 1.5 / number:
-        found.append(
-            f"{majority:.0%} of the images are {dataset.classes[largest]}, so always to answer that is right as often"
-            f" (chance: {1 / number:.0%}); see the balanced accuracy, and loss.class_weights=balanced"
-        )
-    if len(labels) > 0 and counts[smallest] < FEW:
-        few = int((counts < FEW).sum())
-        others = f", {few - 1} more have fewer than {FEW}" if few > 1 else ""
-        images = f"{counts[smallest]} test image{'s' * (int(counts[smallest]) != 1)}"
-        found.append(f"{dataset.classes[smallest]} has {images}{others}: too few to judge the class by")
+        name = shorten(dataset.classes[int(counts.argmax())], 20)
+        found.append(f"{majority:.0%} are {name}: always to answer that is right as often (chance: {1 / number:.0%})")
+        found.append("see the balanced accuracy, and loss.class_weights=balanced")
+    if len(labels) > 0 and few:
+        found.append(f"{few} of {number} have fewer than {FEW} test images: too few to judge them by")
     return found
 
 
@@ -99,8 +95,8 @@ def add_test(results: Results, probabilities: Tensor, dataset: ImageDataset) -> 
 def validation_taken(config: Config, sizes: dict[Part, int]) -> str:
     """How many images were held out where the config gives no number of them."""
     wanted, count = config.data.val_size, sizes["train"] + sizes["val"]
-    share = "a tenth, at least one a class" if wanted is None else f"data.val_size={wanted}"
-    return f"{sizes['val']:,} of {count:,} training images ({share}); data.val_size=NUMBER takes others"
+    text = "a tenth; see data.val_size" if wanted is None else f"data.val_size={wanted}"
+    return f"{sizes['val']:,} of {count:,} training images ({text})"
 
 
 def optimizer(section: Optimizer, device: Device) -> str:

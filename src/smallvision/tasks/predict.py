@@ -19,6 +19,7 @@ from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.rng import stream
 from smallvision.core.run_dir import RunDir, atomic_write
+from smallvision.data.dataset import origin
 from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
 from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
 from smallvision.reports.predictions import (
@@ -205,7 +206,7 @@ def print_summary(console: Console, config: Config, predictor: Predictor, found:
     console.fields(
         {
             "network": f"{config.model.name}, {predictor.parameter_count:,} parameters, epoch {checkpoint.epoch}",
-            "trained on": one_line(f"{checkpoint.dataset['name']}, {checkpoint.dataset['source']}"),
+            "trained on": one_line(origin(str(checkpoint.dataset["name"]), str(checkpoint.dataset["source"]))),
             "": f"{shape_str(predictor.spec.shape)}, {len(predictor.spec.classes)} classes",
             "device": str(predictor.device),
             "images": f"{len(found.files):,}",

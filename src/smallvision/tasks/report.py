@@ -13,8 +13,9 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError, printable
 from smallvision.core.run_dir import RunDir, short_name, write_text
 from smallvision.reports.comparison import Comparison, Configuration, as_csv, compare
-from smallvision.reports.formatting import metric, short_names, shorten, text_table, two_digits
+from smallvision.reports.formatting import count, metric, short_names, shorten, spread, text_table
 from smallvision.reports.run_view import RunView, find_runs, task_of
+from smallvision.reports.statistics import INTERVALS
 
 if TYPE_CHECKING:
     from smallvision.training.checkpoint import BareWeights, Checkpoint  # with torch, which a report does not need
@@ -72,8 +73,7 @@ def write_comparison(comparisons: list[Comparison], text: str, folder: Path) -> 
 
 def heading(one: Comparison) -> str:
     data = one.data
-    name = f"{data.name}, a STAND-IN for {data.stand_in_for}" if data.stand_in_for else data.name
-    return f"{name}: {data.train:,} train, {data.val:,} val, {data.test:,} test"
+    return f"{one.title}: {data.train:,} train, {data.val:,} val, {data.test:,} test"
 
 
 def table(one: Comparison) -> Table:
@@ -83,22 +83,23 @@ def table(one: Comparison) -> Table:
     rows = []
     for rank, configuration in enumerate(one.configurations, start=1):
         val, test = configuration.sample("val/acc"), configuration.sample("test/acc")
-        half = "" if test.half_interval is None else f"± {two_digits(test.half_interval)}"
         rows.append([
             str(rank), metric(val.mean), metric(test.mean),
-            *([half, str(len(configuration.runs))] if one.repeated else []),
-            *(shorten(configuration.setting(key)) for key in keys), directories(configuration),
+            *([spread(test), str(configuration.seeds)] if one.repeated else []),
+            *(shorten(configuration.setting(key)) for key in keys), directories(configuration, one.repeated),
         ])  # fmt: skip
-    notes = ["± is the 95 % interval for the mean over n seeds"] if one.repeated else []
+    notes = [INTERVALS] if one.repeated else []
     if others:
-        notes.append(f"comparison.csv has the other keys that differ: {', '.join(others)}")
+        notes.append(shorten(f"comparison.csv has more that differs: {', '.join(names[key] for key in others)}", 80))
     numbers = ["", "val/acc", "test/acc", *(["95 %", "n"] if one.repeated else [])]
-    return text_table(numbers, [*(names[key] for key in keys), "run"], rows, "; ".join(notes))
+    return text_table(numbers, [*(names[key] for key in keys), "run"], rows, "\n".join(notes))
 
 
-def directories(configuration: Configuration) -> str:
-    """The first run's short name, how runs ended that did not complete, and how many more there are."""
-    first = configuration.runs[0]
-    status = f" ({', '.join(configuration.failures)})" if configuration.failures else ""
-    more = f" and {len(configuration.runs) - 1} more" if len(configuration.runs) > 1 else ""
-    return f"{short_name(first.directory)}{status}{more}"
+def directories(configuration: Configuration, repeated: bool) -> str:
+    """The first run's short name, how runs ended that did not complete, and how many there are of how many seeds, for
+    which a ``repeated`` table has a column.
+    """
+    number = len(configuration.runs)
+    runs = [count(number, "run")] if number > 1 else []
+    seeds = [count(configuration.seeds, "seed")] if number > configuration.seeds and not repeated else []
+    return ", ".join([short_name(configuration.runs[0].directory), *configuration.failures, *runs, *seeds])

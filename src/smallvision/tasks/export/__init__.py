@@ -10,6 +10,7 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
 from smallvision.core.run_dir import RunDir, assign, command
+from smallvision.data.dataset import origin
 from smallvision.reports.formatting import count, duration, shorten
 from smallvision.tasks.export import card
 from smallvision.tasks.export.formats import FORMATS, LIMIT, TestImages
@@ -72,7 +73,7 @@ def print_summary(console: Console, predictor: Predictor, images: TestImages) ->
         console.print(f"  STAND-IN: trained on {data['name']}, not on {data['stand_in_for']}", style="bold red")
     console.fields(
         {
-            "data": shorten(f"{data['name']}, {data['source']}", 300),
+            "data": shorten(origin(data["name"], data["source"]), 300),
             "network": f"{spec.model['name']}, {predictor.parameter_count:,} parameters,"
             f" {count(checkpoint.epoch, 'epoch')}" + (f", {views} views" if views > 1 else ""),
             "input": f"images, uint8, N x {' x '.join(map(str, spec.shape))}",
