@@ -40,7 +40,7 @@ from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, UserError, did_you_mean, printable
-from smallvision.core.run_dir import RunDir, command, opened
+from smallvision.core.run_dir import RunDir, as_typed, command, opened
 from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
         raise UserError(f"hydra.run.dir={path}: cannot be made: {error.strerror}; choose another") from None
     taken = (path / "config.yaml").is_file()
     if taken and not config.resume and config.task != "export":  # which adds to a run
-        raise UserError(f"hydra.run.dir={path}: holds a run already; resume={path} continues it")
+        raise UserError(f"hydra.run.dir={path}: holds a run already; {as_typed('resume', path)} continues it")
     if not os.access(path, os.W_OK):
         raise UserError(f"hydra.run.dir={path}: cannot be written; choose another")
     absolute = path.resolve()

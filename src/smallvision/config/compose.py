@@ -31,7 +31,7 @@ from smallvision.config.targets import check_targets
 from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, command, find_run, quote, shell_line
+from smallvision.core.run_dir import RunDir, as_typed, command, find_run, quote, shell_line
 
 CONFIG_DIR = Path(__file__).parents[3] / "configs"
 CHOICES = (*GROUPS, "task", "experiment")
@@ -319,7 +319,7 @@ def resolve_config(
     if tree["task"] == "fit" and resume is not None:
         reason = (
             "resume= continues the run as it was, with another trainer.max_epochs, device, logger, checkpoint or"
-            f" display; {assign('rerun', resume)} starts a new run with other values"
+            f" display; {as_typed('rerun', resume)} starts a new run with other values"
         )
         saved = load_run_config(Path(str(resume)))
         refuse_other_keys(parsed, WITH_RESUME, reason)
@@ -352,21 +352,18 @@ def refuse_finished(run_dir: RunDir, config: Config, before: Trainer) -> None:
         results = Results.read(run_dir.results_json)
     except UserError:  # killed
         return
-    trainer, epochs = config.trainer, results.epochs
     untested = config.test and results.data.test and not results.times_tested
     asked = config.save_model is not None and results.saved_model is None and results.cut_short is None
     if results.status != "completed" or run_dir.running_json.is_file() or untested or asked or results.unsaved:
         return
+    trainer, epochs = config.trainer, results.epochs
     limits = [key for key in ("max_steps", "max_time") if getattr(before, key) not in (-1, None)]
-    if epochs >= trainer.max_epochs:
-        mend = f"trainer.max_epochs={2 * epochs} goes on"
-    elif epochs == before.max_epochs or any(getattr(trainer, key) != getattr(before, key) for key in limits):
-        return
-    else:
-        mend = f"trainer.{limits[0]}= goes on" if limits else f"{assign('rerun', run_dir.path)} starts a new run"
-    raise UserError(
-        f"{assign('resume', run_dir.path)}: nothing to continue: it is complete after {epochs} epochs; {mend}"
-    )
+    mend = f"trainer.max_epochs={2 * epochs} goes on"
+    if epochs < trainer.max_epochs:
+        if epochs == before.max_epochs or any(getattr(trainer, key) != getattr(before, key) for key in limits):
+            return
+        mend = f"trainer.{limits[0]}= goes on" if limits else f"{as_typed('rerun', run_dir.path)} starts a new run"
+    raise UserError(f"resume={run_dir.path}: nothing to continue: it is complete after {epochs} epochs; {mend}")
 
 
 def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:

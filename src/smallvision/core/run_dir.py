@@ -177,14 +177,14 @@ def not_a_run(path: Path, key: str) -> str:
     """Why ``key=path``, a directory, leads to no run that can be continued, or to no checkpoint, and what to type."""
     config, last = path / "config.yaml", path / "checkpoints" / "last.ckpt"
     if last.is_file():
-        return f"a run without checkpoints/best.ckpt; {assign(key, last)} is its newest one"
+        return f"a run without checkpoints/best.ckpt; {as_typed(key, last)} is its newest one"
     if config.is_file():
         return f"a run that saved no checkpoint, see {path / 'train.log'}"
     runs = [file.parent for depth in range(1, 4) for file in path.glob(f"{'*/' * depth}config.yaml")]
     if not runs:
         return "not a run directory: it has no config.yaml"
     kind = "a sweep, which its own command continues," if (path / "sweep.yaml").is_file() else "a folder"
-    return f"{kind} of {len(runs)} run{'s' * (len(runs) > 1)}; the newest is {assign(key, max(runs, key=_age))}"
+    return f"{kind} of {len(runs)} run{'s' * (len(runs) > 1)}; the newest is {as_typed(key, max(runs, key=_age))}"
 
 
 def _age(run: Path) -> tuple[str, float]:
@@ -229,8 +229,7 @@ class _LogFile(logging.FileHandler):
 
 def command(*arguments: str, anywhere: bool = False) -> str:
     """A command line that a shell takes as it stands in this folder, or ``anywhere``."""
-    python = "python" if shutil.which("python") == sys.executable else _from_here(Path(sys.executable))
-    line = shell_line(python, _from_here(SCRIPT), *arguments)
+    line = installed(Path(sys.executable).name, _from_here(SCRIPT), *arguments)
     return f"cd {_quoted(str(Path.cwd()))} && {line}" if anywhere else line
 
 
@@ -239,6 +238,11 @@ def installed(program: str, *arguments: str) -> str:
     path = Path(sys.executable).with_name(program)
     on_path = not path.is_file() or shutil.which(program) == str(path)
     return shell_line(program if on_path else _from_here(path), *arguments)
+
+
+def as_typed(key: str, value: object) -> str:
+    """``key=value`` as it is typed in a shell."""
+    return shell_line(assign(key, value))
 
 
 def shell_line(*words: str) -> str:
