@@ -122,7 +122,9 @@ REFUSED: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("resume=.",), ("resume=.", "no config.yaml")),
     (("task=report", "runs=nope"), ("runs=nope", "no runs there")),
     # what is no override
-    (("seed",), ("seed", "key=value")),
+    (("seed",), ("seed: not of the form key=value; ", "train.py --help")),
+    (("mnist", "seed=1"), ("mnist: not of the form key=value; data=mnist or model=mnist",)),
+    (("resume=a,b",), ("resume=a,b: several values; type one",)),
     (("a=b=c",), ("a=b=c", "key=value")),
     (("data_dir=[a",), ("data_dir=[a", "key=value")),
     (("data_dir=josé",), ("data_dir=josé", """quotes: "data_dir='josé'\"""")),

@@ -7,7 +7,7 @@ import pytest
 from helpers import run_files
 from helpers.sweep_plans import make_plan
 
-from smallvision.core.run_dir import RunDir
+from smallvision.core.run_dir import RunDir, is_locked
 from smallvision.core.system import STOP
 from smallvision.sweeps import slurm
 
@@ -28,5 +28,5 @@ def test_a_job_waits_for_another_one_that_is_still_at_work_on_its_run_and_does_n
 
     monkeypatch.setattr(slurm.time, "sleep", end)
     assert slurm.execute(run) is None
-    assert not other.is_locked()
+    assert not is_locked(run.directory)
     assert not (run.directory / "config.yaml").exists()

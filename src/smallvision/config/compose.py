@@ -134,8 +134,8 @@ def compose(
 def _several_values(override: Override, overrides: list[str], directory: Path, name: str) -> str:
     """The error of a list without brackets: what would run each of its values, or take them as one list."""
     key, _, values = str(override.input_line).partition("=")
-    fits = not any(one.startswith("task=") and one != "task=fit" for one in overrides)
-    mends = [f"to run each of them: {command('-m', *overrides)}"] if fits else []
+    alone = any(re.match(r"\+*(task|resume|rerun|hydra\.)\b(?!=fit$)", one) for one in overrides)  # not in a sweep
+    mends = [] if alone else [f"to run each of them: {command('-m', *overrides)}"]
     as_list = [f"{key}=[{values}]" if one == override.input_line else one for one in overrides]
     key = key.removeprefix("++")  # which force() may have added
     with suppress(UserError):
@@ -200,9 +200,12 @@ def one_line_errors(overrides: list[str], directory: Path = CONFIG_DIR, name: st
 
 def _not_an_override(error: OverrideParseException) -> str:
     key, equals, value = str(error.override).partition("=")
+    if not equals:
+        choices = [f"{file.parent.name}={key}" for file in sorted(CONFIG_DIR.glob("*/*.yaml")) if file.stem == key]
+        return f"{_shortened(key)}: not of the form key=value; {' or '.join(choices) or command('--help')}"
     is_list = re.fullmatch(r"\[(.*)\]", value)
     quoted = f"[{','.join(map(quote, is_list[1].split(',')))}]" if is_list else quote(value)
-    mend = f"; unusual characters go in quotes: {_shortened(shell_line(f'{key}={quoted}'))}" if key and equals else ""
+    mend = f"; unusual characters go in quotes: {_shortened(shell_line(f'{key}={quoted}'))}" if key else ""
     return f"{_shortened(str(error.override))}: not of the form key=value ({_shortened(_first_line(error))}){mend}"
 
 
@@ -325,7 +328,7 @@ def resolve_config(
         refuse_other_keys(parsed, WITH_RESUME, reason)
         tree = merge_overrides(saved, tree, parsed)
     elif tree["task"] == "fit" and rerun is not None:
-        tree = merge_overrides(load_run_config(Path(str(rerun)), "rerun"), tree, parsed, same_kind=False)
+        tree = merge_overrides(load_run_config(Path(str(rerun)), "rerun"), tree, parsed)
         tree.pop("continued", None)
     elif checkpoint_config is not None:
         refuse_other_keys(parsed, WITH_CHECKPOINT[str(tree["task"])], "the checkpoint fixes it")
@@ -375,17 +378,16 @@ def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reaso
 
 
 def merge_overrides(
-    saved: dict[str, object], composed: dict[str, object], overrides: list[Override], same_kind: bool = True
+    saved: dict[str, object], composed: dict[str, object], overrides: list[Override]
 ) -> dict[str, object]:
     """``saved`` with the task of ``composed`` and with every typed group and key taken from it.
 
-    Raises UserError where a typed key is in no run of that kind, or where ``same_kind`` and the optimizer is another.
+    Raises UserError where a typed key is in no run of that kind.
     """
     task_keys = {"task", "resume", "rerun", *(composed.keys() - saved.keys())}
     if isinstance(composed.get("checkpoint"), str):
         task_keys.add("checkpoint")
     merged = copy.deepcopy(saved) | {key: composed[key] for key in composed if key in task_keys}
-    kind = _optimizer_kind(saved["optimizer"])
     for override in overrides:
         *path, name = override.key_or_group.split(".")
         if [*path, name][0] == "hydra":
@@ -402,16 +404,7 @@ def merge_overrides(
         if target is not known:
             raise UserError(f"{override.key_or_group}: its section is null; set the section as a whole")
         known[name] = source[name]
-    if same_kind and _optimizer_kind(merged["optimizer"]) != kind:
-        raise UserError(f"optimizer: a run keeps its kind ({kind}); its values can change: optimizer.lr=VALUE")
     return merged
-
-
-def _optimizer_kind(optimizer: object) -> str:
-    """What updates the weights: the target, and that of its partner."""
-    rest = optimizer.get("rest") if isinstance(optimizer, dict) else None
-    parts = [part["_target_"] for part in (optimizer, rest) if isinstance(part, dict) and "_target_" in part]
-    return " and ".join(map(str, parts))
 
 
 def _plain(composed: DictConfig) -> dict[str, object]:

@@ -94,10 +94,6 @@ class RunDir:
             self._handler = None
         self._lock.release()
 
-    def is_locked(self) -> bool:
-        """Whether a process is at work on this run."""
-        return is_locked(self.path)
-
     def discard(self) -> None:
         """Leave no trace of a run that was refused before it began."""
         locked = self._lock.is_locked

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError, without_password
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, clear_scratch, installed, write_text
+from smallvision.core.run_dir import RunDir, assign, clear_scratch, installed, is_locked, write_text
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
@@ -151,7 +151,7 @@ class Sweep:
             if results is not None:
                 self.store(run, results)
                 continue
-            if RunDir(run.directory).is_locked():
+            if is_locked(run.directory):
                 self.foreign.add(run.directory)
                 self.running[run.directory] = run
             else:
@@ -211,7 +211,7 @@ class Sweep:
         """Look at the directories of runs that report to nobody."""
         for run in list(self.running.values()):
             if run.directory in self.foreign:
-                if not RunDir(run.directory).is_locked():
+                if not is_locked(run.directory):
                     self.foreign.remove(run.directory)
                     del self.running[run.directory]
             elif run.prunable and not self.executor.asks:

@@ -12,7 +12,7 @@ from smallvision.config.compose import compose, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, opened
+from smallvision.core.run_dir import RunDir, assign, is_locked, opened
 from smallvision.core.system import STOP
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ class TrialRun:
         """As :meth:`execute`, in a task of a cluster, once no process of a node that was given up has the run any more;
         None also where it has ended meanwhile, or was asked to stop.
         """
-        run_dir = RunDir(self.directory)
-        while run_dir.is_locked() and STOP.signal is None:
+        while is_locked(self.directory) and STOP.signal is None:
             time.sleep(LOCK_SECONDS)
         with suppress(Interrupted):
             return self.execute() if self.finished() is None else None
