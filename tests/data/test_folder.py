@@ -225,13 +225,12 @@ def test_72_images_in_3_classes_are_trained_validated_tested_and_reported(tmp_pa
     typed = ("data=folder", "data.path=my pictures", "trainer.max_epochs=1", "hydra.run.dir=run")
     process = train(tmp_path, *typed)
     assert (process.returncode, process.stderr) == (0, "")
-    assert "52 train, 6 val, 14 test" in process.stdout
-    assert "6 of 58 training images (a tenth; see data.val_size)" in process.stdout
+    assert "52 train, 6 val (a tenth), 14 test" in process.stdout
     assert (tmp_path / "run/report.html").is_file()
     assert results(tmp_path / "run")["metrics"]["val/acc"] is not None
     typed_again = ("task=predict", "checkpoint=run", "images=my pictures", "hydra.run.dir=predicted")
     assert "72 of them lie in my pictures, on which the network was trained" in train(tmp_path, *typed_again).stdout
     half = train(tmp_path, *typed[:3], "data.val_size=0.5", "report=false", "hydra.run.dir=half")
-    assert "29 train, 29 val, 14 test" in half.stdout, half.stderr
+    assert "29 train, 29 val (data.val_size=0.5), 14 test" in half.stdout, half.stderr
     none = train(tmp_path, *typed[:3], "data.val_size=1.5")
     assert none.stderr.startswith("error: data.val_size=1.5: must be null or a whole number at least 0 or a number at")

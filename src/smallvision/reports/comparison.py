@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smallvision.core.results import DataResults
-from smallvision.reports.formatting import count, csv_text, setting
+from smallvision.reports.formatting import csv_text, setting
 from smallvision.reports.run_view import ReportArrays, RunView, flatten
 from smallvision.reports.statistics import Sample, holm, mcnemar, mean_curve, paired, welch
 
@@ -37,13 +37,8 @@ class Configuration:
 
     @property
     def seeds(self) -> int:
+        """A run again says nothing about other seeds, so there may be fewer than runs."""
         return len({run.results.seed for run in self.runs})
-
-    @property
-    def repeats(self) -> str:
-        """How many runs there are where several have the same seed: a run again says nothing about other seeds."""
-        seeds = self.seeds
-        return f"{count(len(self.runs), 'run')}, {count(seeds, 'seed')}" if len(self.runs) > seeds else ""
 
     def sample(self, metric: str) -> Sample:
         """One value per seed: that of the first run that has it."""
@@ -69,8 +64,8 @@ class Configuration:
 
     @cached_property
     def curve(self) -> dict[int, float]:
-        """val/acc by epoch, the mean over the runs that came so far."""
-        return mean_curve(run.column("val/acc") for run in self.runs)
+        """val/acc by epoch, the mean over the seeds that came so far."""
+        return mean_curve({run.results.seed: run.column("val/acc") for run in self.runs}.values())
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,7 @@ def compare(views: Iterable[RunView]) -> list[Comparison]:
             title += f", {' '.join(values) or fingerprint[:6]}"
         title += ", partial runs" if partial else ""
         configurations = group_seeds(runs)
-        others = settings.get((False, name, fingerprint), []) if partial else []
-        differing = differing_keys(settings[group] + others)
+        differing = differing_keys(settings[group] + (settings.get((False, *group[1:]), []) if partial else []))
         tests = compare_with_best(configurations)
         comparisons.append(Comparison(title, data, differing, configurations, tests))
     return comparisons
@@ -197,13 +191,8 @@ def _encoded(value: object) -> str:
 
 def _rank(value: float | None, run: RunView) -> tuple[bool, bool, float, str]:
     """The largest value first, partial runs below whole ones, runs without a value last."""
-    known = value is not None and not math.isnan(value)
-    return (
-        not known,
-        run.results.state != "completed",
-        -value if value is not None and known else 0.0,
-        str(run.directory),
-    )
+    loss = math.inf if value is None or math.isnan(value) else -value
+    return loss == math.inf, run.results.state != "completed", loss, str(run.directory)
 
 
 def compare_with_best(configurations: list[Configuration]) -> list[SignificanceTest]:

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import accumulate
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -127,17 +126,6 @@ def integer_axis(axes: Axes, label: str) -> None:
     axes.set_xlabel(label)
 
 
-def epoch_axis(axes: Axes, last: int) -> None:
-    """From the first epoch to the last."""
-    if last < 8:
-        axes.set_xlim(0.5, max(last, 1) + 0.5)
-        axes.set_xticks(range(1, max(last, 1) + 1))
-        axes.set_xlabel("epoch")
-    else:
-        axes.set_xlim(1 - last / 40, last + last / 40)
-        integer_axis(axes, "epoch")
-
-
 def number_axis(axes: Axes, numbers: list[float], log: bool) -> None:
     """The values of a searched key: ticks at decades where there are several; else, where they are few, at each."""
     distinct = sorted(set(numbers))
@@ -152,27 +140,6 @@ def number_axis(axes: Axes, numbers: list[float], log: bool) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
 
 
-def dots(axes: Axes, xs: Sequence[float], ys: Sequence[float], maximize: bool, role: str, size: float = 5) -> None:
-    """Dots; those outside of the metric's axis become arrows at its worse edge. Set the axis first."""
-    low, high = axes.get_ylim()
-    x, y = np.asarray(xs, float), np.asarray(ys, float)
-    inside = (low <= y) & (y <= high)
-    alpha = 1.0 if role == "best" else 0.8
-    # Lines of no length with round ends, all in one path: as markers, a thousand dots would take 100 KB a plot.
-    axes.plot(
-        _twice(x[inside]), _twice(y[inside]), color=COLORS[role], linewidth=size, solid_capstyle="round",
-        alpha=alpha, zorder=3,
-    )  # fmt: skip
-    outside = x[~inside & np.isfinite(y)]
-    edge = np.full(len(outside), low if maximize else high)
-    axes.plot(outside, edge, "v" if maximize else "^", color=COLORS[role], markersize=size, clip_on=False, zorder=3)
-
-
-def _twice(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each value twice, then a gap."""
-    return np.column_stack([values, values, np.full(len(values), np.nan)]).ravel()
-
-
 # Of a run ----------------------------------------------------------------------------------------------------------
 
 
@@ -185,10 +152,12 @@ def learning_curve(view: RunView, name: str) -> Markup | None:
     with new_plot(f"curve-{name}", f"{label} by epoch, of training and validation") as plot:
         if view.results.best_epoch and len(view.rows) > 1:
             plot.axes.axvline(view.results.best_epoch, color=COLORS["best"], linewidth=1.2)
-        _line(plot.axes, train, "pruned")
-        _line(plot.axes, val, "trial")
+        for curve, role in ((train, "pruned"), (val, "trial")):
+            marker = "o" if len(curve) <= 30 else ""
+            xs, ys, color = list(curve), list(curve.values()), COLORS[role]
+            plot.axes.plot(xs, ys, color=color, linewidth=1.6, marker=marker, markersize=3.5)
         plot.axes.margins(y=0.06)
-        epoch_axis(plot.axes, len(view.rows))
+        integer_axis(plot.axes, "epoch")
     return plot.svg
 
 
@@ -221,11 +190,6 @@ def learning_rate(view: RunView) -> Markup | None:
     return plot.svg
 
 
-def _line(axes: Axes, curve: dict[float, float], role: str) -> None:
-    marker = "o" if len(curve) <= 30 else ""
-    axes.plot(list(curve), list(curve.values()), color=COLORS[role], linewidth=1.6, marker=marker, markersize=3.5)
-
-
 def epoch_seconds(view: RunView) -> Markup | None:
     """Seconds of each epoch as stacked bars: training steps, validation, the rest."""
     epochs = view.results.seconds.epochs
@@ -238,8 +202,7 @@ def epoch_seconds(view: RunView) -> Markup | None:
         for height, bottom, role in zip(heights, bottoms, ("trial", "best", "pruned"), strict=True):
             plot.axes.bar(x, height, 0.8, bottom, color=COLORS[role], linewidth=0)
         plot.axes.set_ylabel("seconds")
-        epoch_axis(plot.axes, len(view.rows))
-        plot.axes.set_xlim(0.5, len(view.rows) + 0.5)
+        integer_axis(plot.axes, "epoch")
     return plot.svg
 
 
@@ -263,19 +226,27 @@ def reliability(evaluation: Evaluation) -> Markup:
 
 def configurations(comparison: Comparison, name: str) -> Markup | None:
     """val/acc by epoch, the mean over seeds, of each configuration."""
-    lines = [configuration.curve for configuration in comparison.configurations[:MAX_CURVES]]
-    if max(map(len, lines), default=0) < 2:
+    roles = [*SERIES, *["pruned"] * MAX_CURVES]
+    curves = zip(roles, [one.curve for one in comparison.configurations[:MAX_CURVES]], strict=False)
+    lines = [(role, curve, 0.5 if role == "pruned" else 1.0) for role, curve in curves]
+    return curves_by_epoch(name, "val/acc by epoch of each configuration", lines, maximize=True, width=7.2)
+
+
+def curves_by_epoch(
+    name: str, description: str, lines: list[tuple[str, dict[int, float], float]], maximize: bool, width: float = 5.1
+) -> Markup | None:
+    """A line for each role, curve and opacity, the first on top; None where no curve has two epochs."""
+    if max((len(curve) for _, curve, _ in lines), default=0) < 2:
         return None
-    with new_plot(name, "val/acc by epoch of each configuration", width=7.2) as plot:
-        plot.axes.set_ylim(*limits([value for line in lines for value in line.values()], maximize=True))
-        for place, line in reversed(list(enumerate(lines))):
-            first = place < len(SERIES)
+    values = [value for _, curve, _ in lines for value in curve.values()]
+    with new_plot(name, description, width) as plot:
+        metric_axis(plot.axes, values if len(lines) > 1 else [min(values), max(values)], maximize)
+        for role, curve, alpha in reversed(lines):
             plot.axes.plot(
-                list(line), list(line.values()), color=COLORS[SERIES[place] if first else "pruned"],
-                linewidth=1.6 if first else 0.8, alpha=1 if first else 0.5,
-                marker="o" if len(line) <= 30 and first else "", markersize=3 if len(line) > 1 else 6,
+                list(curve), list(curve.values()), color=COLORS[role], alpha=alpha, linewidth=1.6 if alpha == 1 else 1,
+                marker="o" if len(curve) == 1 else "", markersize=4,
             )  # fmt: skip
-        epoch_axis(plot.axes, max(max(line, default=1) for line in lines))
+        integer_axis(plot.axes, "epoch")
     return plot.svg
 
 
@@ -293,8 +264,8 @@ def history(view: SweepView, against: str = "trial") -> Markup | None:
     if against == "time":
         xs = {number: seconds / divisor for number, seconds in view.ended_after.items()}
     done = sorted((one for one in view.ranking if one.number in xs), key=lambda trial: xs[trial.number])
-    reached = {xs[trial.number]: view.best_epoch(trial) for trial in view.of("pruned") if trial.number in xs}
-    pruned = {x: value for x, value in reached.items() if value is not None}
+    reached = [(xs[trial.number], view.best_epoch(trial)) for trial in view.of("pruned") if trial.number in xs]
+    pruned = {x: value for x, value in reached if value is not None}
     if len(done) + len(pruned) < 2:
         return None
     values = [trial.value or 0.0 for trial in done]
@@ -305,18 +276,14 @@ def history(view: SweepView, against: str = "trial") -> Markup | None:
         so_far = list(accumulate(values, max if view.maximize else min))
         axes.step(places, so_far, where="post", color=COLORS["best"], linewidth=1.2, zorder=2)
         if len(done) <= 60:
-            for x, trial, value in zip(places, done, values, strict=True):
-                ends = [value - (trial.sample.deviation or 0.0), value + (trial.sample.deviation or 0.0)]
-                axes.plot([x] * 2, ends, color=COLORS["trial"], alpha=0.35, linewidth=1.5)
-        trial_dots(plot, view, done, places, size)
+            bars = [trial.sample.deviation or 0.0 for trial in done]
+            axes.errorbar(places, values, bars, fmt="none", ecolor=COLORS["trial"], alpha=0.35, elinewidth=1.5)
+        trial_dots(axes, view, done, places, size)
         low, high = axes.get_ylim()
-        failed = [xs[trial.number] for trial in view.of("failed") if trial.number in xs]
-        worst = [low if view.maximize else high] * len(failed)
-        clipped = [min(max(value, low), high) for value in pruned.values()]
-        for role, x_values, ys in (("pruned", list(pruned), clipped), ("failed", failed, worst)):
-            axes.plot(
-                x_values, ys, "x", color=COLORS[role], markersize=size, markeredgewidth=1.2, clip_on=role == "pruned"
-            )
+        failed = {xs[trial.number]: low if view.maximize else high for trial in view.of("failed") if trial.number in xs}
+        for role, marks in (("pruned", pruned), ("failed", failed)):
+            clipped = np.clip(list(marks.values()), low, high)
+            axes.plot(list(marks), clipped, "x", color=COLORS[role], ms=size, mew=1.2, clip_on=role == "pruned")
         if against == "time":
             axes.set_xlim(left=0)
             axes.set_xlabel(unit)
@@ -371,30 +338,18 @@ def trial_curves(view: SweepView) -> Markup | None:
     curves are those of the best, and the others are chosen evenly.
     """
     trials, half = view.with_curves, MAX_CURVES // 2
-    if max((len(trial.mean_curve) for trial in trials), default=0) < 2:
-        return None
     if len(trials) > MAX_CURVES:
         others = trials[half:]
         trials = trials[:half] + [others[place * len(others) // half] for place in range(half)]
-    values = [value for trial in trials for value in trial.mean_curve.values()]
-    with new_plot("curves", f"{printable(view.metric)} by epoch, of {len(trials)} trials") as plot:
-        metric_axis(plot.axes, [min(values), max(values)] if len(trials) == 1 else values, view.maximize)
-        alpha = max(0.25, min(0.75, 12 / len(trials)))
-        for trial in reversed(trials):
-            role, width, alone = "trial", 1.0, len(trial.mean_curve) == 1
-            if trial.state in ("pruned", "failed", "interrupted"):
-                role = "pruned"
-            if view.best is not None and trial.number == view.best.number:
-                role, width = "best", 2.2
-            plot.axes.plot(
-                list(trial.mean_curve), list(trial.mean_curve.values()), color=COLORS[role], linewidth=width,
-                alpha={"trial": alpha, "pruned": max(0.85, alpha), "best": 1}[role],
-                linestyle=(0, (2, 1.5)) if role == "pruned" else "-", zorder=4 if role == "best" else 2,
-                marker="o" if alone else "x" if trial.state == "pruned" else "", markevery=[-1], markersize=4,
-                markeredgewidth=1.0,
-            )  # fmt: skip
-        integer_axis(plot.axes, "epoch")
-    return plot.svg
+    alpha, lines = max(0.25, min(0.75, 12 / max(len(trials), 1))), []
+    for trial in trials:
+        role = "pruned" if trial.state in ("pruned", "failed", "interrupted") else "trial"
+        role = "best" if view.best is not None and trial.number == view.best.number else role
+        lines.append((role, trial.mean_curve, {"trial": alpha, "pruned": 0.85, "best": 1.0}[role]))
+    lines.sort(key=lambda line: line[0] != "best")
+    return curves_by_epoch(
+        "curves", f"{printable(view.metric)} by epoch, of {len(trials)} trials", lines, view.maximize
+    )
 
 
 def slice_along(view: SweepView, key: str, name: str) -> Markup | None:
@@ -416,7 +371,8 @@ def slice_along(view: SweepView, key: str, name: str) -> Markup | None:
             positions = axis.numbers
             number_axis(axes, axis.numbers, axis.log)
         else:
-            positions = [categories.index(text) + jitter(place) for place, text in enumerate(axis.texts)]
+            steps = [0.36 * ((place * 0.618034) % 1 - 0.5) for place in range(len(axis.texts))]  # the golden ratio
+            positions = [categories.index(text) + step for text, step in zip(axis.texts, steps, strict=True)]
             axes.set_xticks(range(len(categories)), [shorten(printable(text), 14) for text in categories])
             axes.set_xlim(-0.6, len(categories) - 0.4)
             if sum(min(len(text), 14) for text in categories) > 34:
@@ -424,37 +380,30 @@ def slice_along(view: SweepView, key: str, name: str) -> Markup | None:
             for place, category in enumerate(categories):
                 middle = median(v for v, text in zip(values, axis.texts, strict=True) if text == category)
                 axes.plot([place - 0.28, place + 0.28], [middle, middle], color=COLORS["ink"], linewidth=1.2)
-        trial_dots(plot, view, trials, positions, 5 if len(trials) <= 200 else 3)
+        trial_dots(axes, view, trials, positions, 5 if len(trials) <= 200 else 3)
     return plot.svg
-
-
-def jitter(place: int) -> float:
-    """A step to the side, so that equal values of one category are distinct; multiples of the golden ratio."""
-    return 0.36 * ((place * 0.618034) % 1 - 0.5)
 
 
 def seeds(view: SweepView, trial: TrialView) -> Markup | None:
-    """The metric of each seed, their mean and its interval; None for fewer than two seeds."""
-    finite = {seed: value for seed, value in trial.values.items() if math.isfinite(value)}
-    if len(finite) < 2:
-        return None
-    values, positions = list(finite.values()), [float(place) for place in range(len(finite))]
-    with new_plot("seeds", f"{printable(view.metric)} of each seed, their mean and interval") as plot:
-        interval = trial.sample.interval or ()
-        metric_axis(plot.axes, [*values, *interval], view.maximize)
-        if interval:
-            plot.axes.axhspan(*interval, color=COLORS["best"], alpha=0.14, linewidth=0)
-        plot.axes.axhline(fmean(values), color=COLORS["best"], linewidth=1.4)
-        dots(plot.axes, positions, values, view.maximize, "trial", 6)
-        if len(finite) <= 20:
-            plot.axes.set_xticks(positions, [str(seed) for seed in finite])
-        plot.axes.set_xlabel("seed")
-    return plot.svg
+    """The metric by epoch of each seed, and their mean."""
+    lines = [("best", trial.mean_curve, 1.0), *(("trial", curve, 0.6) for curve in trial.curves.values())]
+    return curves_by_epoch("seeds", f"{printable(view.metric)} by epoch of each seed", lines, view.maximize)
 
 
-def trial_dots(plot: Plot, view: SweepView, trials: list[TrialView], xs: Sequence[float], size: float) -> None:
-    """The metrics of finished trials, that of the best one larger and in its own color."""
-    number = view.best.number if view.best else None
-    for role, larger, is_best in (("trial", 0, False), ("best", 3, True)):
-        chosen = [(x, one.value or 0.0) for x, one in zip(xs, trials, strict=True) if (one.number == number) == is_best]
-        dots(plot.axes, [x for x, _ in chosen], [y for _, y in chosen], view.maximize, role, size + larger)
+def trial_dots(axes: Axes, view: SweepView, trials: list[TrialView], xs: Sequence[float], size: float) -> None:
+    """The metrics of finished trials, that of the best one larger and in its own color; those outside of the metric's
+    axis, which is set before, become arrows at its worse edge.
+    """
+    (low, high), number = axes.get_ylim(), view.best.number if view.best else None
+    for role, alpha, larger in (("trial", 0.8, 0), ("best", 1.0, 3)):
+        of_role = [(x, one.value) for x, one in zip(xs, trials, strict=True) if (one.number == number) == (larger > 0)]
+        points = np.array(of_role, float).reshape(-1, 2)
+        inside = (low <= points[:, 1]) & (points[:, 1] <= high)
+        # Lines of no length with round ends, all in one path: as markers, a thousand dots would take 100 KB a plot.
+        path = np.repeat(points[inside], 3, axis=0)
+        path[2::3] = np.nan
+        axes.plot(*path.T, color=COLORS[role], linewidth=size + larger, solid_capstyle="round", alpha=alpha, zorder=3)
+        marker, edge = ("v", low) if view.maximize else ("^", high)
+        xs_outside = points[~inside, 0]
+        ys_outside = np.full(len(xs_outside), edge)
+        axes.plot(xs_outside, ys_outside, marker, color=COLORS[role], ms=size + larger, clip_on=False, zorder=3)

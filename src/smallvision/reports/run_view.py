@@ -134,12 +134,7 @@ class RunView:
     @cached_property
     def all_rows(self) -> list[dict[str, float | None]]:
         """Of metrics.csv, also those of validations within an epoch."""
-        try:
-            with (self.directory / "metrics.csv").open(encoding="utf-8", newline="") as lines:
-                rows = [row for row in islice(csv.DictReader(lines), MAX_ROWS) if row.get("epoch")]
-            return [{str(name): float(value) if value else None for name, value in row.items()} for row in rows]
-        except UNREADABLE:
-            return []
+        return read_rows(self.directory)
 
     @cached_property
     def arrays(self) -> ReportArrays:
@@ -218,6 +213,16 @@ class RunView:
         """From which step on a run went on with another schedule, so that no single command gives it."""
         lines = self.config.get("continued")
         return [str(line) for line in lines] if isinstance(lines, list) else []
+
+
+def read_rows(directory: Path) -> list[dict[str, float | None]]:
+    """Those of a run's metrics.csv; none where it is missing or damaged."""
+    try:
+        with (directory / "metrics.csv").open(encoding="utf-8", newline="") as lines:
+            rows = [row for row in islice(csv.DictReader(lines), MAX_ROWS) if row.get("epoch")]
+        return [{str(name): float(value) if value else None for name, value in row.items()} for row in rows]
+    except UNREADABLE:
+        return []
 
 
 def flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:

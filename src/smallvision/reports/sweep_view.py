@@ -211,14 +211,12 @@ class SweepView:
     @property
     def elapsed(self) -> float | None:
         """Seconds from the first trial's start to the last one's end."""
-        ends = [trial.ended for trial in self.trials if trial.ended is not None]
-        return (max(ends) - self.began).total_seconds() if self.is_over and self.began and ends else None
+        return max(self.ended_after.values(), default=None) if self.is_over else None
 
     @property
     def seconds(self) -> float | None:
         """Of all runs together."""
-        times = [trial.seconds for trial in self.trials if trial.seconds is not None and trial.same_as is None]
-        return sum(times) if times else None
+        return sum(trial.seconds or 0.0 for trial in self.trials if trial.same_as is None) or None
 
     @property
     def with_curves(self) -> list[TrialView]:

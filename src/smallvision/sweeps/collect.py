@@ -1,6 +1,6 @@
 """What there is of a sweep, out of its study and its run directories, and the reports that are made of it."""
 
-import csv
+import math
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +13,7 @@ from smallvision.core.errors import UserError
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, is_locked, write_text
 from smallvision.reports.pages import run_page, sweep_page
-from smallvision.reports.run_view import RunView
+from smallvision.reports.run_view import RunView, read_rows
 from smallvision.reports.sweep_view import SweepView, TrialView
 from smallvision.sweeps.plan import Plan
 from smallvision.sweeps.space import override_value
@@ -159,12 +159,8 @@ def _reported_curve(study: Study, trial: FrozenTrial, seed: int) -> dict[int, fl
 
 def read_curve(run: Path, metric: str) -> dict[int, float]:
     """The metric by epoch, of a run's metrics.csv; empty where there is none, perhaps on another machine."""
-    try:
-        with RunDir(run).metrics_csv.open(encoding="utf-8") as file:
-            rows = [(float(row["epoch"]), float(row[metric] or "nan")) for row in csv.DictReader(file)]
-            return {int(epoch): value for epoch, value in rows if epoch.is_integer()}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    rows = [(row["epoch"] or math.nan, row.get(metric)) for row in read_rows(run)]
+    return {int(epoch): math.nan if value is None else value for epoch, value in rows if epoch.is_integer()}
 
 
 def _test_accuracies(study: Study, view: SweepView) -> dict[int, float]:

@@ -276,17 +276,13 @@ def count_trials(settings: Sweep, dimensions: list[Dimension]) -> int:
 def with_directory(plan: Plan, config: DictConfig) -> Plan:
     """The plan with its directory and name: those typed, or the ones that the same command gets again."""
     typed = any(str(line).startswith("hydra.sweep.dir=") for line in config.hydra.overrides.hydra)
-    name = plan.name or plan.default_name(data_name(config), str(config.model.name))
+    data = Path(str(OmegaConf.select(config, "data.path") or config.data.name)).stem  # of one's own: their folder
+    name = plan.name or plan.default_name(re.sub(r"[^\w-]+", "-", data), str(config.model.name))
     OmegaConf.update(config, "sweep.name", name, force_add=True)
     directory = Path(str(config.hydra.sweep.dir))
     if typed and not plan.name:
         name = directory.resolve().name
     return replace(plan, name=name, directory=directory)
-
-
-def data_name(config: DictConfig) -> str:
-    """That of the data set; of images of the user's, of their folder or file."""
-    return re.sub(r"[^\w-]+", "-", Path(str(OmegaConf.select(config, "data.path") or config.data.name)).stem)
 
 
 def refuse_values(plan: Plan) -> None:

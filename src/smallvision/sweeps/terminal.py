@@ -114,8 +114,7 @@ def params_text(params: dict[str, str]) -> str:
 
 def print_summary(console: Console, view: SweepView, seconds: float | None = None) -> None:
     """The ranking, what failed, and the best trial as a command line."""
-    states = {state: len(view.of(state)) for state in ("done", "pruned", "failed", "interrupted", "running")}
-    counts = ", ".join(f"{number} {state}" for state, number in states.items() if number)
+    counts = ", ".join(f"{number} {state}" for state, number in view.counts.items())
     console.print()
     took = view.elapsed if seconds is None else seconds
     time_text = "" if took is None else f"; {duration(took)}"

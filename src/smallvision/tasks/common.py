@@ -1,7 +1,6 @@
 """What fit, test and bench print and write alike."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
 from smallvision.data.dataset import ImageDataset, origin
-from smallvision.data.module import ImageDataModule, Part
+from smallvision.data.module import ImageDataModule
 from smallvision.reports.evaluation import Evaluation
 from smallvision.reports.formatting import shorten
 from smallvision.reports.statistics import wilson
@@ -43,14 +42,15 @@ def _experiment(config: Config, checkpoint: Checkpoint | None) -> Experiment:
 def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir) -> None:
     """Print what is computed on which data, before anything that takes long."""
     dataset, sizes, device = experiment.data.dataset, experiment.data.sizes, experiment.device
+    wanted = config.data.val_size
+    taken = "" if isinstance(wanted, int) else " (a tenth)" if wanted is None else f" (data.val_size={wanted})"
     if dataset.stand_in_for is not None:
         console.print(f"  STAND-IN: these images are not {dataset.stand_in_for}", style="bold red")
     console.fields(
         {
             "data": origin(dataset.name, dataset.source),
-            "": f"{sizes['train']:,} train, {sizes['val']:,} val, {sizes['test']:,} test;"
+            "": f"{sizes['train']:,} train, {sizes['val']:,} val{taken}, {sizes['test']:,} test;"
             f" {shape_str(dataset.shape)}, {len(dataset.classes)} classes",
-            **({} if isinstance(config.data.val_size, int) else {"val": validation_taken(config, sizes)}),
             "network": f"{config.model.name}, {experiment.parameters:,} parameters,"
             f" {experiment.flops / 1e6:.3g} MFLOP an image",
         }
@@ -92,24 +92,13 @@ def add_test(results: Results, probabilities: Tensor, dataset: ImageDataset) -> 
         results.balanced_accuracy = Evaluation(probabilities.numpy(), labels).balanced_accuracy
 
 
-def validation_taken(config: Config, sizes: dict[Part, int]) -> str:
-    """How many images were held out where the config gives no number of them."""
-    wanted, count = config.data.val_size, sizes["train"] + sizes["val"]
-    text = "a tenth; see data.val_size" if wanted is None else f"data.val_size={wanted}"
-    return f"{sizes['val']:,} of {count:,} training images ({text})"
-
-
 def optimizer(section: Optimizer, device: Device) -> str:
-    """Its name, which of torch's kernels it uses on ``device``, and the optimizer of what Muon does not update."""
-    text = section.name + _kernel(device.with_kernel(section).extra)
+    """Its name, whether one kernel moves all tensors on ``device``, and the optimizer of what Muon does not update."""
+    text = section.name + " (fused)" * bool(device.with_kernel(section).extra.get("fused"))
     if section.rest is None:
         return text
     rest = section.rest.target.rpartition(".")[2].lower()
-    return f"{text} and {rest}{_kernel(device.with_kernel(section.rest).extra)}"
-
-
-def _kernel(arguments: dict[str, Any]) -> str:
-    return " (fused)" if arguments.get("fused") else " (foreach)" if arguments.get("foreach") else ""
+    return f"{text} and {rest}" + " (fused)" * bool(device.with_kernel(section.rest).extra.get("fused"))
 
 
 def cut_short(config: Config, data: ImageDataModule) -> str | None:

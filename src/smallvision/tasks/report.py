@@ -41,7 +41,9 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWe
         return
     console = Console()
     for one in comparisons:
-        console.terminal.print(Text(printable(heading(one)), style="bold"))
+        data = one.data
+        heading = f"{one.title}: {data.train:,} train, {data.val:,} val, {data.test:,} test"
+        console.terminal.print(Text(printable(heading), style="bold"))
         console.terminal.print(table(one))
     console.fields({"page": page})
 
@@ -69,11 +71,6 @@ def write_comparison(comparisons: list[Comparison], text: str, folder: Path) -> 
     except OSError as error:
         return f"{page} cannot be written: {error.strerror}"
     return str(page)
-
-
-def heading(one: Comparison) -> str:
-    data = one.data
-    return f"{one.title}: {data.train:,} train, {data.val:,} val, {data.test:,} test"
 
 
 def table(one: Comparison) -> Table:

@@ -127,34 +127,30 @@ class Progress(AfterEpoch):
             seen = batch_idx * loader.batch_size + images * trainer.world_size
             self.console.print(f"loss: {loss:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
 
-    def stop(self) -> None:
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.stop()
+    on_exception = on_train_end
 
 
 class RunningLoss:
-    """A mean of recent losses, for which no step waits: a GPU's loss is copied, and read once it has arrived."""
+    """A mean of recent losses, for which no step waits: a CUDA GPU's loss is copied, and read once it has arrived."""
 
-    def __init__(self) -> None:
-        self.mean: float | None = None
-        self._copy: Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
+    mean: float | None = None
+    _copy: Tensor | None = None
+    _arrived: torch.cuda.Event | None = None
 
     def update(self, loss: Tensor) -> None:
-        if self._copy is not None and (self._arrived is None or self._arrived.query()):
+        if self._arrived is not None and not self._arrived.query():
+            return
+        if self._copy is not None:
             latest = float(self._copy)
             self.mean = latest if self.mean is None else 0.8 * self.mean + 0.2 * latest
-            self._copy = None
-        if self._copy is None and loss.device.type == "cuda":
-            self._copy = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+        self._copy = loss.to("cpu", non_blocking=loss.is_cuda)
+        if loss.is_cuda:
             self._arrived = torch.cuda.Event()
             self._arrived.record()
-        elif loss.device.type == "cpu":
-            self._copy = loss
