@@ -195,7 +195,7 @@ def test_a_directory_that_holds_a_run_is_not_used_again(work: Path) -> None:
         (("--help", "mnist"), ("data=mnist\n", "model=mnist\n", "widths: [10, 20]")),
         (("--help", "optimizer.lr"), ("optimizer  adam ", " sgd  ")),
         (("--help", "trainer"), ("max_epochs: 10 ", "timeout: 600 ")),
-        (("--help", "task=predict"), ("top_k: 3          # most probable classes", "Also: name, tta, device")),
+        (("--help", "task=predict"), ("top_k: 3          # most probable classes", "Also: use, name, tta, device")),
         (("task=predict", "--help"), ("images: ???      # a file, a folder",)),
         (("--version",), (f"smallvision {__version__}\n",)),
         (("--cfg", "job"), ("max_epochs: 10", "_target_: torch.optim.Adam")),
@@ -221,7 +221,7 @@ def test_help_is_one_screen_with_the_meaning_of_every_choice(work: Path) -> None
     assert len(lines) < 56
     assert max(map(len, lines)) <= 80
     for file in (ROOT / "configs").glob("*/[!_]*.yaml"):
-        described = file.parent.name not in ("task", "callbacks", "experiment")
+        described = file.parent.name not in ("task", "callbacks", "experiment") and file.stem != "own"
         assert not described or any(re.search(rf" {file.stem} +\w.{{9}}", line) for line in lines), file
 
 

@@ -238,7 +238,9 @@ def sweep(arguments: argparse.Namespace, directory: Path) -> None:
     with hydra.initialize_config_dir(str(directory), version_base="1.3"), one_line_errors(overrides):
         context = GlobalHydra.instance().hydra
         assert context is not None
-        sweeps.run(composed, [str(line) for line in composed.hydra.overrides.task], directory, context.config_loader)
+        sweeps.run(
+            composed, [line for line in overrides if not line.startswith("hydra.")], directory, context.config_loader
+        )
 
 
 def show(arguments: argparse.Namespace, directory: Path) -> None:
@@ -277,16 +279,16 @@ def show_help(overrides: list[str], directory: Path) -> None:
     if files or others:
         return
     print(composed.hydra.help.template)
-    for group in ("model", "data", "optimizer", "scheduler", "device", "logger", "sweep"):
-        print_choices(directory / group)
+    for group in ("model", "data", "loss", "optimizer", "scheduler", "device", "logger", "sweep"):
+        print_choices(directory / group, hidden="own")
     experiments = ", ".join(file.stem for file in choices if file.parent.name == "experiment")
     print(textwrap.fill(f"experiment {experiments}", 79, subsequent_indent=" " * 11))
     print(composed.hydra.help.footer)
 
 
-def print_choices(group: Path) -> None:
-    """A line of each."""
-    files = sorted(group.glob("[!_]*.yaml"))
+def print_choices(group: Path, hidden: str = "") -> None:
+    """A line of each, without the ``hidden`` one."""
+    files = [file for file in sorted(group.glob("[!_]*.yaml")) if file.stem != hidden]
     width = max([13, *(len(file.stem) for file in files)])
     for number, file in enumerate(files):
         meaning = re.match(r"# (.{,55})(?=[.,:;]\s)", described(file).replace(". ", ".\n"))

@@ -25,11 +25,12 @@ FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if "hydra" not in file.p
 RUNTIME = {
     "data": {"data_dir"},
     "model": {"channels", "size", "classes"},
+    "loss": {"weight", "size_average", "ignore_index", "reduce", "reduction"},
     "optimizer": {"params"},
     "scheduler": set(),
     "logger": {"save_dir"},
 }
-SECTIONS = [file for file in FILES if file.parent.name in RUNTIME and not file.stem.startswith("_")]
+SECTIONS = [file for file in FILES if file.parent.name in RUNTIME and file.stem not in ("_base", "own")]
 
 
 def leaves(prefix: str, node: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def test_every_shipped_key_has_a_type_that_its_value_is_of(file: Path) -> None:
     for key, value in keys.items():
         annotation = type_of(key)
         assert annotation is not None, f"{key} has no type"
-        if value != "???" and annotation is not dict:
+        if value != "???" and not str(value).startswith("${last_part") and annotation is not dict:
             assert accepts(value, annotation), f"{key}={value}: must be {describe(annotation)}"
 
 
@@ -89,7 +90,9 @@ def test_every_shipped_key_is_an_argument_of_its_target(file: Path) -> None:
     if partner is not None:
         theirs = inspect.signature(resolve(section, partner["_target_"])).parameters
         assert partner.keys() - NOT_ARGUMENTS == theirs.keys() - RUNTIME[section]
-    given = content.keys() - {"defaults", *NOT_ARGUMENTS, *(schema.Data.key_types() if section == "data" else ())}
+    of_section = {"data": schema.Data, "loss": schema.Loss}
+    given = content.keys() - {"defaults", *NOT_ARGUMENTS}
+    given -= of_section[section].key_types().keys() if section in of_section else set()
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     assert takes_any or given <= known
     needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
@@ -175,10 +178,11 @@ def read_shipped() -> dict[str, Any]:
 
     config = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))
     config = {key: value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
-    chosen = {"data": "mnist", "model": "mnist", "optimizer": "adam", "scheduler": "cosine", "device": "auto"}
-    groups = {
-        group: section(group, name) for group, name in {**chosen, "logger": "csv", "callbacks": "default"}.items()
-    }
+    chosen = {
+        "data": "mnist", "model": "mnist", "loss": "cross_entropy", "optimizer": "adam", "scheduler": "cosine",
+        "device": "auto", "logger": "csv", "callbacks": "default",
+    }  # fmt: skip
+    groups = {group: section(group, name) for group, name in chosen.items()}
     return {**config, **groups, "task": "fit", "checkpoint": dict(CHECKPOINT)}
 
 
@@ -230,7 +234,6 @@ def test_a_key_that_a_run_needs_cannot_be_missing(key: str) -> None:
         ("data.normalisation.whiten", 9, "data.normalisation.whiten=9: must be a whole number from 0 to 8"),
         ("loss", 0.1, "loss=0.1: must be a section"),
         ("loss.label_smoothing", 1, "loss.label_smoothing=1: must be a number at least 0 and below 1"),
-        ("loss.smoothing", 0.1, "Did you mean 'loss.label_smoothing'?"),
         ("tta.shift", -1, "tta.shift=-1: must be a whole number at least 0"),
         ("tta.flip", 1, "tta.flip=1: must be true or false"),
         ("tta.x", 1, "tta.x: no such key. Choices: flip, shift."),

@@ -16,7 +16,7 @@ HOSTILE = [
     "os.system", "subprocess.Popen", "builtins.eval", "eval", "", ".", "torch.load", "torch.hub.load",
     "hydra.utils.instantiate", "smallvision.models.", "smallvision.models.nn.Linear", "smallvision.models._x",
     "smallvision.models.__loader__", "smallvision.models.a b", "smallvision.models.x()", "torch.nn.Linear",
-    "torch.optim..Adam", "torch.optim.lr_scheduler.LambdaLR", "smallvision.config.targets.build",
+    "torch.optim..Adam", "torch.optim.swa_utils.AveragedModel", "smallvision.config.targets.build",
     "marker.touch",
     "smallvision.training.schedules.cosine ", "../x", None, 3, [], {}, True, "smallvision.models.\n",
 ]  # fmt: skip

@@ -36,6 +36,8 @@ def test_a_command_is_accepted(
     (folder / "photos").mkdir(exist_ok=True)
     (folder / "mine.npz").touch()
     (folder / "run/running.json").touch()  # as if it had been killed: a complete run is not continued
+    if not (folder / "examples").exists():
+        (folder / "examples").symlink_to(ROOT / "examples")
     here = {"checkpoint": "checkpoint=run/checkpoints/best.ckpt", "resume": "resume=run", "rerun": "rerun=run"}
     typed = [here.get(word.split("=")[0], word) for word in shlex.split(command)]
     monkeypatch.chdir(folder)

@@ -19,7 +19,7 @@ from smallvision.training.checkpoint import FORMAT, PREFIX, PlainCheckpointIO, r
 CONFIG: dict[str, Any] = {
     "seed": 0, "model": {"_target_": "smallvision.models.Linear"}, "optimizer": {"betas": [0.9, 0.999]},
     "data": {"normalisation": {"whiten": 0}}, "tta": {"flip": False, "shift": 0},
-    **{name: {} for name in ("scheduler", "callbacks", "device", "logger", "trainer", "early_stopping")},
+    **{name: {} for name in ("loss", "scheduler", "callbacks", "device", "logger", "trainer", "early_stopping")},
 }  # fmt: skip
 OURS = {
     "format": FORMAT, "config": CONFIG, "shape": [1, 28, 28],

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smallvision.config.schema import Loss
 from smallvision.core.errors import UserError
 from smallvision.data.module import ImageDataModule
 from smallvision.data.shapes import shapes
 from smallvision.training.classifier import Classifier
-from smallvision.training.factory import init_whiten
+from smallvision.training.factory import init_whiten, make_losses
 from smallvision.training.model_spec import ModelSpec
 from smallvision.training.predictor import SMALLEST_VARIANCE, Normalise, Predictor, TestTimeAugmentation, Whiten
 
@@ -235,6 +236,11 @@ def classifier(tta: dict[str, Any] | None = None, **choices: Any) -> Classifier:
     return Classifier(Predictor(spec, lopsided()), **choices)
 
 
+def smoothed_classifier(share: float) -> Classifier:
+    loss, eval_loss = make_losses(Loss(extra={"label_smoothing": share}))
+    return classifier(loss=loss, eval_loss=eval_loss)
+
+
 def loss_in_validation(model: Classifier) -> float:
     model.eval_metrics.reset()
     model.validation_step((IMAGES, LABELS), 0)
@@ -253,7 +259,7 @@ def test_validation_takes_the_mean_over_the_views_and_training_the_image_alone()
 @settings(deadline=None, max_examples=20)
 @given(share=st.floats(0.001, 0.999))
 def test_smoothed_labels_spread_their_share_over_all_classes_in_training_only(share: float) -> None:
-    plain, smoothed = classifier(), classifier(label_smoothing=share)
+    plain, smoothed = classifier(), smoothed_classifier(share)
     spread = (1 - share) * F.one_hot(LABELS, 4) + share / 4
     expected = -(spread * plain(IMAGES).log_softmax(1)).sum(1).mean()
     assert torch.allclose(smoothed.training_step((IMAGES, LABELS), 0), expected, rtol=1e-5)

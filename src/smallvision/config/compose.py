@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import pairwise
@@ -27,28 +27,28 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smallvision.config.schema import GROUPS, Config, Data, Trainer
-from smallvision.config.targets import check_targets
+from smallvision.config.targets import check_targets, use
 from smallvision.config.untrusted import check_checkpoint_file, check_hydra, load_run_config, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, as_typed, command, find_run, quote, shell_line
+from smallvision.core.run_dir import RunDir, as_typed, command, find_run, quote, shell_line, using
 
 CONFIG_DIR = Path(__file__).parents[3] / "configs"
 CHOICES = (*GROUPS, "task", "experiment")
 # Keys and sections that may be typed with resume=: when and where the run goes on, and what it saves and shows, but
 # nothing by which its epochs so far would have been others.
 WITH_RESUME = (
-    "resume", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "trainer.max_epochs",
+    "resume", "use", "data_dir", "data.path", "data.offline", "data.eval_batch_size", "trainer.max_epochs",
     "trainer.max_steps", "trainer.max_time", "trainer.devices", "trainer.strategy", "trainer.num_nodes",
     "trainer.timeout", "trainer.profiler", "trainer.detect_anomaly", "trainer.log_every_n_steps", "device", "logger",
     "checkpoint", "test", "report", "save_model", "log_every_n_batches", "callbacks.progress", "hydra",
 )  # fmt: skip
 # Tasks that start from a checkpoint, which fixes everything else, and what may be typed with each.
 WITH_CHECKPOINT = {
-    "test": ("task", "name", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
-    "predict": ("task", "name", "checkpoint", "images", "predict", "tta", "device", "hydra"),
-    "export": ("task", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
-    "serve": ("task", "checkpoint", "serve", "tta", "device", "hydra"),
+    "test": ("task", "use", "name", "checkpoint", "data_dir", "data", "tta", "device", "trainer", "report", "hydra"),
+    "predict": ("task", "use", "name", "checkpoint", "images", "predict", "tta", "device", "hydra"),
+    "export": ("task", "use", "checkpoint", "format", "data_dir", "data", "tta", "device", "hydra"),
+    "serve": ("task", "use", "checkpoint", "serve", "tta", "device", "hydra"),
 }
 WITH_STATE_DICT = ("model", "experiment")  # with task=test of a plain state dict, which does not hold its network
 TASKS_WITHOUT_DATA = ("predict", "export", "serve")
@@ -82,6 +82,7 @@ ALIASES = {
 _SUFFIX = secrets.choice("abcdef") + secrets.token_hex(3)[1:]
 
 OmegaConf.register_new_resolver("run_suffix", lambda name=None: name or _SUFFIX, replace=True)
+OmegaConf.register_new_resolver("last_part", lambda target: str(target).rpartition(".")[2], replace=True)
 
 
 # Hydra's composition -----------------------------------------------------------------------------------------
@@ -102,7 +103,8 @@ def compose(
     if directory != CONFIG_DIR:
         refuse_search_path(directory, name)
     if config_dir is not None:
-        overrides = [*overrides, f"hydra.searchpath=[{quote(f'file://{config_dir.resolve()}')}]"]
+        overrides = [*overrides, search_path([f"file://{config_dir.resolve()}"])]
+    overrides = choose_own(overrides, directory)
     for override in parse(overrides):
         group = override.key_or_group
         if not group:
@@ -121,6 +123,7 @@ def compose(
             text = _shortened(" ".join(overrides))
             raise UserError(f"{text}: not understood ({_shortened(_first_line(error))})") from None
     check_hydra(composed)
+    refuse_use_of_files(composed, overrides, directory)
     with one_line_errors(overrides, directory, name):
         for key in ("resume", "rerun", "checkpoint", "runs"):
             typed = OmegaConf.select(composed, key)
@@ -142,6 +145,53 @@ def _several_values(override: Override, overrides: list[str], directory: Path, n
         resolve_config(compose(as_list, directory, name), as_list)
         mends.append(f"for one list of them: {key}=[{values}]")
     return f"{key}={values}: several values; {'; '.join(mends or ['type one'])}"
+
+
+def search_path(folders: Sequence[str]) -> str:
+    """The override by which Hydra finds configs in further folders, ``file://...``."""
+    return f"hydra.searchpath=[{','.join(map(quote, folders))}]"
+
+
+def choose_own(overrides: list[str], directory: Path) -> list[str]:
+    """Where a section's ``_target_`` is typed, but no choice of its group, the choice is ``own``, which has no
+    arguments of another target; what is typed of that section need not be in it.
+    """
+    parsed = parse(overrides)
+    typed = {override.key_or_group: override for override in parsed}
+    own = [
+        section
+        for section in GROUPS
+        if f"{section}._target_" in typed and (directory / section / "own.yaml").is_file()
+        and (section not in typed or typed[section].value() == "own")
+    ]  # fmt: skip
+    forced = [
+        f"++{line}" if line[:1] not in "+~" and key.partition(".")[0] in own and "." in key else line
+        for line, key in ((str(override.input_line), override.key_or_group) for override in parsed)
+    ]
+    return [*(f"{section}=own" for section in own if section not in typed), *forced]
+
+
+def refuse_use_of_files(composed: DictConfig, overrides: list[str], directory: Path) -> None:
+    """Raise UserError where ``use`` may come out of a file that is not of this project."""
+    for override in parse(overrides):
+        if override.key_or_group == "use":
+            if "${" in str(override.input_line):
+                raise UserError(f"{override.input_line}: type the names themselves")
+            return
+    value = OmegaConf.select(composed, "use", throw_on_resolution_failure=False)
+    if value is not None and (directory != CONFIG_DIR or composed.hydra.searchpath):
+        names = ",".join(names_of(value, "use"))
+        raise UserError(
+            f"use={names}: stands in a file outside of this project; if you trust it, type it on the command line"
+        )
+
+
+def names_of(value: object, key: str) -> list[str]:
+    """The packages and modules of ``use``: one name or a list of them, or null."""
+    names = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(names, (list, ListConfig)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{key}={value}: must be the name of a package or module, or a list of them")
+    return list(names)
 
 
 def _compose_by_hydra(overrides: list[str], directory: Path, name: str, mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -318,7 +368,9 @@ def resolve_config(
     for key in ("resume", "rerun"):
         if not isinstance(tree.get(key), str | None):
             raise UserError(f"{key}={tree[key]}: must be a run directory")
-    resume, rerun = tree.get("resume"), tree.get("rerun")
+    resume, rerun, used = tree.get("resume"), tree.get("rerun"), names_of(tree.get("use"), "use")
+    tree["use"] = used or None
+    use(used)
     if tree["task"] == "fit" and resume is not None:
         reason = (
             "resume= continues the run as it was, with another trainer.max_epochs, device, logger, checkpoint or"
@@ -326,12 +378,16 @@ def resolve_config(
         )
         saved = load_run_config(Path(str(resume)))
         refuse_other_keys(parsed, WITH_RESUME, reason)
+        refuse_other_code(saved, as_typed("resume", resume), used)
         tree = merge_overrides(saved, tree, parsed)
     elif tree["task"] == "fit" and rerun is not None:
-        tree = merge_overrides(load_run_config(Path(str(rerun)), "rerun"), tree, parsed)
+        saved = load_run_config(Path(str(rerun)), "rerun")
+        refuse_other_code(saved, as_typed("rerun", rerun), used)
+        tree = merge_overrides(saved, tree, parsed)
         tree.pop("continued", None)
     elif checkpoint_config is not None:
         refuse_other_keys(parsed, WITH_CHECKPOINT[str(tree["task"])], "the checkpoint fixes it")
+        refuse_other_code(checkpoint_config, as_typed("checkpoint", tree["checkpoint"]), used)
         tree = merge_overrides(checkpoint_config, tree, parsed)
     config = Config.from_dict(tree)
     check(config)
@@ -367,6 +423,14 @@ def refuse_finished(run_dir: RunDir, config: Config, before: Trainer) -> None:
             return
         mend = f"trainer.{limits[0]}= goes on" if limits else f"{as_typed('rerun', run_dir.path)} starts a new run"
     raise UserError(f"resume={run_dir.path}: nothing to continue: it is complete after {epochs} epochs; {mend}")
+
+
+def refuse_other_code(saved: dict[str, object], where: str, used: list[str]) -> None:
+    """Raise UserError where a config out of a file was made with code of somebody's own that is not typed now."""
+    missing = [name for name in names_of(saved.get("use"), f"{where}: use") if name not in used]
+    if missing:
+        typed = shell_line(*using([*used, *missing]))
+        raise UserError(f"{where}: was made with code outside of smallvision; if you trust it, type {typed} as well")
 
 
 def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:

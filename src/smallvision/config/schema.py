@@ -1,7 +1,7 @@
 """The config of a run: every key with its type, range and unit. configs/ holds the values.
 
 ``Config`` is made once per start, by :mod:`smallvision.config.compose`. Sections that build something
-(``data``, ``model``, ``optimizer``, ``scheduler``, ``logger``) take further keys, the arguments of their
+(``data``, ``model``, ``loss``, ``optimizer``, ``scheduler``, ``logger``) take further keys, the arguments of their
 ``_target_``, in ``extra``.
 """
 
@@ -28,7 +28,7 @@ WeightsFile = Annotated[str, Matches(r"[^\0\n]*[^/\0\n]\.pth?", "a file that end
 
 Batches = Count | Annotated[float, Range(above=0, high=1)]  # of an epoch; 1.0 is all of them, where 1 is one batch
 PARAM_KINDS = ("weight", "bias", "norm", "head")
-GROUPS = ("data", "model", "optimizer", "scheduler", "callbacks", "device", "logger")  # folders of configs/
+GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "callbacks", "device", "logger")  # folders of configs/
 
 
 @dataclass
@@ -143,7 +143,9 @@ class Optimizer(Target):
 
 @dataclass
 class Scheduler(Target):
-    """How the learning rate changes over the steps."""
+    """How the learning rate changes: a schedule of the project's own, or a class of torch.optim.lr_scheduler."""
+
+    interval: Literal["step", "epoch"] | None = field(default=None, metadata=OPTIONAL)  # between steps of such a class
 
     class Known:
         """Arguments of the schedules that come with the project."""
@@ -208,8 +210,19 @@ class Trainer(Section):
 
 @dataclass
 class Loss(Section):
-    label_smoothing: FractionBelowOne  # of each label, spread over all classes; in training only
+    """What training makes small: from logits N x classes and labels N to a number."""
+
+    name: Name = "cross_entropy"
+    target: str = "torch.nn.CrossEntropyLoss"
     class_weights: Literal["balanced"] | None = None  # in training: each class counts alike, however many images it has
+    extra: dict[str, object] = field(default_factory=dict)
+
+    class Known:
+        """Arguments of torch's losses."""
+
+        label_smoothing: FractionBelowOne  # of each label, spread over all classes; in training only
+        margin: Positive
+        p: Literal[1, 2]
 
 
 @dataclass
@@ -316,6 +329,7 @@ class Config(Section):
     report: bool  # draw report.html at the end
     save_model: WeightsFile | None  # file for the best epoch's plain state dict
     log_every_n_batches: Count | None
+    use: list[str] | None = None  # packages and modules of the user's own, which `_target_` may name
     resume: str | None = None  # a run directory to continue in place
     rerun: str | None = None  # a run directory whose config a new run starts from
     continued: list[str] | None = field(default=None, metadata=OPTIONAL)  # from which step on with which other values

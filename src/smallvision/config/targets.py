@@ -1,11 +1,16 @@
 """The allow-list: the only things that a config or a checkpoint can cause to be built.
 
-Hydra's ``instantiate`` is never used: it would call whatever a file names.
+Hydra's ``instantiate`` is never used: it would call whatever a file names. The list grows only by ``use=``, which a
+person types or this project's own configs hold.
 """
 
 import importlib
 import inspect
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from smallvision.config.schema import Config, Logger, RestOptimizer, Target
@@ -16,24 +21,74 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data": ("smallvision.data.standard", "smallvision.data.digits", "smallvision.data.shapes",
              "smallvision.data.arrays", "smallvision.data.folder"),
     "model": ("smallvision.models",),
+    "loss": ("torch.nn",),
     "optimizer": ("torch.optim",),
-    "scheduler": ("smallvision.training.schedules",),
+    "scheduler": ("smallvision.training.schedules", "torch.optim.lr_scheduler"),
     "callbacks": ("smallvision.training.callbacks.*", "lightning.pytorch.callbacks"),
     "logger": ("lightning.pytorch.loggers",),
 }  # fmt: skip
-# Of a module of which not everything is allowed. Other callbacks of Lightning's choose folders to write to.
+# Of a module of which not everything is allowed. Other callbacks of Lightning's choose folders to write to; other
+# losses do not take logits and class numbers.
 NAMES = {
+    "torch.nn": ("CrossEntropyLoss", "MultiMarginLoss"),
     "lightning.pytorch.callbacks": (
         "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler",
         "LearningRateMonitor", "ModelSummary", "StochasticWeightAveraging", "Timer", "WeightAveraging",
     ),
 }  # fmt: skip
 NOT_ARGUMENTS = ("name", "_target_")
+OWN_FUNCTIONS = ("data", "model")  # sections in which a function of one's own may stand; elsewhere a class
+# What use= cannot name: the packages that this project needs, beside Python's own. Some of their functions run what a
+# file says.
+NOT_OWN = (
+    "smallvision", "torch", "torchvision", "torchmetrics", "lightning", "hydra", "omegaconf", "numpy", "optuna",
+    "sqlalchemy", "matplotlib", "PIL", "rich", "yaml", "filelock", "sklearn",
+)  # fmt: skip
+
+_used: tuple[str, ...] = ()
+
+
+def use(packages: Sequence[str]) -> None:
+    """Allow the public classes and functions that these packages and modules define, and those of earlier calls no
+    more. They are found in the working directory or the environment.
+
+    ``packages``: what a person typed or what this project's own configs hold, never what another file does. Raises
+    UserError where one is not there or is none of the user's own. Imports nothing.
+    """
+    global _used
+    _used = ()
+    if packages and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for name in packages:
+        root, *others = name.split(".")
+        if not all(part.isidentifier() and not part.startswith("_") for part in (root, *others)):
+            raise UserError(f"use={name}: must be the name of a package or module, such as mypackage or mypackage.nets")
+        if root in NOT_OWN or root in sys.stdlib_module_names:
+            raise UserError(f"use={name}: not code of your own, which is all that use= is for")
+        if find_spec(root) is None:
+            raise UserError(f"use={name}: no package or module of that name in {Path.cwd()} or the environment")
+    _used = tuple(packages)
+
+
+def import_used(config: Config) -> None:
+    """Import what the config names of the user's own code, so that a mistake there is refused before data are read."""
+    for section in ("data", "model", "loss", "optimizer", "scheduler", "logger"):
+        target = getattr(config, section).target
+        if target is not None and belongs(target.rpartition(".")[0]):
+            resolve(section, target)
+    for name, callback in config.callbacks.items():
+        if callback is not None and belongs(str(callback["_target_"]).rpartition(".")[0]):
+            resolve("callbacks", callback["_target_"], f"callbacks.{name}")
+
+
+def belongs(module: str) -> bool:
+    """Whether a module is one of those in use, or within one."""
+    return any(module == name or module.startswith(f"{name}.") for name in _used)
 
 
 def check_targets(config: Config) -> None:
     """Raise UserError where a section names what is not on the list. Imports nothing."""
-    for section in ("data", "model", "optimizer", "scheduler"):
+    for section in ("data", "model", "loss", "optimizer", "scheduler"):
         check_target(section, getattr(config, section).target)
     if config.logger.target is not None:
         check_target("logger", config.logger.target)
@@ -52,10 +107,13 @@ def check_target(section: str, target: object, key: str | None = None) -> tuple[
     module, _, name = str(target).rpartition(".")
     public = name.isidentifier() and not name.startswith("_") and name in NAMES.get(module, (name,))
     package, _, file = module.rpartition(".")
-    if not public or not (module in ALLOWED[section] or (f"{package}.*" in ALLOWED[section] and file.isidentifier())):
+    listed = module in ALLOWED[section] or (f"{package}.*" in ALLOWED[section] and file.isidentifier())
+    if not public or not (listed or belongs(module)):
         allowed = " or ".join(f"{one}.{'|'.join(NAMES.get(one, ('NAME',)))}" for one in ALLOWED[section])
+        kind = section if section == "loss" else section.removesuffix("s")
         raise UserError(
-            f"{key or section}._target_={target}: not allowed here; a {section.removesuffix('s')} is {allowed}"
+            f"{key or section}._target_={target}: not allowed here; a {kind} is {allowed}, or of your own code:"
+            " type use=PACKAGE as well"
         )
     return module, name
 
@@ -88,29 +146,75 @@ def instantiate(
                 choices = [one for one in known if one not in runtime]
                 raise UserError(f"{where}.{name}: no such key.{did_you_mean(name, choices)}")
     try:
-        return target(*args, **arguments, **runtime)
-    except (TypeError, ValueError, RuntimeError, ImportError) as error:
-        raise UserError(f"{where}={plain.get('name', plain['_target_'])}: {error}") from error
+        built = target(*args, **arguments, **runtime)
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, ImportError) as error:
+        raise UserError(f"{where}={plain.get('name', plain['_target_'])}: {error}{_line_of(error)}") from error
+    except Exception as error:
+        if not belongs(target.__module__):
+            raise
+        raise UserError(f"{where}={plain['_target_']}: {_described(error)}") from error
+    base = _base_class(section)
+    if section == "model" and base is not None and not isinstance(built, base):
+        raise UserError(f"{where}={plain['_target_']}: gave a {type(built).__name__}, must give a torch.nn.Module")
+    return built
 
 
 def resolve(section: str, target: object, key: str | None = None) -> Callable[..., object]:
     """The allowed class or function itself. ``key`` as in :func:`check_target`."""
     module, name = check_target(section, target, key)
+    where = f"{key or section}._target_={target}"
     try:
         found: object = getattr(importlib.import_module(module), name, None)
-        base = _base_class(section)
-    except ImportError as error:
-        raise UserError(f"{key or section}._target_={target}: cannot be imported ({error})") from None
+    except Exception as error:
+        if belongs(module):
+            raise UserError(f"{where}: cannot be imported: {_described(error)}") from error
+        if isinstance(error, ImportError):
+            raise UserError(f"{where}: cannot be imported ({error})") from None
+        raise
+    if belongs(module):
+        return _own(section, found, where)
+    base = _base_class(section)
     if base is not None and inspect.isclass(found) and issubclass(found, base):
         return found
-    if base is None and inspect.isfunction(found) and found.__module__ == module:
+    if section in ("data", "scheduler") and inspect.isfunction(found) and found.__module__ == module:
         return found
-    raise UserError(f"{key or section}._target_={target}: there is no such {section}")
+    raise UserError(f"{where}: there is no such {section}")
+
+
+def _own(section: str, found: object, where: str) -> Callable[..., object]:
+    """``found`` where it is a class or function that a package in use defines itself, of the section's kind."""
+    if found is None:
+        raise UserError(f"{where}: there is no such class or function")
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or not belongs(found.__module__):
+        raise UserError(f"{where}: not a class or function that {', '.join(_used)} itself defines")
+    base = _base_class(section)
+    if inspect.isfunction(found) and section in OWN_FUNCTIONS:
+        return found
+    if inspect.isclass(found) and (base is None or issubclass(found, base)):
+        return found
+    kind = f"a class that derives from {base.__module__}.{base.__qualname__}" if base else "a class"
+    raise UserError(f"{where}: must be {kind}{' or a function' if section in OWN_FUNCTIONS else ''}")
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}{_line_of(error)}"
+
+
+def _line_of(error: Exception) -> str:
+    """Where in the user's own code an error came from."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text has it
+    specs = [spec for name in _used if (spec := find_spec(name.partition(".")[0])) is not None]
+    own = tuple(str(place) for spec in specs for place in (spec.submodule_search_locations or (spec.origin,)))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(own)]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def _base_class(section: str) -> type | None:
-    """What a target of the section must derive from; None: it is a function of an allowed module."""
-    if section == "model":
+    """What a class in the section must derive from; None: anything."""
+    if section in ("model", "loss"):
         from torch import nn
 
         return nn.Module
@@ -118,6 +222,10 @@ def _base_class(section: str) -> type | None:
         from torch import optim
 
         return optim.Optimizer
+    if section == "scheduler":
+        from torch.optim import lr_scheduler
+
+        return lr_scheduler.LRScheduler
     if section == "callbacks":
         from lightning.pytorch import callbacks
 

@@ -262,6 +262,13 @@ def assign(key: str, value: object) -> str:
     return f"{key}={value if plain else quote(value)}"
 
 
+def using(names: object) -> list[str]:
+    """The override that allows code of the user's own, where a config has any: ``names``, its ``use``."""
+    if not isinstance(names, list) or not names:
+        return []
+    return [f"use={names[0]}" if len(names) == 1 else f"use=[{','.join(map(str, names))}]"]
+
+
 def quote(value: object) -> str:
     """A value as an override takes it, whatever characters it has."""
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")  # others stand for themselves

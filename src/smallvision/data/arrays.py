@@ -46,11 +46,11 @@ def read_npz(file: Path) -> tuple[Arrays, list[str] | None]:
     stored = _load(file)
     if ("x_test" in stored) != ("y_test" in stored):
         raise UserError(f"{file}: x_test and y_test go together")
-    images, labels = _images(f"{file}, x_train", stored["x_train"]), _labels(f"{file}, y_train", stored["y_train"])
+    images, labels = as_images(f"{file}, x_train", stored["x_train"]), as_labels(f"{file}, y_train", stored["y_train"])
     test_images, test_labels = images[:0], labels[:0]
     if "x_test" in stored:
-        test_images = _images(f"{file}, x_test", stored["x_test"])
-        test_labels = _labels(f"{file}, y_test", stored["y_test"])
+        test_images = as_images(f"{file}, x_test", stored["x_test"])
+        test_labels = as_labels(f"{file}, y_test", stored["y_test"])
     classes = [str(name) for name in stored["classes"].reshape(-1)] if "classes" in stored else None
     return Arrays(images, labels, test_images, test_labels), classes
 
@@ -78,7 +78,8 @@ def _load(file: Path) -> dict[str, npt.NDArray[np.generic]]:
     return stored
 
 
-def _images(where: str, array: npt.NDArray[np.generic]) -> Tensor:
+def as_images(where: str, array: npt.NDArray[np.generic]) -> Tensor:
+    """N x C x H x W of N x H x W or N x H x W x C. Raises UserError, naming ``where``, for other than uint8."""
     if array.dtype != np.uint8:
         raise UserError(f"{where}: images must be uint8 (0 to 255), these are {array.dtype}")
     if array.ndim not in (3, 4):
@@ -91,7 +92,8 @@ def _images(where: str, array: npt.NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
 
 
-def _labels(where: str, array: npt.NDArray[np.generic]) -> Tensor:
+def as_labels(where: str, array: npt.NDArray[np.generic]) -> Tensor:
+    """int64, N. Raises UserError, naming ``where``, for other than whole numbers."""
     if not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"{where}: labels must be integers, these are {array.dtype}")
     if array.ndim == 2 and array.shape[1] == 1:  # as Keras has them for CIFAR-10

@@ -19,7 +19,7 @@ import yaml
 from smallvision.config import untrusted
 from smallvision.core.errors import UserError
 from smallvision.core.results import METRICS, Results
-from smallvision.core.run_dir import assign, command, is_locked
+from smallvision.core.run_dir import assign, command, is_locked, using
 from smallvision.reports.evaluation import Accuracy, Evaluation
 
 MAX_BYTES = 2**30  # of report.npz, unpacked
@@ -206,7 +206,11 @@ class RunView:
             checkpoint = assign("checkpoint", run / best if inside else best)
             for task, more in {"test": [], "predict": ["images=FILES"], "export": ["format=onnx"]}.items():
                 found[task] = [f"task={task}", checkpoint, *more]
-        return {name: command(*arguments, anywhere=True) for name, arguments in found.items()}
+        used = using(self.config.get("use"))
+        return {
+            name: command(*arguments, *(used if name != "report" else []), anywhere=True)
+            for name, arguments in found.items()
+        }
 
     @property
     def continued(self) -> list[str]:

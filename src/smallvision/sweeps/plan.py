@@ -17,7 +17,7 @@ from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 
-from smallvision.config.compose import CHOICES
+from smallvision.config.compose import CHOICES, search_path
 from smallvision.config.schema import Sweep
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import write_text
@@ -210,6 +210,8 @@ def make_plan(
         else:
             searched.pop(key, None)
             fixed.append(line)
+    if config.hydra.searchpath:
+        fixed.append(search_path(config.hydra.searchpath))
     dimensions = [Dimension.from_override(override, settings.method == "grid") for override in searched.values()]
     # Choices of groups first: Hydra composes them before it sets keys of them.
     dimensions.sort(key=lambda dimension: dimension.key.lstrip("+") not in CHOICES)

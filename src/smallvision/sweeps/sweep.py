@@ -248,7 +248,8 @@ class Sweep:
         for seed, directory in best.runs.items():
             test_dir = RunDir(self.plan.directory / f"test-{directory.name}")
             checkpoint = RunDir(directory).best_checkpoint
-            overrides = ["task=test", assign("checkpoint", checkpoint), assign("hydra.run.dir", test_dir.path)]
+            used = self.plan.run(best.number, {}, seed).used
+            overrides = ["task=test", assign("checkpoint", checkpoint), assign("hydra.run.dir", test_dir.path), *used]
             script = self.plan.configs.parent / "train.py"
             process = subprocess.run([sys.executable, str(script), *overrides], capture_output=True, text=True)
             if process.returncode != 0:

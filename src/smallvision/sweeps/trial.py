@@ -47,7 +47,12 @@ class TrialRun:
     def command_line(self) -> list[str]:
         """The overrides that begin it, or that continue it once it has begun."""
         begun = RunDir(self.directory).config_file.is_file()
-        return [assign("resume", self.directory)] if begun else self.overrides
+        return [assign("resume", self.directory), *self.used] if begun else self.overrides
+
+    @property
+    def used(self) -> list[str]:
+        """The override that allows code of the user's own, if any."""
+        return [line for line in self.overrides if line.startswith("use=")]
 
     def compose(self, overrides: list[str]) -> Config:
         """The config of that command line. Raises UserError where it could not be run, or not in a sweep."""

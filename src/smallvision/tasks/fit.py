@@ -14,7 +14,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, Pruned, UserError
 from smallvision.core.results import METRICS, EpochSeconds, Results, Seconds
-from smallvision.core.run_dir import RunDir, assign, command, installed
+from smallvision.core.run_dir import RunDir, assign, command, installed, using
 from smallvision.core.system import STOP
 from smallvision.tasks import common
 from smallvision.tasks.report_data import write_report
@@ -236,7 +236,7 @@ class Fit:
             when = f"after {steps:,} steps" if steps else "before the first step"
             again = f"; steps from {saved + 1:,} on are done again" if saved < steps else ", all of it saved"
             console.print(f"interrupted {when}{again}. To continue:", style="bold")
-            console.print(f"  {command(assign('resume', self.run_dir.path))}")
+            console.print(f"  {command(assign('resume', self.run_dir.path), *using(self.config.use))}")
         if unsaved:
             console.print(f"{len(unsaved)} times something could not be saved, last: {unsaved[-1]}", style="bold red")
         if self.status == "pruned":
@@ -247,6 +247,7 @@ class Fit:
 
     def _print_next(self, results: Results) -> None:
         path, more = self.run_dir.path, f"trainer.max_epochs={2 * self.config.trainer.max_epochs}"
+        used = using(self.config.use)
         self.console.print()
         if self.config.save_model is not None and results.cut_short:
             self.console.fields({"state dict": f"{self.config.save_model} is not written for a run that was cut short"})
@@ -257,8 +258,8 @@ class Fit:
         goes_on = results.epochs == self.config.trainer.max_epochs  # and was not stopped early
         self.console.fields(
             {
-                "test again": command("task=test", assign("checkpoint", self.run_dir.best_checkpoint)),
-                **({"continue": command(assign("resume", path), more)} if goes_on else {}),
+                "test again": command("task=test", assign("checkpoint", self.run_dir.best_checkpoint), *used),
+                **({"continue": command(assign("resume", path), more, *used)} if goes_on else {}),
                 "compare": command("task=report", assign("runs", others)),
             }
         )

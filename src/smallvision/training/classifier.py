@@ -4,38 +4,35 @@ from collections.abc import Callable
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from smallvision.data.loader import Batch
 from smallvision.training.predictor import Predictor
-from smallvision.training.schedules import LRLambda, at_step, constant
 
 
 class Classifier(pl.LightningModule):
     """Images uint8 N x C x H x W in, logits N x classes out; validation and test average test-time views.
 
-    ``make_optimizer``: from the network to its optimizer; ``schedule``: the learning rate's factor over the course of
-    training; ``label_smoothing`` and ``class_weights``: in training only. Testing needs none of them.
+    ``make_optimizer``: from the network to its optimizer; ``make_scheduler``: from that and the number of steps to its
+    schedule; ``loss`` and, in validation and test, ``eval_loss``: of logits and labels, cross-entropy where there is
+    none. Testing needs none of them.
     """
 
     def __init__(
         self,
         predictor: Predictor,
         make_optimizer: Callable[[nn.Module], Optimizer] | None = None,
-        schedule: LRLambda | None = None,
-        label_smoothing: float = 0.0,
-        class_weights: Tensor | None = None,
+        make_scheduler: Callable[[Optimizer, int], LRSchedulerConfigType] | None = None,
+        loss: nn.Module | None = None,
+        eval_loss: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", class_weights, persistent=False)
-        self.predictor, self.label_smoothing = predictor, label_smoothing
-        self.make_optimizer, self.schedule = make_optimizer, schedule or constant()
+        self.predictor = predictor
+        self.loss, self.eval_loss = loss or nn.CrossEntropyLoss(), eval_loss or nn.CrossEntropyLoss()
+        self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.train_metrics, self.eval_metrics = LossAndAccuracy(), LossAndAccuracy()
         self.train_metrics.persistent(True)  # a checkpoint within an epoch carries its sums
 
@@ -45,8 +42,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
-        loss = F.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing)
+        loss: Tensor = self.loss(logits, labels)
         self.train_metrics.update(loss, logits, labels)
         return loss
 
@@ -59,10 +55,10 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self.make_optimizer is not None
+        assert self.make_scheduler is not None
         optimizer = self.make_optimizer(self.predictor.network)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        scheduler = LambdaLR(optimizer, at_step(self.schedule, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, steps)}
 
     def on_train_epoch_start(self) -> None:
         self.train_metrics.reset()  # not where a run goes on within an epoch
@@ -83,7 +79,7 @@ class Classifier(pl.LightningModule):
         if not len(labels):  # other processes have the last images
             return torch.empty(0)
         logits = self.predictor.mean_logits(images)
-        self.eval_metrics.update(F.cross_entropy(logits, labels), logits, labels)
+        self.eval_metrics.update(self.eval_loss(logits, labels), logits, labels)
         return logits
 
     def _log(self, part: str, metrics: "LossAndAccuracy") -> None:

@@ -1,6 +1,7 @@
 """From a config to the things that train: data, model, device and Trainer."""
 
 import copy
+import inspect
 import json
 import logging
 import warnings
@@ -19,14 +20,16 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 
-from smallvision.config.schema import Config
-from smallvision.config.targets import instantiate
+from smallvision.config.schema import Config, Loss
+from smallvision.config.targets import import_used, instantiate
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
 from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
+from smallvision.data.own import as_dataset
 from smallvision.training import device as devices
 from smallvision.training.batch_norm import SynchroniseBatchNorm
 from smallvision.training.callbacks import AfterEpoch
@@ -41,6 +44,7 @@ from smallvision.training.model_spec import ModelSpec, shape_str
 from smallvision.training.optimizers import make_optimizer
 from smallvision.training.predictor import Layer, Normalise, Predictor, Whiten
 from smallvision.training.processes import Environment, Group
+from smallvision.training.schedules import make_scheduler
 
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
@@ -66,6 +70,7 @@ class Experiment:
 
 def make_data(config: Config) -> ImageDataModule:
     """The data module of that config; whatever is wrong with the data is refused here."""
+    import_used(config)
     data = config.data
     source = {"_target_": data.target, "name": data.name, **data.extra}
     return ImageDataModule(
@@ -89,11 +94,27 @@ def balanced_weights(data: ImageDataModule) -> torch.Tensor:
     return len(labels) / (len(counts) * counts.clamp(min=1)).float()
 
 
+def make_losses(config: Loss, weights: torch.Tensor | None = None) -> tuple[nn.Module, nn.Module]:
+    """Those of training, and of validation and test: one of torch's has neither smoothing nor weights there.
+
+    ``weights``: of each class. Raises UserError where the loss takes none.
+    """
+    arguments = {"_target_": config.target, "name": config.name, **config.extra}
+    loss: nn.Module = instantiate("loss", arguments, weight=weights)
+    if weights is not None and "weight" not in inspect.signature(type(loss)).parameters:
+        raise UserError(f"loss.class_weights=balanced: {config.target} takes no argument weight")
+    if not config.target.startswith("torch."):
+        return loss, loss
+    arguments.pop("label_smoothing", None)
+    return loss, instantiate("loss", arguments)
+
+
 @lru_cache(maxsize=1)
 def load_images(source: str, data_dir: str) -> ImageDataset:
     """The images of that source, a section of ``data`` in JSON; a worker's next trial finds them here."""
-    dataset: ImageDataset = instantiate("data", json.loads(source), data_dir=data_dir)
-    return dataset
+    section = json.loads(source)
+    loaded = instantiate("data", section, data_dir=data_dir)
+    return loaded if isinstance(loaded, ImageDataset) else as_dataset(loaded, section["name"], section["_target_"])
 
 
 def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoint | None = None) -> Experiment:
@@ -127,13 +148,13 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
         refuse_lone_image(predictor, data)
     device = devices.choose(config.device, sum(layer.flops for layer in layers))
     optimizer_for = partial(make_optimizer, config, device=device)
-    optimizer_for(predictor.network)  # refuse impossible values before any training
+    make_scheduler(config.scheduler, optimizer_for(predictor.network), 100)  # refuse impossible values now
+    weights = balanced_weights(data) if config.loss.class_weights == "balanced" else None
     model = Classifier(
         predictor.use(device),
         optimizer_for,
-        instantiate("scheduler", config.scheduler),
-        config.loss.label_smoothing,
-        balanced_weights(data) if config.loss.class_weights == "balanced" else None,
+        partial(make_scheduler, config.scheduler),
+        *make_losses(config.loss, weights),
     )
     return Experiment(data, model, device, predictor.parameter_count, layers)
 

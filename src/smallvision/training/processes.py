@@ -117,7 +117,10 @@ class Group:
 
 
 def lost(reason: str, run_dir: RunDir | None) -> str:
-    again = "" if run_dir is None else f"; {command(assign('resume', run_dir.path))} goes on"
+    again = ""
+    if run_dir is not None:
+        used = [line for line in run_dir.overrides if line.startswith("use=")]
+        again = f"; {command(assign('resume', run_dir.path), *used)} goes on"
     return f"another process of this run was lost ({reason}){again}"
 
 

@@ -4,9 +4,18 @@ Each takes its choices and gives a function from progress (0 at the first step, 
 factor of the optimizer's learning rate.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from smallvision.config.schema import Scheduler
+from smallvision.config.targets import instantiate, resolve
 
 LRLambda = Callable[[float], float]
 Curve = Callable[[float, float, float], float]  # of start, end and progress from one to the other
@@ -59,3 +68,18 @@ def at_step(factor: LRLambda, steps: int) -> Callable[[int], float]:
     Half a step on: the first step of a rise is not 0 and the last step of a fall is not 0.
     """
     return lambda step: factor(min((step + 0.5) / steps, 1.0))
+
+
+def make_scheduler(config: Scheduler, optimizer: Optimizer, steps: int) -> LRSchedulerConfigType:
+    """The schedule of that section over ``steps``: one of those above, or a class of torch's or of the user's own,
+    which gets ``total_steps`` where it takes them.
+    """
+    if not inspect.isclass(resolve("scheduler", config.target)):
+        return {"scheduler": LambdaLR(optimizer, at_step(instantiate("scheduler", config), steps)), "interval": "step"}
+    interval = config.interval or "step"
+    arguments = {"_target_": config.target, "name": config.name, **config.extra}
+    runtime: dict[str, Any] = {"total_steps": steps} if interval == "step" and "total_steps" not in arguments else {}
+    scheduler: LRScheduler = instantiate("scheduler", arguments, optimizer, **runtime)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return {"scheduler": scheduler, "interval": "epoch", "monitor": "val/loss"}
+    return {"scheduler": scheduler, "interval": interval}

@@ -17,8 +17,8 @@ from smallvision.core.errors import UserError
 from smallvision.tasks.descent.trajectory import FUNCTIONS, Trajectory, descend
 from smallvision.training.schedules import at_step
 
-OPTIMIZERS = sorted(file.stem for file in (CONFIG_DIR / "optimizer").glob("[!_]*.yaml"))
-SCHEDULERS = sorted(file.stem for file in (CONFIG_DIR / "scheduler").glob("[!_]*.yaml"))
+OPTIMIZERS = sorted(file.stem for file in (CONFIG_DIR / "optimizer").glob("[!_]*.yaml") if file.stem != "own")
+SCHEDULERS = sorted(file.stem for file in (CONFIG_DIR / "scheduler").glob("[!_]*.yaml") if file.stem != "own")
 PARABOLA = FUNCTIONS["parabola"]
 
 

@@ -167,7 +167,7 @@ class RawLoop(Contender):
         images, labels = float_images(data, self.like_ours and device.channels_last)
         images, labels = images.to(device.kind), labels.to(device.kind)
         bf16 = self.like_ours and device.precision == "bf16-mixed"
-        smoothing = self.config.loss.label_smoothing
+        loss_of = self.experiment.model.loss.to(device.kind)
         while True:
             for indices in torch.randperm(len(labels)).to(device.kind).split(data.batch_size):
                 batch, targets = images[indices], labels[indices]
@@ -175,7 +175,7 @@ class RawLoop(Contender):
                     generator = stream(0, "bench", device=device.kind)
                     batch = data.augmentation(batch, data.augmentation.draw(len(batch), generator))
                 with torch.autocast(device.kind, torch.bfloat16) if bf16 else nullcontext():
-                    loss = F.cross_entropy(network(batch), targets, label_smoothing=smoothing)
+                    loss = loss_of(network(batch), targets)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -7,12 +7,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from smallvision.config.schema import Config
-from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
 from smallvision.training.optimizers import make_optimizer
-from smallvision.training.schedules import at_step
+from smallvision.training.schedules import make_scheduler
 
 CONVERGED = 0.01  # fraction of the distance that remains
 DIVERGED = 2.0  # times the initial gap
@@ -185,12 +185,9 @@ def descend(config: Config, function: Function, start: Point, steps: int, label:
             (nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_)(weight, limit)
         return loss.item()
 
-    schedule = at_step(instantiate("scheduler", config.scheduler), steps)
-    initial = [group["lr"] for group in optimizer.param_groups]
+    scheduler = make_scheduler(config.scheduler, optimizer, steps)["scheduler"]
     found = Trajectory(function, label, steps, [start], [function.at(start)], [])
-    for step in range(steps):
-        for group, lr in zip(optimizer.param_groups, initial, strict=True):
-            group["lr"] = lr * schedule(step)
+    for _ in range(steps):
         try:
             optimizer.step(closure)  # LBFGS calls it several times
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -202,4 +199,8 @@ def descend(config: Config, function: Function, start: Point, steps: int, label:
         found.points.append(point)
         found.values.append(value)
         found.lrs.append(optimizer.param_groups[0]["lr"])
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(value)
+        else:
+            scheduler.step()
     return found

@@ -9,7 +9,7 @@ from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
-from smallvision.core.run_dir import RunDir, assign, command
+from smallvision.core.run_dir import RunDir, assign, command, using
 from smallvision.data.dataset import origin
 from smallvision.reports.formatting import count, duration, shorten
 from smallvision.tasks.export import card
@@ -62,7 +62,8 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     console.fields({"how to use": str(directory / card.FILE)})
     for name in FORMATS:
         if name not in exports:
-            console.fields({"also": command("task=export", assign("checkpoint", config.checkpoint), f"format={name}")})
+            file = assign("checkpoint", config.checkpoint)
+            console.fields({"also": command("task=export", file, f"format={name}", *using(config.use))})
 
 
 def print_summary(console: Console, predictor: Predictor, images: TestImages) -> None:

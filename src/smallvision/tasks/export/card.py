@@ -14,7 +14,7 @@ from markupsafe import Markup
 from smallvision.config.fields import accepts
 from smallvision.core.errors import UserError, printable
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, command, write_text
+from smallvision.core.run_dir import RunDir, assign, command, using, write_text
 from smallvision.reports.formatting import count
 from smallvision.reports.statistics import wilson
 from smallvision.training.predictor import Predictor
@@ -127,7 +127,12 @@ def render(predictor: Predictor, exports: list[Export], others: list[str], limit
         others=others,
         limit=limit,
         max_classes=MAX_CLASSES,
-        command=command("task=export", assign("checkpoint", checkpoint.path), f"format={exports[0].format}"),
+        command=command(
+            "task=export",
+            assign("checkpoint", checkpoint.path),
+            f"format={exports[0].format}",
+            *using(checkpoint.config.get("use")),
+        ),
     )
     return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n"
 

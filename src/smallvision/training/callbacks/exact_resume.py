@@ -20,6 +20,7 @@ from smallvision.data.loader import BatchLoader
 from smallvision.training.checkpoint import Checkpoint
 
 Tree = dict[str, object]  # of numbers, text, tensors, lists and further trees
+KERNELS = ("foreach", "fused")  # arguments of optimizers that another device may change
 
 
 class ExactResume(Callback):
@@ -64,10 +65,13 @@ class ExactResume(Callback):
         if self.checkpoint is None:
             return
         before = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
+            # Other schedules change the arguments from step to step, and go on from the saved ones.
+            by_step = all(isinstance(one, LambdaLR) for one in schedulers)
             for group, arguments in zip(optimizer.param_groups, groups, strict=True):
-                group.update(arguments)
-        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+                group.update({name: value for name, value in arguments.items() if by_step or name in KERNELS})
+        for scheduler in schedulers:
             if isinstance(scheduler, LambdaLR):
                 scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
                 scheduler.last_epoch = trainer.global_step
