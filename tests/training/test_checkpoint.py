@@ -211,7 +211,7 @@ def test_a_newer_format_is_refused_with_its_number(tmp_path: Path, newer: Any) -
 def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"checkpoint=.*(no such file|not a file)"):
+    with pytest.raises(UserError, match=r"checkpoint=.*(no such file|not a run directory)"):
         read_checkpoint(tmp_path / name)
 
 
