@@ -137,7 +137,8 @@ def tested(console: Console, results: Results, which: str) -> None:
     if accuracy is not None and loss is not None:
         low, high = wilson(round(accuracy * count), count)
         interval = f"95 % interval {low:.4f} to {high:.4f}, n = {count:,}"
-        console.print(f"test  loss {loss:.4f}  acc {accuracy:.4f}  ({interval}) {which}", style="bold green")
+        for line in (f"test  loss {loss:.4f}  acc {accuracy:.4f}  ({interval})", f"      {which}"):
+            console.print(line, style="bold green")
         balanced = results.balanced_accuracy
         if balanced is not None and abs(balanced - accuracy) >= 0.001:
             console.print(f"      balanced acc {balanced:.4f}, the mean of the classes' accuracies")
