@@ -12,7 +12,8 @@ import pytest
 from helpers.forks import train, train_without_torch
 
 from smallvision import __version__, cli
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.run_dir import RunDir
 

@@ -25,17 +25,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from smallvision import __version__
-from smallvision.config.compose import (
-    CONFIG_DIR,
-    WITH_CHECKPOINT,
-    WITH_STATE_DICT,
-    checkpoint_to_read,
-    compose,
-    force,
-    one_line_errors,
-    parse,
-    resolve_config,
-)
+from smallvision.config.compose import CONFIG_DIR, compose, one_line_errors, parse
+from smallvision.config.resolve import WITH_CHECKPOINT, WITH_STATE_DICT, checkpoint_to_read, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console

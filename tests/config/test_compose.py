@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smallvision import cli
-from smallvision.config import compose as overrides
+from smallvision.config import resolve
+from smallvision.config.compose import compose
 from smallvision.config.schema import GROUPS
 from smallvision.core.errors import UserError
 from smallvision.training.checkpoint import read_checkpoint
@@ -25,11 +26,11 @@ Tree = dict[str, Any]
 
 def resolve_config(*typed: str) -> Tree:
     """The config of that command line, as plain data."""
-    forced = overrides.force(list(typed))
-    composed = overrides.compose(forced)
-    file = overrides.checkpoint_to_read(composed, forced)
+    forced = resolve.force(list(typed))
+    composed = compose(forced)
+    file = resolve.checkpoint_to_read(composed, forced)
     saved = read_checkpoint(file).config if file is not None else None
-    return overrides.resolve_config(composed, forced, saved).to_dict()
+    return resolve.resolve_config(composed, forced, saved).to_dict()
 
 
 def outcome(*typed: str) -> Tree | str:

@@ -9,7 +9,8 @@ import pytest
 from helpers.command import TRAIN
 from helpers.forks import train
 
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 
 ROOT = TRAIN.parent
 PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").glob("*.md")) - set((ROOT / "docs").glob("tutorial*.md")))]

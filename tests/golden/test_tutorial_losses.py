@@ -22,7 +22,8 @@ import yaml
 from helpers import plain_loop
 from lightning.pytorch.callbacks import Callback
 
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 from smallvision.training import state_dict as bare
 from smallvision.training.device import hardware
 from smallvision.training.factory import Experiment, make_data, make_experiment, make_trainer

@@ -1,6 +1,7 @@
 """The config of a command line, in this process."""
 
-from smallvision.config.compose import checkpoint_to_read, compose, force, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import checkpoint_to_read, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.training.checkpoint import read_checkpoint
 

@@ -313,7 +313,8 @@ def run(job: Job) -> Ended:
 
 def compose_once() -> None:
     """A config of words and numbers of every kind, so that Hydra and its parsers have their caches filled."""
-    from smallvision.config.compose import compose, resolve_config
+    from smallvision.config.compose import compose
+    from smallvision.config.resolve import resolve_config
 
     typed = [
         "model=cifar10", "model.widths=[8]", "data=shapes", "data.size=12", "data_dir='a b/c'", "optimizer.lr=1e-30",

@@ -15,7 +15,8 @@ from helpers.command import TINY, results
 from helpers.comparison import same_end, same_files
 from helpers.forks import shared, start, train
 
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 from smallvision.core.errors import UserError
 from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory
 from smallvision.training.checkpoint import read_checkpoint

@@ -17,7 +17,8 @@ from torch.optim import SGD, Adam, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from smallvision import models
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 from smallvision.config.schema import PARAM_KINDS, ParamGroups, RestOptimizer
 from smallvision.config.schema import Optimizer as OptimizerConfig
 from smallvision.core.errors import UserError

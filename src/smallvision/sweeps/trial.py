@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from smallvision.config.compose import compose, force, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results

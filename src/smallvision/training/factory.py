@@ -27,9 +27,9 @@ from smallvision.config.targets import import_used, instantiate
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
+from smallvision.data.arrays import as_dataset
 from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
-from smallvision.data.own import as_dataset
 from smallvision.training import device as devices
 from smallvision.training.batch_norm import SynchroniseBatchNorm
 from smallvision.training.callbacks import AfterEpoch

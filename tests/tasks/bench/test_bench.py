@@ -3,7 +3,8 @@
 from helpers.command import TINY, results
 from PIL import Image
 
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 from smallvision.core.run_dir import opened
 from smallvision.tasks import bench
 from smallvision.tasks.bench import measure

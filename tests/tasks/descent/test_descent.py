@@ -11,7 +11,8 @@ from helpers.command import results
 from helpers.forks import train
 from PIL import Image
 
-from smallvision.config.compose import compose, resolve_config
+from smallvision.config.compose import compose
+from smallvision.config.resolve import resolve_config
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import opened
 from smallvision.tasks import descent

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smallvision.config.compose import CONFIG_DIR, compose, compose_section, resolve_config
+from smallvision.config.compose import CONFIG_DIR, compose, compose_section
+from smallvision.config.resolve import resolve_config
 from smallvision.config.schema import Config, Optimizer
 from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError

@@ -10,7 +10,7 @@ from torchvision.datasets import FakeData
 from torchvision.transforms import ToTensor
 
 from smallvision.core.errors import UserError
-from smallvision.data.own import as_dataset
+from smallvision.data.arrays import as_dataset
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
