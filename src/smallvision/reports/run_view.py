@@ -199,7 +199,9 @@ class RunView:
                 found["resume"] = [assign("resume", run)]
             if not self.continued:
                 found["repeat"] = [assign("rerun", run)]
-            if results.status == "completed":
+            trainer = self.config.get("trainer")
+            whole = isinstance(trainer, dict) and trainer.get("max_epochs") == results.epochs  # not stopped early
+            if results.status == "completed" and whole:
                 found["extend"] = [assign("resume", run), f"trainer.max_epochs={2 * results.epochs}"]
         if best := results.best_checkpoint:
             inside = results.task == "fit" and not Path(best).is_absolute() and (run / best).is_file()
