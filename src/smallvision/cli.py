@@ -31,7 +31,7 @@ from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, UserError, did_you_mean, printable
-from smallvision.core.run_dir import RunDir, as_typed, command, opened
+from smallvision.core.run_dir import PROGRAM, RunDir, as_typed, command, opened
 from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ TITLES = {
 
 def main() -> None:
     """``python train.py [flags] [overrides]``."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of train.py
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of __main__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit.register(gc.freeze)  # or Python's end takes seconds: it searches all that torch imported for garbage
     with exit_codes():
@@ -269,12 +269,13 @@ def show_help(overrides: list[str], directory: Path) -> None:
             print("Also:", ", ".join(key for key in WITH_CHECKPOINT[file.stem] if f"\n{key}:" not in text))
     if files or others:
         return
-    print(composed.hydra.help.template)
+    page = composed.hydra.help
+    print(page.template.replace("python train.py", PROGRAM))
     for group in ("model", "data", "loss", "optimizer", "scheduler", "device", "logger", "sweep"):
         print_choices(directory / group, hidden="own")
     experiments = ", ".join(file.stem for file in choices if file.parent.name == "experiment")
     print(textwrap.fill(f"experiment {experiments}", 79, subsequent_indent=" " * 11))
-    print(composed.hydra.help.footer)
+    print(page.footer.replace("python train.py", PROGRAM))
 
 
 def print_choices(group: Path, hidden: str = "") -> None:
@@ -318,7 +319,7 @@ def _print_error(error: Exception, rank: int) -> None:
 
 
 def _refuse_argument(message: str) -> NoReturn:
-    raise UserError(f"{message}; keys are typed as key=value, see python train.py --help")
+    raise UserError(f"{message}; keys are typed as key=value, see {command('--help')}")
 
 
 if __name__ == "__main__":  # a process of a run that another process has started

@@ -24,9 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from smallvision.config.schema import GROUPS, Config
 from smallvision.config.untrusted import check_hydra, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
-from smallvision.core.run_dir import command, find_run, quote, shell_line
+from smallvision.core.run_dir import INSTALLED, SCRIPT, command, find_run, quote, shell_line
 
-CONFIG_DIR = Path(__file__).parents[3] / "configs"
+CONFIG_DIR = Path(__file__).parents[1] / "configs" if INSTALLED else SCRIPT.with_name("configs")
 CHOICES = (*GROUPS, "task", "experiment")
 # What to type for what has no default.
 EXAMPLES = {

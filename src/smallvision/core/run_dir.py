@@ -27,6 +27,8 @@ PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy",
 )  # fmt: skip
 SCRIPT = Path(__file__).parents[3] / "train.py"
+INSTALLED = not SCRIPT.is_file()  # as a package, without train.py
+PROGRAM = "smallvision" if INSTALLED else "python train.py"
 WORDS = ("null", "true", "false", "nan", "inf")  # that are values of their own in an override
 RUNS = Path("outputs/runs")  # where a run of a short name lies
 LAST = "last"  # is no such name, but the newest of them
@@ -225,8 +227,16 @@ class _LogFile(logging.FileHandler):
 
 def command(*arguments: str, anywhere: bool = False) -> str:
     """A command line that a shell takes as it stands in this folder, or ``anywhere``."""
-    line = installed(Path(sys.executable).name, _from_here(SCRIPT), *arguments)
+    words = [Path(sys.executable).name, *(["-m", "smallvision"] if INSTALLED else [_from_here(SCRIPT)])]
+    if INSTALLED and Path(sys.executable).with_name("smallvision").is_file():
+        words = ["smallvision"]
+    line = installed(*words, *arguments)
     return f"cd {_quoted(str(Path.cwd()))} && {line}" if anywhere else line
+
+
+def start_command(*arguments: str) -> list[str]:
+    """The words that start this command line in another process."""
+    return [sys.executable, *(["-m", "smallvision"] if INSTALLED else [str(SCRIPT)]), *arguments]
 
 
 def installed(program: str, *arguments: str) -> str:
@@ -289,13 +299,15 @@ def environment(hardware: str, overrides: list[str]) -> dict[str, object]:
         "hardware": hardware,
         "packages": versions,
         "git": git_revision(),
-        "command": shell_line("python", "train.py", *overrides),
+        "command": shell_line(*PROGRAM.split(), *overrides),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
 def git_revision() -> str | None:
     """The commit of this code, with a + where files differ from it; None outside a checkout."""
+    if INSTALLED:  # in a folder that may lie in a checkout of something else
+        return None
     describe = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
     try:
         done = subprocess.run(

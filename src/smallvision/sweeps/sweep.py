@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError, without_password
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, clear_scratch, installed, is_locked, write_text
+from smallvision.core.run_dir import RunDir, assign, clear_scratch, installed, is_locked, start_command, write_text
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
@@ -250,8 +250,7 @@ class Sweep:
             checkpoint = RunDir(directory).best_checkpoint
             used = self.plan.run(best.number, {}, seed).used
             overrides = ["task=test", assign("checkpoint", checkpoint), assign("hydra.run.dir", test_dir.path), *used]
-            script = self.plan.configs.parent / "train.py"
-            process = subprocess.run([sys.executable, str(script), *overrides], capture_output=True, text=True)
+            process = subprocess.run(start_command(*overrides), capture_output=True, text=True)
             if process.returncode != 0:
                 self.console.print(f"the best trial could not be tested: {process.stderr.strip()}", style="bold red")
                 return

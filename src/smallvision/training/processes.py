@@ -27,9 +27,10 @@ from torch import distributed
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from smallvision.config.schema import Config
+from smallvision.config.targets import use
 from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, LostProcess, UserError
-from smallvision.core.run_dir import RunDir, assign, command
+from smallvision.core.run_dir import INSTALLED, RunDir, assign, command
 from smallvision.core.system import ONE_SIGNAL, STOP
 
 T = TypeVar("T")
@@ -215,7 +216,8 @@ def adapt(config: Config, overrides: list[str]) -> int:
             raise UserError(
                 f"trainer.num_nodes={trainer.num_nodes}: start it on each machine: torchrun"
                 f" --nnodes={trainer.num_nodes} --nproc-per-node={devices} --rdzv-endpoint=HOST:PORT"
-                " --rdzv-backend=c10d train.py ..., or with srun; or type trainer.num_nodes=1"
+                f" --rdzv-backend=c10d {'-m smallvision' if INSTALLED else 'train.py'} ..., or with srun;"
+                " or type trainer.num_nodes=1"
             )
         return count
     nodes = ranks.nodes()
@@ -249,6 +251,7 @@ def follow(run_task: Callable[[Config, RunDir, None], object]) -> None:
         return
     config, path, overrides = json.loads(task)
     config, run_dir = Config.from_dict(config), RunDir(Path(path), overrides)
+    use(config.use or [])
     watchdog = Watchdog(store, [], run_dir, ranks.rank(), ranks.world_size())
     try:
         _followed = _join(store, ranks.rank(), ranks.world_size(), config, watchdog)
