@@ -25,12 +25,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from smallvision import __version__
-from smallvision.config.compose import CONFIG_DIR, compose, one_line_errors, parse
+from smallvision.config.compose import CONFIG_DIR, compose, new_run_suffix, one_line_errors, parse
 from smallvision.config.resolve import WITH_CHECKPOINT, WITH_STATE_DICT, checkpoint_to_read, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core import ranks
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, UserError, did_you_mean, printable
+from smallvision.core.results import Results
 from smallvision.core.run_dir import PROGRAM, RunDir, as_typed, command, opened
 from smallvision.core.system import STOP, check_device
 
@@ -92,10 +93,27 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.resolve and not (arguments.cfg or arguments.help):
         raise UserError("--resolve: goes with --cfg job")
     if not (arguments.multirun or arguments.help):
-        for override in parse(arguments.overrides):
-            if str(override.key_or_group).split(".")[0] == "sweep":
-                raise UserError(f"{override.key_or_group}: goes with a sweep: {command('-m', *arguments.overrides)}")
+        refuse_sweep_keys(arguments.overrides)
     return arguments
+
+
+def refuse_sweep_keys(overrides: list[str]) -> None:
+    """Raise UserError where keys are typed that only a sweep has."""
+    for override in parse(overrides):
+        if str(override.key_or_group).split(".")[0] == "sweep":
+            raise UserError(f"{override.key_or_group}: goes with a sweep: {command('-m', *overrides)}")
+
+
+def fit(overrides: list[str], config_dir: Path | None = None) -> Results:
+    """Train, from Python. Raises what the command line prints."""
+    refuse_sweep_keys(overrides)
+    new_run_suffix()
+    composed = compose(force(overrides), config_dir=config_dir)
+    if composed.task != "fit":
+        raise UserError(f"task={composed.task}: fit() trains; for others there is {command('task=' + composed.task)}")
+    results = run(composed, overrides)
+    assert isinstance(results, Results)
+    return results
 
 
 def source_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -44,8 +44,16 @@ ALIASES = {
     "ckpt_path": "checkpoint", "accelerator": "device",
 }  # fmt: skip
 # Six hex digits, the first of which is a letter: others could be numbers, of which Hydra leaves out leading zeros.
-_SUFFIX = secrets.choice("abcdef") + secrets.token_hex(3)[1:]
+_SUFFIX = ""
 
+
+def new_run_suffix() -> None:
+    """End the names of run directories otherwise from here on: for a further run of the same process."""
+    global _SUFFIX
+    _SUFFIX = secrets.choice("abcdef") + secrets.token_hex(3)[1:]
+
+
+new_run_suffix()
 OmegaConf.register_new_resolver("run_suffix", lambda name=None: name or _SUFFIX, replace=True)
 OmegaConf.register_new_resolver("last_part", lambda target: str(target).rpartition(".")[2], replace=True)
 

@@ -70,7 +70,8 @@ class Results:
     directory, or as it was given. ``saved_model``: the plain state dict. ``balanced_accuracy``: of the test, the mean
     of the accuracies of the classes. ``tested``: images that were tested; ``times_tested``: how often the run's test
     set was read. ``cut_short``: the keys that left batches out, as typed. ``unsaved``: what could not be written, and
-    why. ``extra``: what only one task reports, under its own keys beside the others.
+    why. ``directory``: of the run, once they are written or read. ``extra``: what only one task reports, under its own
+    keys beside the others.
     """
 
     status: str
@@ -96,6 +97,7 @@ class Results:
     cut_short: str | None = None
     unsaved: list[str] = field(default_factory=list)
     extra: dict[str, object] = field(default_factory=dict)
+    directory: Path | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         self.metrics = dict.fromkeys(METRICS) | self.metrics
@@ -112,6 +114,7 @@ class Results:
     def to_dict(self) -> dict[str, object]:
         """The content of results.json."""
         tree = dataclasses.asdict(self)
+        del tree["directory"]
         return tree | tree.pop("extra")
 
     def write(self, run_dir: RunDir) -> None:
@@ -119,7 +122,7 @@ class Results:
 
         While the status is "running" it is running.json, which is removed once results.json is there.
         """
-        running = self.status == "running"
+        running, self.directory = self.status == "running", run_dir.path
         file = run_dir.running_json if running else run_dir.results_json
         run_dir.write(file, json.dumps(self.to_dict(), indent=2) + "\n")
         if run_dir.is_writer and not running:
@@ -136,6 +139,7 @@ class Results:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
             raise UserError(f"{path}: not a run's results ({type(error).__name__}: {error})") from None
         assert isinstance(results, cls)
+        results.directory = path.parent
         return results
 
 
@@ -145,7 +149,7 @@ def _parse(kind: object, value: object) -> object:
         hints, tree, values = get_type_hints(kind), _checked(value, dict), {}
         for one in dataclasses.fields(kind):
             required = one.default is one.default_factory is dataclasses.MISSING
-            if one.name != "extra" and (required or one.name in tree):
+            if one.name != "extra" and one.init and (required or one.name in tree):
                 values[one.name] = _parse(hints[one.name], tree[one.name])
         return kind(**values)
     if get_origin(kind) is UnionType:

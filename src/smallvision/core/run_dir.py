@@ -227,15 +227,15 @@ class _LogFile(logging.FileHandler):
 
 def command(*arguments: str, anywhere: bool = False) -> str:
     """A command line that a shell takes as it stands in this folder, or ``anywhere``."""
-    words = [Path(sys.executable).name, *(["-m", "smallvision"] if INSTALLED else [_from_here(SCRIPT)])]
+    start = [Path(sys.executable).name, *(["-m", "smallvision"] if INSTALLED else [_from_here(SCRIPT)])]
     if INSTALLED and Path(sys.executable).with_name("smallvision").is_file():
-        words = ["smallvision"]
-    line = installed(*words, *arguments)
+        start = ["smallvision"]
+    line = installed(*start, *arguments)
     return f"cd {_quoted(str(Path.cwd()))} && {line}" if anywhere else line
 
 
 def start_command(*arguments: str) -> list[str]:
-    """The words that start this command line in another process."""
+    """The arguments that start this command line in another process."""
     return [sys.executable, *(["-m", "smallvision"] if INSTALLED else [str(SCRIPT)]), *arguments]
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -53,13 +54,18 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
+        self.reset()
+        self.numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+
+    def reset(self) -> None:
         self.signal: str | None = None
         self.received = 0.0
         self.loading = False
         self.ending = False  # whether the run, in several processes, is on its way to its end
-        self.numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 
     def install(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
+            return
         for number in self.numbers:
             signal.signal(number, self._received)
 

@@ -44,8 +44,8 @@ class UnreadableImage(UserError):
 
 
 @contextmanager
-def open_image(source: Path | bytes, name: str) -> Iterator[Image.Image]:
-    """The first image of a file or of its bytes, rotated by its EXIF orientation; use it within the block.
+def open_image(source: Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
+    """The first image of a file, of its bytes or of Pillow's, rotated by its EXIF orientation; use it within the block.
 
     8 bits a channel in any of Pillow's modes, possibly transparent. ``name`` is for messages. Raises
     UnreadableImage where ``source`` is no image, damaged or too large, and where the block fails: Pillow
@@ -54,6 +54,9 @@ def open_image(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     if isinstance(source, Path) and not os.path.isfile(source):  # noqa: PTH113 - Path's own may raise
         raise UnreadableImage(name, "not a file")  # opening a pipe would block for ever
     try:
+        if isinstance(source, Image.Image):
+            yield _to_8_bits(ImageOps.exif_transpose(source))
+            return
         file = source if isinstance(source, Path) else io.BytesIO(source)
         with Image.open(file, formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -123,10 +126,10 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """``content``: a path, or the bytes of a file; ``error``: why it cannot be read, known before trying."""
+    """``content``: a path, the bytes of a file, or an image; ``error``: why it cannot be read, known before trying."""
 
     name: str
-    content: Path | bytes
+    content: Path | bytes | Image.Image
     error: str | None = None
 
 

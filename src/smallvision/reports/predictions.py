@@ -46,6 +46,15 @@ class Prediction:
     error: str | None = None
 
     @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.top[0][0]
+
+    @property
+    def probability(self) -> float:
+        return self.top[0][1]
+
+    @property
     def correct(self) -> bool | None:
         """None where the actual class is not known."""
         return None if self.actual is None or not self.top else self.top[0][0] == self.actual

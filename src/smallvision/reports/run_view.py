@@ -117,6 +117,21 @@ class RunView:
     def config(self) -> dict[str, object]:
         return _mapping(self.directory / "config.yaml")
 
+    def row(self) -> dict[str, object]:
+        """Of a table of runs: how it ended, what it measured, and its config by full keys."""
+        results = self.results
+        measured = {key: getattr(results, key) for key in ("task", "device", "epochs", "steps", "images_per_second")}
+        return {
+            "run": str(self.directory),
+            "status": results.state,
+            "seed": results.seed,
+            "parameters": results.model.parameters,
+            "seconds": results.seconds.total,
+            **measured,
+            **results.metrics,
+            **{key: value for key, value in flatten(self.config).items() if key not in measured},
+        }
+
     @cached_property
     def overrides(self) -> list[str]:
         tree = _tree(self.directory / "overrides.yaml")

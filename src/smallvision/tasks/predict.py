@@ -5,24 +5,30 @@ import io
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
+from smallvision.config import targets
+from smallvision.config.compose import compose
+from smallvision.config.resolve import checkpoint_to_read, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.rng import stream
-from smallvision.core.run_dir import RunDir, atomic_write
+from smallvision.core.run_dir import RunDir, assign, atomic_write, using
 from smallvision.data.dataset import origin
-from smallvision.data.image_files import MODES, FoundImages, ImageFile, find_images, none_readable
-from smallvision.data.preprocess import InputSpec, LoadedImage, dataset_kind, load_in_chunks
+from smallvision.data.image_files import MODES, FoundImages, ImageFile, UnreadableImage, find_images, none_readable
+from smallvision.data.preprocess import InputSpec, LoadedImage, Preprocessed, dataset_kind, load_in_chunks
 from smallvision.reports.predictions import (
+    FolderLabels,
     Prediction,
     PredictionPrinter,
     Tile,
@@ -32,10 +38,11 @@ from smallvision.reports.predictions import (
     draw_sheet,
     one_line,
 )
-from smallvision.training.checkpoint import BareWeights, Checkpoint
+from smallvision.training.checkpoint import BareWeights, Checkpoint, read_checkpoint
 from smallvision.training.model_spec import shape_str
 from smallvision.training.predictor import Predictor
 
+Images: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor | Sequence[Images]"
 CHUNK, CHUNK_PIXELS = 256, 4_000_000  # images, and pixels of all of them, in memory at a time
 # Of saliency maps: noisy copies of each image; their standard deviation, as a fraction of the span of the image's
 # values; the percentile that becomes 1, as a few pixels would darken all others.
@@ -140,13 +147,15 @@ def predict_all(
     assert config.predict is not None
     tiles: list[Tile] = []
     sheet, classes = config.predict.contact_sheet, predictor.spec.classes
-    chunk = min(config.data.eval_batch_size, CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
+    chunk = chunk_size(config, spec)
     with atomic_write(directory / "predictions.csv") as scratch:
         with scratch.open("w", encoding="utf-8", newline="") as text:
             table = csv.writer(text, lineterminator="\n")
             table.writerow(csv_header(printer.top))
             for images in load_in_chunks(files, spec, chunk, sheet):
-                for image, prediction in zip(images, predict_chunk(predictor, images, printer), strict=True):
+                for image, prediction in zip(
+                    images, predict_chunk(predictor, images, printer.top, printer.labels), strict=True
+                ):
                     printer.print(prediction)
                     table.writerow(csv_row(prediction, printer.top))
                     if image.input is None or image.thumbnail is None or len(tiles) == sheet:
@@ -161,12 +170,16 @@ def predict_all(
     return tiles
 
 
-def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], printer: PredictionPrinter) -> list[Prediction]:
+def chunk_size(config: Config, spec: InputSpec) -> int:
+    return min(config.data.eval_batch_size, CHUNK, 1 + CHUNK_PIXELS // (spec.height * spec.width))
+
+
+def predict_chunk(
+    predictor: Predictor, images: Sequence[LoadedImage], top_k: int, folders: FolderLabels
+) -> list[Prediction]:
     """The network's answer for each image that could be read, the error for the others."""
-    inputs = [image.input for image in images if image.input is not None]
-    if inputs:
-        pixels = torch.from_numpy(np.stack([one.pixels for one in inputs]))
-        probabilities, labels = predictor.probabilities(pixels).topk(printer.top)
+    if any(image.input is not None for image in images):
+        probabilities, labels = predictor.probabilities(_pixels(images)).topk(top_k)
         answers = iter(zip(labels.tolist(), probabilities.tolist(), strict=True))
     predictions = []
     for image in images:
@@ -175,7 +188,7 @@ def predict_chunk(predictor: Predictor, images: Sequence[LoadedImage], printer: 
             continue
         top = [(predictor.spec.classes[label], probability) for label, probability in zip(*next(answers), strict=True)]
         content = image.file.content
-        actual = printer.labels.of(content) if isinstance(content, Path) else None
+        actual = folders.of(content) if isinstance(content, Path) else None
         predictions.append(Prediction(image.file.name, top, actual, image.input.polarity, image.input.resize))
     return predictions
 
@@ -196,6 +209,109 @@ def saliency(predictor: Predictor, image: Tensor, label: int, seed: int, number:
     heat = gradients.abs().amax(1).mean(0).float().cpu().numpy()
     brightest = float(np.percentile(heat, BRIGHT)) or float(heat.max()) or 1.0
     return (heat / brightest).clip(0, 1)
+
+
+class ImagePredictor(Predictor):
+    """A trained model that takes images of any kind: what :func:`smallvision.load` gives.
+
+    Images are a path, a folder or a glob; a Pillow image; an array of uint8, H x W, H x W x C or N x H x W x C; a
+    tensor of uint8, H x W, C x H x W or N x C x H x W; or a list of those. They are prepared as task=predict does it,
+    but for tensors of the network's own size and channels, which are taken as they are. Raises UserError for others.
+    """
+
+    input_spec: InputSpec
+    chunk: int  # images that are prepared and classified at a time
+
+    @classmethod
+    def load(cls, path: str, device: str, use: list[str]) -> "ImagePredictor":
+        """See :func:`smallvision.load`."""
+        overrides = ["task=predict", assign("checkpoint", path), "images=-", assign("device", device), *using(use)]
+        composed = compose(force(overrides))
+        targets.use(use)
+        file = Path(str(composed.checkpoint))
+        if file.suffix == ".safetensors":
+            from smallvision.tasks.export import safetensors_file
+
+            checkpoint = safetensors_file.load(file).checkpoint
+        else:
+            checkpoint = read_checkpoint(checkpoint_to_read(composed, overrides) or file)
+        config = resolve_config(composed, overrides, checkpoint.config)
+        predictor = cls.from_checkpoint(checkpoint, config)
+        assert isinstance(predictor, ImagePredictor)
+        predictor.input_spec = input_spec(predictor, config.data.name)
+        predictor.chunk = chunk_size(config, predictor.input_spec)
+        return predictor
+
+    def predict(self, images: Images, top_k: int = 3) -> list[Prediction]:
+        """Of each image its ``label``, its ``probability``, and the ``top`` classes with theirs."""
+        labels, count = FolderLabels(self.spec.classes), min(top_k, len(self.spec.classes))
+        return [one for chunk in self._chunks(images) for one in predict_chunk(self, chunk, count, labels)]
+
+    def probabilities(self, images: Images) -> Tensor:
+        """float32, N x classes, on the CPU."""
+        found = [super(ImagePredictor, self).probabilities(_pixels(chunk)) for chunk in self._chunks(images)]
+        return torch.cat([torch.empty(0, len(self.spec.classes)), *found])
+
+    @torch.no_grad()
+    def features(self, images: Images) -> Tensor:
+        """What the network's last linear layer takes, without test-time views: float32, N x d, on the CPU."""
+        heads = [layer for layer in self.network.modules() if isinstance(layer, nn.Linear)]
+        if not heads or heads[-1].out_features != len(self.spec.classes):
+            raise UserError("features: the network does not end in a linear layer")
+        found = [torch.empty(0, heads[-1].in_features)]
+        hook = heads[-1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
+        try:
+            for chunk in self._chunks(images):
+                with self.autocast():
+                    self.logits(_pixels(chunk).to(self.normalise.scale.device))
+        finally:
+            hook.remove()
+        return torch.cat(found)
+
+    def _chunks(self, images: Images) -> Iterator[list[LoadedImage]]:
+        """Some at a time; while they are at work, torch has the threads of the predictor's device."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.device.threads)
+        try:
+            if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[-3:] == self.spec.shape:
+                for part in images.cpu().reshape(-1, *self.spec.shape).split(self.chunk):
+                    inputs = [Preprocessed(pixels, "kept", "unchanged") for pixels in part.numpy()]
+                    yield [LoadedImage(ImageFile("image", b""), one) for one in inputs]
+                return
+            for loaded in load_in_chunks(as_files(images), self.input_spec, self.chunk, 0):
+                for image in loaded:
+                    if image.input is None:
+                        raise UnreadableImage(image.file.name, str(image.error))
+                yield loaded
+        finally:
+            torch.set_num_threads(before)
+
+
+def _pixels(images: Sequence[LoadedImage]) -> Tensor:
+    """Of those that could be read: uint8, N x C x H x W."""
+    return torch.from_numpy(np.stack([image.input.pixels for image in images if image.input is not None]))
+
+
+def as_files(images: Images) -> list[ImageFile]:
+    """The images, one by one. Raises UserError for what is none."""
+    if isinstance(images, (list, tuple)):
+        return [file for one in images for file in as_files(one)]
+    if isinstance(images, (str, os.PathLike)):
+        return find_images(os.fspath(images)).files
+    if isinstance(images, Tensor):
+        images = images.cpu().movedim(-3, -1).numpy() if images.ndim > 2 else images.cpu().numpy()
+    if isinstance(images, np.ndarray):
+        if images.dtype != np.uint8 or images.ndim not in (2, 3, 4) or (images.ndim > 2 and images.shape[-1] > 4):
+            form = f"{images.dtype}, {shape_str(images.shape)}"
+            raise UserError(f"images: an array of {form}; must be uint8, H x W, H x W x C or N x H x W x C")
+        if images.ndim == 4:
+            return as_files(list(images))
+        images = Image.fromarray(images[..., 0] if images.shape[2:] == (1,) else images)
+    if not isinstance(images, Image.Image):
+        raise UserError(
+            f"images: a {type(images).__name__}; must be a path, an image of Pillow's, an array or a tensor"
+        )
+    return [ImageFile("image", images)]
 
 
 def print_summary(console: Console, config: Config, predictor: Predictor, found: FoundImages, run_dir: RunDir) -> None:

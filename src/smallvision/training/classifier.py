@@ -1,6 +1,7 @@
 """The LightningModule: a Predictor's network, its loss, its optimizer and its metrics."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from smallvision.config.schema import Config
 from smallvision.data.loader import Batch
+from smallvision.training.checkpoint import read_checkpoint
 from smallvision.training.predictor import Predictor
 
 
@@ -35,6 +38,17 @@ class Classifier(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = make_optimizer, make_scheduler
         self.train_metrics, self.eval_metrics = LossAndAccuracy(), LossAndAccuracy()
         self.train_metrics.persistent(True)  # a checkpoint within an epoch carries its sums
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: torch.device | str | None = None, **arguments: nn.Module
+    ) -> "Classifier":
+        """That of a run's checkpoint; ``arguments``: further ones of ``__init__``. Raises UserError for other files,
+        and for code of the user's own, unless :func:`smallvision.config.targets.use` allows it.
+        """
+        checkpoint = read_checkpoint(Path(checkpoint_path))
+        predictor = Predictor.with_weights(checkpoint, Config.from_dict(checkpoint.config))
+        return cls(predictor, **arguments).to(map_location)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.predictor.logits(images)

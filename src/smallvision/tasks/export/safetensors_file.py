@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 
@@ -16,6 +16,7 @@ from smallvision.config.fields import Length, accepts
 from smallvision.config.schema import Config, Count, Positive
 from smallvision.config.untrusted import MAX_ENTRIES, check_plain_data, validate_untrusted_config
 from smallvision.core.errors import UserError
+from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.model_spec import ModelSpec, no_larger_than
 from smallvision.training.predictor import Predictor
 
@@ -58,6 +59,7 @@ def to_bytes(predictor: Predictor, metadata: dict[str, str]) -> bytes:
 
 def load(path: str | Path) -> Predictor:
     """The predictor in a .safetensors file that ``task=export`` wrote: call it with images, uint8, N x C x H x W.
+    Its ``checkpoint`` has what the file says of the run, without its epoch.
 
     Raises UserError, naming the file, for any other file: truncated, with a config that no run could have, with
     weights that do not fit it. Nothing is allocated before its size is known to be that of the file's weights.
@@ -86,19 +88,23 @@ def _load(file: Path) -> Predictor:
     with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
         forms: dict[str, Form] = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-        spec = _read_spec(file, opened.metadata() or {})
+        spec, config, dataset = _read_spec(file, opened.metadata() or {})
         try:
             with no_larger_than(shape for shape, _ in forms.values()), torch.device("meta"):
                 _check_forms(Predictor(spec, spec.make_network()), forms)
             predictor = Predictor(spec, spec.make_network())
         except (RuntimeError, ArithmeticError, AssertionError) as error:  # of networks of impossible sizes
             raise UserError(f"its network cannot be built ({error})") from None
-        predictor.load_state_dict({name: opened.get_tensor(name) for name in forms})
+        weights = {name: opened.get_tensor(name) for name in forms}
+    predictor.load_state_dict(weights)
+    predictor.checkpoint = Checkpoint(file, spec, config, weights, 0, 0, dataset, position=None, raw={})
     return predictor.eval().requires_grad_(False)
 
 
-def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
-    """What the metadata says of the network, if it has the form that ``task=export`` writes."""
+def _read_spec(file: Path, metadata: dict[str, str]) -> tuple[ModelSpec, dict[str, Any], dict[str, Any]]:
+    """What the metadata says of the network, the run's config and its data, if it has the form that ``task=export``
+    writes.
+    """
     if metadata.get("smallvision") != VERSION:
         raise UserError("not written by task=export of this smallvision")
     content = {}
@@ -116,6 +122,7 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
         "classes": isinstance(classes, list) and len(classes) > 0 and all(isinstance(name, str) for name in classes),
         "mean": accepts(mean, list[float]),
         "std": accepts(std, list[Positive]),
+        "data": isinstance(content["data"], dict) and isinstance(content["data"].get("name"), str),
     }
     invalid = [name for name, good in valid.items() if not good]
     if not invalid and not len(mean) == len(std) == shape[0]:
@@ -123,7 +130,8 @@ def _read_spec(file: Path, metadata: dict[str, str]) -> ModelSpec:
     if invalid:
         raise UserError(f"its {invalid[0]} is not what a run writes")
     whiten, model = config.data.normalisation.whiten, config.model.to_dict()
-    return ModelSpec(model, tuple(shape), classes, mean, std, whiten, config.tta.to_dict(), config.seed)
+    spec = ModelSpec(model, tuple(shape), classes, mean, std, whiten, config.tta.to_dict(), config.seed)
+    return spec, saved, content["data"]
 
 
 def _check_forms(predictor: Predictor, forms: dict[str, Form]) -> None:
