@@ -33,7 +33,7 @@ NAMES = {
     "torch.nn": ("CrossEntropyLoss", "MultiMarginLoss"),
     "lightning.pytorch.callbacks": (
         "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler",
-        "LearningRateMonitor", "ModelSummary", "StochasticWeightAveraging", "Timer", "WeightAveraging",
+        "LearningRateMonitor", "ModelSummary", "Timer", "WeightAveraging",
     ),
 }  # fmt: skip
 NOT_ARGUMENTS = ("name", "_target_")
