@@ -137,6 +137,7 @@ def test_a_loaded_model_predicts_what_task_predict_does_and_leaves_all_settings_
     features = net.features(torch.from_numpy(batch))
     assert features.shape == (300, last.in_features)
     torch.testing.assert_close(last(features).softmax(1), net.probabilities(torch.from_numpy(batch)))
+    assert net.probabilities(torch.zeros(0, *net.spec.shape, dtype=torch.uint8)).shape == (0, len(net.spec.classes))
     assert (net.predict([]), net.features([]).shape) == ([], (0, last.in_features))
     assert changes(before) == {}
 
@@ -149,8 +150,9 @@ def test_what_is_wrong_is_raised_in_one_line(finished: tuple[Path, Any], monkeyp
     for images, message in (
         ("none.png", "not a readable image"),
         ("nothing/*.png", "nothing matches"),
-        (np.zeros((28, 28)), "an array of float64, 28x28; must be uint8"),
-        (3, "images: a int; must be a path"),
+        (np.zeros((28, 28)), "images: float64, 28x28: must be paths"),
+        (np.zeros((28, 28, 2), np.uint8), "images: uint8, 28x28x2: must be"),
+        (3, "images: int: must be paths"),
     ):
         with pytest.raises(UserError, match=message):
             net.predict(images)  # type: ignore[arg-type]
@@ -180,8 +182,27 @@ def test_code_of_ones_own_is_loaded_only_where_use_is_passed(
         assert smallvision.load(path, "cpu", use=["mine"]).spec.model["_target_"] == "mine.Net"
         with pytest.raises(UserError, match="type use="):
             smallvision.load(path)
+    best = "run/checkpoints/best.ckpt"
+    assert Classifier.load_from_checkpoint(best, use=["mine"]).predictor.spec.model["_target_"] == "mine.Net"
     with pytest.raises(UserError, match="type use="):
-        Classifier.load_from_checkpoint("run/checkpoints/best.ckpt")
+        Classifier.load_from_checkpoint(best)
+
+
+def test_a_fit_that_is_stopped_is_saved_and_ends_as_a_cell_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/stop").touch()
+    before = settings()
+    with pytest.raises(KeyboardInterrupt):
+        smallvision.fit(*TINY, "hydra.run.dir=run")
+    assert changes(before) == {}
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "interrupted"
+    thread = threading.Thread(target=smallvision.fit, args=("resume=run",))  # where no signal is handled
+    thread.start()
+    thread.join()
+    assert json.loads((tmp_path / "run/results.json").read_text())["status"] == "completed"
 
 
 def test_a_table_of_runs_has_config_keys_and_metrics(fitted: tuple[Path, Any]) -> None:

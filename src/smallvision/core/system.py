@@ -64,9 +64,7 @@ class StopRequest:
         self.ending = False  # whether the run, in several processes, is on its way to its end
 
     def install(self) -> None:
-        if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
-            return
-        for number in self.numbers:
+        for number in self.numbers if threading.current_thread() is threading.main_thread() else ():
             signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:

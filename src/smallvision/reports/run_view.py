@@ -120,17 +120,10 @@ class RunView:
     def row(self) -> dict[str, object]:
         """Of a table of runs: how it ended, what it measured, and its config by full keys."""
         results = self.results
-        measured = {key: getattr(results, key) for key in ("task", "device", "epochs", "steps", "images_per_second")}
-        return {
-            "run": str(self.directory),
-            "status": results.state,
-            "seed": results.seed,
-            "parameters": results.model.parameters,
-            "seconds": results.seconds.total,
-            **measured,
-            **results.metrics,
-            **{key: value for key, value in flatten(self.config).items() if key not in measured},
-        }
+        measured = ("task", "device", "seed", "epochs", "steps", "images_per_second")
+        row = {"run": str(self.directory), "status": results.state, **{key: getattr(results, key) for key in measured}}
+        row |= {"parameters": results.model.parameters, "seconds": results.seconds.total, **results.metrics}
+        return row | {key: value for key, value in flatten(self.config).items() if key not in row}
 
     @cached_property
     def overrides(self) -> list[str]:

@@ -228,13 +228,14 @@ class ImagePredictor(Predictor):
         overrides = ["task=predict", assign("checkpoint", path), "images=-", assign("device", device), *using(use)]
         composed = compose(force(overrides))
         targets.use(use)
-        file = Path(str(composed.checkpoint))
-        if file.suffix == ".safetensors":
+        if str(composed.checkpoint).endswith(".safetensors"):
             from smallvision.tasks.export import safetensors_file
 
-            checkpoint = safetensors_file.load(file).checkpoint
+            checkpoint = safetensors_file.load(composed.checkpoint).checkpoint
         else:
-            checkpoint = read_checkpoint(checkpoint_to_read(composed, overrides) or file)
+            file = checkpoint_to_read(composed, overrides)
+            assert file is not None
+            checkpoint = read_checkpoint(file)
         config = resolve_config(composed, overrides, checkpoint.config)
         predictor = cls.from_checkpoint(checkpoint, config)
         assert isinstance(predictor, ImagePredictor)
@@ -273,7 +274,8 @@ class ImagePredictor(Predictor):
         before = torch.get_num_threads()
         torch.set_num_threads(self.device.threads)
         try:
-            if isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[-3:] == self.spec.shape:
+            fits = isinstance(images, Tensor) and images.dtype == torch.uint8 and images.shape[-3:] == self.spec.shape
+            if isinstance(images, Tensor) and fits and images.numel():
                 for part in images.cpu().reshape(-1, *self.spec.shape).split(self.chunk):
                     inputs = [Preprocessed(pixels, "kept", "unchanged") for pixels in part.numpy()]
                     yield [LoadedImage(ImageFile("image", b""), one) for one in inputs]
@@ -294,23 +296,19 @@ def _pixels(images: Sequence[LoadedImage]) -> Tensor:
 
 def as_files(images: Images) -> list[ImageFile]:
     """The images, one by one. Raises UserError for what is none."""
-    if isinstance(images, (list, tuple)):
-        return [file for one in images for file in as_files(one)]
     if isinstance(images, (str, os.PathLike)):
         return find_images(os.fspath(images)).files
     if isinstance(images, Tensor):
         images = images.cpu().movedim(-3, -1).numpy() if images.ndim > 2 else images.cpu().numpy()
+    if isinstance(images, (list, tuple)) or (isinstance(images, np.ndarray) and images.ndim == 4):
+        return [file for one in images for file in as_files(one)]
+    kind = type(images).__name__
     if isinstance(images, np.ndarray):
-        if images.dtype != np.uint8 or images.ndim not in (2, 3, 4) or (images.ndim > 2 and images.shape[-1] > 4):
-            form = f"{images.dtype}, {shape_str(images.shape)}"
-            raise UserError(f"images: an array of {form}; must be uint8, H x W, H x W x C or N x H x W x C")
-        if images.ndim == 4:
-            return as_files(list(images))
-        images = Image.fromarray(images[..., 0] if images.shape[2:] == (1,) else images)
+        kind = f"{images.dtype}, {shape_str(images.shape)}"
+        if images.dtype == np.uint8 and images.ndim > 1 and images.shape[2:] in ((), (1,), (3,), (4,)):
+            images = Image.fromarray(images[..., 0] if images.shape[2:] == (1,) else images)
     if not isinstance(images, Image.Image):
-        raise UserError(
-            f"images: a {type(images).__name__}; must be a path, an image of Pillow's, an array or a tensor"
-        )
+        raise UserError(f"images: {kind}: must be paths, Pillow images, or uint8 of H x W, H x W x C or N x H x W x C")
     return [ImageFile("image", images)]
 
 

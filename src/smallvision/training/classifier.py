@@ -1,6 +1,6 @@
 """The LightningModule: a Predictor's network, its loss, its optimizer and its metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from smallvision.config import targets
 from smallvision.config.schema import Config
 from smallvision.data.loader import Batch
 from smallvision.training.checkpoint import read_checkpoint
@@ -41,14 +42,12 @@ class Classifier(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: torch.device | str | None = None, **arguments: nn.Module
+        cls, checkpoint_path: str | Path, map_location: torch.device | str = "cpu", use: Sequence[str] = ()
     ) -> "Classifier":
-        """That of a run's checkpoint; ``arguments``: further ones of ``__init__``. Raises UserError for other files,
-        and for code of the user's own, unless :func:`smallvision.config.targets.use` allows it.
-        """
+        """That of a run's checkpoint; ``use``: packages of the user's own code. Raises UserError for other files."""
+        targets.use(use)
         checkpoint = read_checkpoint(Path(checkpoint_path))
-        predictor = Predictor.with_weights(checkpoint, Config.from_dict(checkpoint.config))
-        return cls(predictor, **arguments).to(map_location)  # type: ignore[arg-type]
+        return cls(Predictor.with_weights(checkpoint, Config.from_dict(checkpoint.config))).to(map_location)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.predictor.logits(images)
