@@ -102,7 +102,7 @@ def moved(network: nn.Module, optimizer: Optimizer) -> set[int]:
 
 
 @settings(deadline=None, max_examples=50)
-@given(name=st.sampled_from(models.__all__), data=st.data())
+@given(name=st.sampled_from([one for one in models.__all__ if not one.endswith("Network")]), data=st.data())
 def test_every_parameter_that_learns_is_of_one_kind_and_no_other_of_any(name: str, data: st.DataObject) -> None:
     with torch.device("meta"):
         network = getattr(models, name)(3, (16, 16), 4)

@@ -136,6 +136,8 @@ class Section:
             raise UserError(f"{name}={_shown(tree)}: must be a section of keys, as in configs/train.yaml")
         prefix = f"{name}." if name else ""
         fields, annotations, known = cls.fields(), cls.key_types(), cls.extra_types()
+        if not str(tree.get("_target_", "torch.")).startswith(("smallvision.", "torch.", "lightning.")):
+            known = {}  # code of the user's own, whose arguments have types of their own
         values: dict[str, object] = {}
         extra: dict[str, object] = {}
         for key, value in tree.items():

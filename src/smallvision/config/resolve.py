@@ -44,6 +44,7 @@ PACKAGES = {
     "logger=wandb": {"wandb": "wandb"},
     "format=onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     "format=safetensors": {"safetensors": "safetensors"},
+    "model=timm": {"timm": "timm"},
     "task=serve": {"starlette": "starlette", "uvicorn": "uvicorn", "python_multipart": "python-multipart"},
 }
 
@@ -225,6 +226,11 @@ def check(config: Config) -> None:
     if config.task not in TASKS_WITHOUT_DATA:
         _check_data(config.data)
     _check_packages(f"logger={config.logger.name}")
+    _check_packages("model=timm" if config.model.target == "smallvision.models.TimmNetwork" else "")
+    weights = config.model.extra.get("weights")
+    is_file = isinstance(weights, str) and not weights.isidentifier() and config.model.target.startswith("smallvision.")
+    if is_file and config.task == "fit" and config.resume is None and not os.path.isfile(str(weights)):  # noqa: PTH113
+        raise UserError(f"model.weights={weights}: no such file")
     if config.save_model is not None and config.data.normalisation.whiten:
         raise UserError(
             f"save_model={config.save_model}: a plain state dict has no place for data.normalisation.whiten;"

@@ -99,6 +99,10 @@ class Model(Target):
         depths: Annotated[list[Natural], Length(1)]  # convolutions of each stage's residual branch
         hidden: list[Count]  # units of each hidden layer
         dropout: FractionBelowOne
+        architecture: Annotated[str, Matches(r"\w+", "a name of letters, digits and _")]  # of a library
+        weights: str | None  # the name of published ones, or a file
+        image_size: Annotated[int, Range(1, 1024)] | None  # pixels, side that images are resized to
+        freeze: Literal["backbone"] | None
 
 
 class OptimizerArguments:
@@ -249,6 +253,7 @@ class ParamGroups(Section):
     bias: ParamGroup  # their biases
     norm: ParamGroup  # of normalisation layers
     head: ParamGroup  # of the last linear layer
+    layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0  # of the rate, from a layer to the one before
 
 
 @dataclass

@@ -8,6 +8,9 @@ are too small for it.
 from smallvision.models.airbench import AirbenchNet
 from smallvision.models.basic import MLP, LeNet5, Linear, MnistNet
 from smallvision.models.cifar import CifarNet
+from smallvision.models.pretrained import TimmNetwork, TorchvisionNetwork
 from smallvision.models.resnet import ResNet18
 
-__all__ = ["MLP", "AirbenchNet", "CifarNet", "LeNet5", "Linear", "MnistNet", "ResNet18"]
+__all__ = [
+    "MLP", "AirbenchNet", "CifarNet", "LeNet5", "Linear", "MnistNet", "ResNet18", "TimmNetwork", "TorchvisionNetwork",
+]  # fmt: skip

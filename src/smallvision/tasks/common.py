@@ -12,6 +12,7 @@ from smallvision.core.results import DataResults, ModelResults, Results, Seconds
 from smallvision.core.run_dir import RunDir
 from smallvision.data.dataset import ImageDataset, origin
 from smallvision.data.module import ImageDataModule
+from smallvision.models.pretrained import PretrainedNetwork
 from smallvision.reports.evaluation import Evaluation
 from smallvision.reports.formatting import shorten
 from smallvision.reports.statistics import wilson
@@ -24,9 +25,11 @@ from smallvision.training.processes import Group
 FEW = 10  # test images, which do not tell how well their class is recognised
 
 
-def make_shared_experiment(config: Config, group: Group, checkpoint: Checkpoint | None = None) -> Experiment:
+def make_shared_experiment(
+    config: Config, group: Group, checkpoint: Checkpoint | None = None, pretrained: bool = False
+) -> Experiment:
     """That of each process of a run. Raises UserError where they do not have the same images."""
-    experiment = group.together(partial(_experiment, config, checkpoint))
+    experiment = group.together(partial(_experiment, config, checkpoint, pretrained))
     found = group.gather(experiment.data.dataset.identity)
     if any(identity != found[0] for identity in found):
         sources = ", ".join(f"process {rank}: {one['source']}" for rank, one in enumerate(found))
@@ -34,9 +37,9 @@ def make_shared_experiment(config: Config, group: Group, checkpoint: Checkpoint 
     return experiment
 
 
-def _experiment(config: Config, checkpoint: Checkpoint | None) -> Experiment:
+def _experiment(config: Config, checkpoint: Checkpoint | None, pretrained: bool) -> Experiment:
     Console().fields({"reading": f"data={config.data.name}"})
-    return make_experiment(config, make_data(config), checkpoint)
+    return make_experiment(config, make_data(config), checkpoint, pretrained)
 
 
 def summary(console: Console, config: Config, experiment: Experiment, run_dir: RunDir) -> None:
@@ -55,6 +58,9 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
             f" {experiment.flops / 1e6:.3g} MFLOP an image",
         }
     )
+    network = experiment.model.predictor.network
+    if isinstance(network, PretrainedNetwork) and network.weights is not None:
+        console.fields({"weights": network.origin})
     if config.task == "fit":
         console.fields(
             {

@@ -49,9 +49,9 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
     console = Console()
     STOP.loading = STOP.loading and group.world_size == 1
     logger = loggers.make_logger(config.logger, run_dir.path)
-    experiment = common.make_shared_experiment(config, group)
-    weights_file = group.from_first(partial(state_dict.target, config.save_model, run_dir.path))
     last, damaged = group.from_first(partial(newest, run_dir.checkpoints))
+    experiment = common.make_shared_experiment(config, group, pretrained=last is None)
+    weights_file = group.from_first(partial(state_dict.target, config.save_model, run_dir.path))
     if last is not None:
         check_continuation(config, experiment, run_dir, last)
         config = with_continuation(config, last)

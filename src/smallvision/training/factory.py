@@ -30,6 +30,7 @@ from smallvision.core.run_dir import RunDir
 from smallvision.data.arrays import as_dataset
 from smallvision.data.dataset import ImageDataset
 from smallvision.data.module import ImageDataModule
+from smallvision.models.pretrained import PretrainedNetwork
 from smallvision.training import device as devices
 from smallvision.training.batch_norm import SynchroniseBatchNorm
 from smallvision.training.callbacks import AfterEpoch
@@ -45,6 +46,7 @@ from smallvision.training.optimizers import make_optimizer
 from smallvision.training.predictor import Layer, Normalise, Predictor, Whiten
 from smallvision.training.processes import Environment, Group
 from smallvision.training.schedules import make_scheduler
+from smallvision.training.state_dict import load_pretrained
 
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
@@ -117,8 +119,13 @@ def load_images(source: str, data_dir: str) -> ImageDataset:
     return loaded if isinstance(loaded, ImageDataset) else as_dataset(loaded, section["name"], section["_target_"])
 
 
-def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoint | None = None) -> Experiment:
-    """The model on its device: that of ``checkpoint`` with its weights, else the config's with initial ones."""
+def make_experiment(
+    config: Config, data: ImageDataModule, checkpoint: Checkpoint | None = None, pretrained: bool = False
+) -> Experiment:
+    """The model on its device: that of ``checkpoint`` with its weights, else the config's with initial ones.
+
+    ``pretrained``: those that ``model.weights`` names, where it names any.
+    """
     dataset = data.dataset
     refuse_no_batches(config, data)
     if checkpoint is None:
@@ -133,6 +140,8 @@ def make_experiment(config: Config, data: ImageDataModule, checkpoint: Checkpoin
             seed=config.seed,
         )
         predictor = Predictor(spec, spec.make_network())
+        if pretrained and isinstance(predictor.network, PretrainedNetwork) and predictor.network.weights is not None:
+            load_pretrained(predictor.network)
         if spec.whiten:
             init_whiten(predictor, data)
     else:

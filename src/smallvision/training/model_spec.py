@@ -59,7 +59,13 @@ class ModelSpec:
         channels, height, width = self.network_shape
         with seeded(self.seed, "initialisation"):
             network: nn.Module = instantiate(
-                "model", self.model, channels=channels, size=(height, width), classes=len(self.classes)
+                "model",
+                self.model,
+                channels=channels,
+                size=(height, width),
+                classes=len(self.classes),
+                data_mean=self.mean,
+                data_std=self.std,
             )
         return network
 

@@ -51,28 +51,53 @@ def make_optimizer(config: Config, network: nn.Module, device: Device | None = N
     Raises UserError where a value is impossible.
     """
     section, rest = replace(config.optimizer, rest=None), config.optimizer.rest
-    own = {
-        kind: {name: value for name, value in chosen.items() if value is not None}
-        for kind, chosen in config.param_groups.to_dict().items()
-    }
+    kinds = config.param_groups.to_dict()
+    decay = kinds.pop("layer_decay")
+    own = {kind: {name: one for name, one in chosen.items() if one is not None} for kind, chosen in kinds.items()}
     by_kind = {kind: {"params": found, **own[kind]} for kind, found in split_params(network).items()}
     if rest is None:
-        groups = list(by_kind.values())
-        if not any(own.values()):
-            groups = [{"params": [one for group in groups for one in group["params"]]}]
+        groups = decayed(by_kind, network, section.lr, decay)
+        if decay == 1 and not any(own.values()):
+            groups = [{"params": [one for group in by_kind.values() for one in group["params"]]}]
         return _instantiate(section if device is None else device.with_kernel(section), groups)
     if section.target != "torch.optim.Muon":
         raise UserError(f"optimizer.rest: goes with optimizer=muon, not with {section.target}")
     if "weight" not in by_kind:
         raise UserError(f"optimizer={section.name}: updates hidden matrices, and this network has none")
-    matrices = ConvMuon([by_kind.pop("weight")], **_instantiate(section, [{"params": []}]).defaults)
-    others = list(by_kind.values())
+    hidden = decayed({"weight": by_kind.pop("weight")}, network, section.lr, decay)
+    matrices = ConvMuon(hidden, **_instantiate(section, [{"params": []}]).defaults)
+    others = decayed(by_kind, network, rest.lr, decay)
     if not others:
         return matrices
     partner = _instantiate(rest if device is None else device.with_kernel(rest), others, key="optimizer.rest")
     if isinstance(partner, torch.optim.LBFGS):
         raise UserError("optimizer.rest._target_=torch.optim.LBFGS: goes alone; choose another")
     return CombinedOptimizer([matrices, partner])
+
+
+def decayed(by_kind: dict[str, dict[str, Any]], network: nn.Module, lr: float, decay: float) -> Groups:
+    """The groups, one a layer where ``decay`` is below 1: the last layer learns at its ``lr``, each before it at
+    ``decay`` times that of the next. A layer: a convolution or linear layer, with the norms after it.
+
+    Source: J. Howard and S. Ruder, Universal language model fine-tuning, ACL 2018, section 3.2.
+    """
+    if decay == 1:
+        return list(by_kind.values())
+    layer_of: dict[nn.Parameter, int] = {}
+    number = -1
+    for module in network.modules():
+        parameters = [*module.parameters(recurse=False)]
+        number += any(parameter.ndim > 1 for parameter in parameters)
+        layer_of |= {parameter: number for parameter in parameters if parameter not in layer_of}
+    groups: Groups = []
+    for group in by_kind.values():
+        layers: dict[int, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            layers.setdefault(layer_of[parameter], []).append(parameter)
+        for layer in sorted(layers, reverse=True):
+            rate = group.get("lr", lr) * decay ** (number - layer)
+            groups.append({**group, "params": layers[layer], "lr": rate})
+    return groups
 
 
 def _instantiate(section: schema.Optimizer | schema.RestOptimizer, groups: Groups, key: str = "optimizer") -> Optimizer:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
+from smallvision.models.pretrained import PretrainedNetwork
 from smallvision.training import device as devices
 from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.model_spec import ModelSpec, shape_str
@@ -119,8 +120,10 @@ class Predictor(nn.Module):
         try:
             with counter, torch.no_grad():
                 self.eval().classify(self.normalise.scale.new_zeros(1, *self.spec.shape))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = (str(error).splitlines() or ["too small"])[0]
+            if isinstance(self.network, PretrainedNetwork):
+                reason += "; another size: model.image_size=224"
             raise UserError(f"model: cannot take images of {shape_str(self.spec.shape)}: {reason}") from None
         finally:
             self.train(training)

@@ -4,13 +4,16 @@ Such a file does not name its network, its data or its normalisation: these are 
 """
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from smallvision.core.errors import UserError
-from smallvision.training.checkpoint import PlainCheckpointIO
+from smallvision.models.pretrained import PretrainedNetwork, is_file
+from smallvision.training.checkpoint import Checkpoint, PlainCheckpointIO, dense, is_bare, read_weights
 
 SAYS_NOTHING = "a bare state dict, which does not say its network"
 PREFIX = "network."  # of the network's own tensors in a Predictor's state dict
@@ -81,3 +84,43 @@ def fitted(content: dict[str, Tensor], network: nn.Module, file: Path, model: st
 def _form(tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
     return f"{kind}, {' x '.join(map(str, tensor.shape)) or 'one number'}"
+
+
+def load_pretrained(network: PretrainedNetwork) -> None:
+    """Fill all but the head of ``network`` from what its ``weights`` name. Raises UserError where they do not fit."""
+    assert network.weights is not None
+    path, key = Path(network.weights), f"model.weights={network.weights}"
+    try:
+        if not is_file(network.weights):
+            return network.load(network.published())
+        weights, side = _read(path)
+        if side is not None and network.image_size is None:
+            raise UserError(f"{key}: of a run of smallvision: type the side of its images, model.image_size={side}")
+        return network.load(weights)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _read(path: Path) -> tuple[Mapping[str, Tensor], int | str | None]:
+    """The tensors of a file, read as plain data, and the side of the images of a run's own file."""
+    content: object
+    if zipfile.is_zipfile(path):
+        found = read_weights(path)
+        if isinstance(found, Checkpoint):
+            side = found.config["model"].get("image_size") or found.spec.shape[1]
+            own = {name.removeprefix(PREFIX): one for name, one in found.state_dict.items() if name.startswith(PREFIX)}
+            return own, side
+        return found.state_dict, "SIDE" if "mean" in found.state_dict else None
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:  # the format of torch before 1.6, which libraries still publish
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage can surface as any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged or no weights ({reason[:120]})") from None
+    if not is_bare(content) or not all(map(dense, content.values())):
+        raise UserError(f"{path}: not a state dict: names and tensors, and nothing else")
+    return content, None

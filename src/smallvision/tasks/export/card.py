@@ -15,6 +15,7 @@ from smallvision.config.fields import accepts
 from smallvision.core.errors import UserError, printable
 from smallvision.core.results import Results
 from smallvision.core.run_dir import RunDir, assign, command, using, write_text
+from smallvision.models.pretrained import PretrainedNetwork
 from smallvision.reports.formatting import count
 from smallvision.reports.statistics import wilson
 from smallvision.training.predictor import Predictor
@@ -114,13 +115,15 @@ def render(predictor: Predictor, exports: list[Export], others: list[str], limit
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=escape)
     environment.filters |= {"count": count, "code": code_block}
     source = resources.files("smallvision.tasks.export").joinpath("templates/model_card.md.jinja")
-    checkpoint, spec = predictor.checkpoint, predictor.spec
+    checkpoint, spec, network = predictor.checkpoint, predictor.spec, predictor.network
     page = environment.from_string(source.read_text(encoding="utf-8")).render(
         spec=spec,
         views=len(predictor.tta),
         parameters=predictor.parameter_count,
         epoch=checkpoint.epoch,
         config=checkpoint.config,
+        library=network.library if isinstance(network, PretrainedNetwork) else None,
+        origin=network.origin if isinstance(network, PretrainedNetwork) and network.weights is not None else None,
         data={"stand_in_for": None, "remark": None, **checkpoint.dataset},
         accuracies=measured(predictor),
         exports=exports,
