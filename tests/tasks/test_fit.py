@@ -164,7 +164,8 @@ def test_every_command_that_a_run_in_an_odd_folder_prints_runs_when_it_is_pasted
 def test_runs_started_together_never_share_a_directory(tmp_path):
     """As new processes, up to the directory, which is made before torch is imported."""
     program = (
-        "from smallvision import cli; from smallvision.config.compose import compose, resolve_config;"
+        "from smallvision import cli; from smallvision.config.compose import compose;"
+        "from smallvision.config.resolve import resolve_config;"
         "composed = compose([]); cli.run_directory(composed, resolve_config(composed, []), [])"
     )
     running = [subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path) for _ in range(3)]

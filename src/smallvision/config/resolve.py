@@ -242,7 +242,9 @@ def check(config: Config) -> None:
         raise UserError("trainer.min_epochs: must not be larger than trainer.max_epochs")
     for key in ("precision", "accelerator", "default_root_dir"):
         if key in config.trainer.extra:
-            raise UserError(f"trainer.{key}: type {alias(key, [f'{key}={config.trainer.extra[key]}'])} instead")
+            value = config.trainer.extra[key]
+            meant = str(alias(key, [f"{key}={value}"]))
+            raise UserError(f"trainer.{key}: type {meant if '=' in meant else f'{meant}={value}'} instead")
     if "callbacks" in config.trainer.extra:
         raise UserError(
             "trainer.callbacks: callbacks have a section of their own: type '+callbacks.NAME={_target_:"

@@ -17,7 +17,7 @@ from helpers.forks import train
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from smallvision.config import compose as configs
+from smallvision.config import resolve as configs
 from smallvision.core import run_dir as files
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
