@@ -24,11 +24,11 @@ SWEPT = (*SMALL, "data.images=2000", "trainer.max_epochs=24", "checkpoint.every_
 
 
 @pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Ray]:
+def ray(request: pytest.FixtureRequest) -> Iterator[Ray]:
     if not request.config.getoption("--cluster"):
         pytest.skip("a real Ray cluster is started with --cluster")
     assert not missing(), f"not installed: {', '.join(missing())}"
-    with cluster(tmp_path_factory.mktemp("ray")) as found:
+    with cluster() as found:
         yield found
 
 

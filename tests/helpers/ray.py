@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -93,11 +94,13 @@ def processes() -> Iterator[tuple[int, int, str]]:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Ray]:
-    ray = Ray(folder)
-    try:
-        ray.start(2)
-        ray.start(3)
-        yield ray
-    finally:
-        ray.stop()
+def cluster() -> Iterator[Ray]:
+    """In a folder of a short name: Ray's sockets there are named by paths of at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as name:
+        ray = Ray(Path(name))
+        try:
+            ray.start(2)
+            ray.start(3)
+            yield ray
+        finally:
+            ray.stop()
