@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import subprocess
+import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_published_weights_are_downloaded_with_their_checksum_or_refused_in_one_
         patch = dataclasses.replace(weights.value, url=f"http://127.0.0.1:{server.server_port}/{name}")
         with pytest.MonkeyPatch.context() as patched:
             patched.setenv("TORCH_HOME", str(tmp_path / "cache"))
+            patched.setattr(urllib.request, "_opener", None)  # which another test's proxies may have made
             patched.setattr(weights, "_value_", patch)
             network = make("DEFAULT", image_size=32)
             try:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +289,7 @@ def test_training_images_are_used_where_there_are_no_test_images():
 
 
 def test_a_stand_in_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "_opener", None)  # keeps the proxies of its first use, for all tests after it
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     typed = ("data=mnist", f"data_dir={tmp_path}")
