@@ -32,7 +32,7 @@ from smallvision.core import ranks
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, UserError, did_you_mean, printable
 from smallvision.core.results import Results
-from smallvision.core.run_dir import PROGRAM, RunDir, as_typed, command, opened
+from smallvision.core.run_dir import PROGRAM, RunDir, as_typed, command, folder_name, opened
 from smallvision.core.system import STOP, check_device
 
 if TYPE_CHECKING:
@@ -212,9 +212,8 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
         for group in ("data", "model", "optimizer"):  # a checkpoint may have chosen others
             composed[group].name = getattr(config, group).name
         own = config.data.extra.get("path")
-        if isinstance(own, str):  # images of the user's, which are better known by their folder's name
-            place = Path(own).expanduser().resolve()
-            composed.data.name = re.sub(r"[^\w-]+", "-", place.stem if place.is_file() else place.name)
+        if isinstance(own, str):
+            composed.data.name = folder_name(own)
         with one_line_errors(overrides):
             path = Path(str(OmegaConf.select(composed, "hydra.run.dir")))
     try:

@@ -1,6 +1,6 @@
 """The config of a run: every key with its type, range and unit. configs/ holds the values.
 
-``Config`` is made once per start, by :mod:`smallvision.config.compose`. Sections that build something
+``Config`` is made once per start, by :mod:`smallvision.config.resolve`. Sections that build something
 (``data``, ``model``, ``loss``, ``optimizer``, ``scheduler``, ``logger``) take further keys, the arguments of their
 ``_target_``, in ``extra``.
 """
@@ -38,6 +38,10 @@ class Target(Section):
     name: Name
     target: str
     extra: dict[str, object] = field(default_factory=dict, kw_only=True)
+
+    def without_own_keys(self) -> dict[str, object]:
+        """The target with its name and arguments, as plain data, without the further keys of the section."""
+        return {"_target_": self.target, "name": self.name, **self.extra}
 
 
 @dataclass
@@ -213,13 +217,12 @@ class Trainer(Section):
 
 
 @dataclass
-class Loss(Section):
+class Loss(Target):
     """What training makes small: from logits N x classes and labels N to a number."""
 
     name: Name = "cross_entropy"
     target: str = "torch.nn.CrossEntropyLoss"
     class_weights: Literal["balanced"] | None = None  # in training: each class counts alike, however many images it has
-    extra: dict[str, object] = field(default_factory=dict)
 
     class Known:
         """Arguments of torch's losses."""

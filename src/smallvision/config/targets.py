@@ -8,7 +8,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,14 @@ def use(packages: Sequence[str]) -> None:
 
 def import_used(config: Config) -> None:
     """Import what the config names of the user's own code, so that a mistake there is refused before data are read."""
-    for section in ("data", "model", "loss", "optimizer", "scheduler", "logger"):
-        target = getattr(config, section).target
-        if target is not None and belongs(target.rpartition(".")[0]):
-            resolve(section, target)
-    for name, callback in config.callbacks.items():
-        if callback is not None and belongs(str(callback["_target_"]).rpartition(".")[0]):
-            resolve("callbacks", callback["_target_"], f"callbacks.{name}")
+    for section, target, key in named_targets(config):
+        if is_own(target):
+            resolve(section, target, key)
+
+
+def is_own(target: object) -> bool:
+    """Whether a target is of one of the modules in use."""
+    return belongs(str(target).rpartition(".")[0])
 
 
 def belongs(module: str) -> bool:
@@ -88,15 +89,21 @@ def belongs(module: str) -> bool:
 
 def check_targets(config: Config) -> None:
     """Raise UserError where a section names what is not on the list. Imports nothing."""
-    for section in ("data", "model", "loss", "optimizer", "scheduler"):
-        check_target(section, getattr(config, section).target)
-    if config.logger.target is not None:
-        check_target("logger", config.logger.target)
+    for section, target, key in named_targets(config):
+        check_target(section, target, key)
+
+
+def named_targets(config: Config) -> Iterator[tuple[str, object, str]]:
+    """The section, the target and the key of each ``_target_`` in the config."""
+    for section in ("data", "model", "loss", "optimizer", "scheduler", "logger"):
+        target = getattr(config, section).target
+        if target is not None:  # of a logger
+            yield section, target, section
     for name, callback in config.callbacks.items():
         if callback is not None:
-            check_target("callbacks", callback.get("_target_"), f"callbacks.{name}")
+            yield "callbacks", callback.get("_target_"), f"callbacks.{name}"
     if config.optimizer.rest is not None:
-        check_target("optimizer", config.optimizer.rest.target, "optimizer.rest")
+        yield "optimizer", config.optimizer.rest.target, "optimizer.rest"
 
 
 def check_target(section: str, target: object, key: str | None = None) -> tuple[str, str]:

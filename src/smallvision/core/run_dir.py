@@ -185,6 +185,12 @@ def not_a_run(path: Path, key: str) -> str:
     return f"{kind} of {len(runs)} run{'s' * (len(runs) > 1)}; the newest is {as_typed(key, max(runs, key=_age))}"
 
 
+def folder_name(path: str) -> str:
+    """What images of the user's own, at ``path``, are known by: the name of their folder or file, fit for others."""
+    place = Path(path).expanduser().resolve()
+    return re.sub(r"[^\w-]+", "-", place.stem if place.is_file() else place.name)
+
+
 def _age(run: Path) -> tuple[str, float]:
     return run.name[:19], run.stat().st_mtime
 
@@ -277,6 +283,11 @@ def using(names: object) -> list[str]:
     if not isinstance(names, list) or not names:
         return []
     return [f"use={names[0]}" if len(names) == 1 else f"use=[{','.join(map(str, names))}]"]
+
+
+def typed_use(overrides: list[str]) -> list[str]:
+    """The override that allows code of the user's own, where it is among those."""
+    return [line for line in overrides if line.startswith("use=")]
 
 
 def quote(value: object) -> str:

@@ -7,13 +7,14 @@ Building one reads no file and downloads nothing, whatever ``weights`` says: a c
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 MEAN, STD, SIDE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224  # of most networks' ImageNet images
+L = TypeVar("L", bound=nn.Module)
 AUXILIARY = ("aux", "AuxLogits")  # second heads of GoogLeNet and Inception, which are not built
 
 
@@ -33,11 +34,9 @@ def is_file(weights: str) -> bool:
     return not weights.isidentifier()
 
 
-def last_layer(network: nn.Module) -> nn.Module | None:
-    """The last linear layer, or where there is none the last convolution: the head."""
-    layers = [*network.modules()]
-    kinds = (nn.Linear, nn.Conv2d)
-    return next((layer for kind in kinds for layer in reversed(layers) if isinstance(layer, kind)), None)
+def last_layer(network: nn.Module, kind: type[L]) -> L | None:
+    """The last layer of that kind."""
+    return next((layer for layer in reversed([*network.modules()]) if isinstance(layer, kind)), None)
 
 
 class PretrainedNetwork(nn.Module):
@@ -84,7 +83,7 @@ class PretrainedNetwork(nn.Module):
             self.register_buffer(name, torch.tensor(value).expand(3).clone().view(3, 1, 1))
         for name, value in (("data_mean", data_mean), ("data_std", data_std)):
             self.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)
-        head = last_layer(self.network)
+        head = last_layer(self.network, nn.Linear) or last_layer(self.network, nn.Conv2d)
         self.head = next(name for name, layer in self.network.named_modules() if layer is head)
         self.frozen = freeze == "backbone"
         for name, parameter in self.network.named_parameters():

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning
 from smallvision.config.compose import CHOICES, search_path
 from smallvision.config.schema import Sweep
 from smallvision.core.errors import UserError
-from smallvision.core.run_dir import write_text
+from smallvision.core.run_dir import folder_name, write_text
 from smallvision.sweeps.space import Dimension, grid, parse_space
 from smallvision.sweeps.trial import TrialRun
 
@@ -278,8 +277,10 @@ def count_trials(settings: Sweep, dimensions: list[Dimension]) -> int:
 def with_directory(plan: Plan, config: DictConfig) -> Plan:
     """The plan with its directory and name: those typed, or the ones that the same command gets again."""
     typed = any(str(line).startswith("hydra.sweep.dir=") for line in config.hydra.overrides.hydra)
-    data = Path(str(OmegaConf.select(config, "data.path") or config.data.name)).stem  # of one's own: their folder
-    name = plan.name or plan.default_name(re.sub(r"[^\w-]+", "-", data), str(config.model.name))
+    own = OmegaConf.select(config, "data.path")
+    name = plan.name or plan.default_name(
+        folder_name(str(own)) if own else str(config.data.name), str(config.model.name)
+    )
     OmegaConf.update(config, "sweep.name", name, force_add=True)
     directory = Path(str(config.hydra.sweep.dir))
     if typed and not plan.name:

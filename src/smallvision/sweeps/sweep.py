@@ -14,7 +14,16 @@ from omegaconf import DictConfig
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, UserError, without_password
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, clear_scratch, installed, is_locked, start_command, write_text
+from smallvision.core.run_dir import (
+    RunDir,
+    assign,
+    clear_scratch,
+    installed,
+    is_locked,
+    start_command,
+    typed_use,
+    write_text,
+)  # fmt: skip
 from smallvision.core.system import STOP
 from smallvision.sweeps.collect import read_curve, read_runs, read_study, write_report
 from smallvision.sweeps.executors import Event, Executor, make_executor
@@ -88,7 +97,7 @@ class Sweep:
             raise Interrupted
         if view.trials and not view.of("done", "pruned", "running", "waiting"):
             message = f"sweep {self.plan.name}: every trial failed, see {self.plan.directory}/sweep.html"
-            if not any(not trial.refused for trial in view.trials):
+            if all(trial.refused for trial in view.trials):
                 raise UserError(message)
             print("error:", message, file=sys.stderr)
             sys.exit(1)
@@ -248,9 +257,9 @@ class Sweep:
         for seed, directory in best.runs.items():
             test_dir = RunDir(self.plan.directory / f"test-{directory.name}")
             checkpoint = RunDir(directory).best_checkpoint
-            used = self.plan.run(best.number, {}, seed).used
-            overrides = ["task=test", assign("checkpoint", checkpoint), assign("hydra.run.dir", test_dir.path), *used]
-            process = subprocess.run(start_command(*overrides), capture_output=True, text=True)
+            overrides = ["task=test", assign("checkpoint", checkpoint), assign("hydra.run.dir", test_dir.path)]
+            start = start_command(*overrides, *typed_use(self.plan.fixed))
+            process = subprocess.run(start, capture_output=True, text=True)
             if process.returncode != 0:
                 self.console.print(f"the best trial could not be tested: {process.stderr.strip()}", style="bold red")
                 return

@@ -13,7 +13,7 @@ from smallvision.config.resolve import force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core.errors import Interrupted, UserError
 from smallvision.core.results import Results
-from smallvision.core.run_dir import RunDir, assign, is_locked, opened
+from smallvision.core.run_dir import RunDir, assign, is_locked, opened, typed_use
 from smallvision.core.system import STOP
 
 if TYPE_CHECKING:
@@ -48,12 +48,7 @@ class TrialRun:
     def command_line(self) -> list[str]:
         """The overrides that begin it, or that continue it once it has begun."""
         begun = RunDir(self.directory).config_file.is_file()
-        return [assign("resume", self.directory), *self.used] if begun else self.overrides
-
-    @property
-    def used(self) -> list[str]:
-        """The override that allows code of the user's own, if any."""
-        return [line for line in self.overrides if line.startswith("use=")]
+        return [assign("resume", self.directory), *typed_use(self.overrides)] if begun else self.overrides
 
     def compose(self, overrides: list[str]) -> Config:
         """The config of that command line. Raises UserError where it could not be run, or not in a sweep."""

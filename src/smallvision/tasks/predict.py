@@ -27,6 +27,7 @@ from smallvision.core.run_dir import RunDir, assign, atomic_write, using
 from smallvision.data.dataset import origin
 from smallvision.data.image_files import MODES, FoundImages, ImageFile, UnreadableImage, find_images, none_readable
 from smallvision.data.preprocess import InputSpec, LoadedImage, Preprocessed, dataset_kind, load_in_chunks
+from smallvision.models.pretrained import last_layer
 from smallvision.reports.predictions import (
     FolderLabels,
     Prediction,
@@ -256,11 +257,11 @@ class ImagePredictor(Predictor):
     @torch.no_grad()
     def features(self, images: Images) -> Tensor:
         """What the network's last linear layer takes, without test-time views: float32, N x d, on the CPU."""
-        heads = [layer for layer in self.network.modules() if isinstance(layer, nn.Linear)]
-        if not heads or heads[-1].out_features != len(self.spec.classes):
+        head = last_layer(self.network, nn.Linear)
+        if head is None or head.out_features != len(self.spec.classes):
             raise UserError("features: the network does not end in a linear layer")
-        found = [torch.empty(0, heads[-1].in_features)]
-        hook = heads[-1].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
+        found = [torch.empty(0, head.in_features)]
+        hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
         try:
             for chunk in self._chunks(images):
                 with self.autocast():

@@ -74,9 +74,8 @@ def make_data(config: Config) -> ImageDataModule:
     """The data module of that config; whatever is wrong with the data is refused here."""
     import_used(config)
     data = config.data
-    source = {"_target_": data.target, "name": data.name, **data.extra}
     return ImageDataModule(
-        load_images(json.dumps(source), config.data_dir),
+        load_images(json.dumps(data.without_own_keys()), config.data_dir),
         seed=config.seed,
         val_size=data.val_size,
         batch_size=data.batch_size,
@@ -101,7 +100,7 @@ def make_losses(config: Loss, weights: torch.Tensor | None = None) -> tuple[nn.M
 
     ``weights``: of each class. Raises UserError where the loss takes none.
     """
-    arguments = {"_target_": config.target, "name": config.name, **config.extra}
+    arguments = config.without_own_keys()
     loss: nn.Module = instantiate("loss", arguments, weight=weights)
     if weights is not None and "weight" not in inspect.signature(type(loss)).parameters:
         raise UserError(f"loss.class_weights=balanced: {config.target} takes no argument weight")

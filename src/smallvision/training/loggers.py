@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from smallvision.config.schema import Logger as LoggerConfig
-from smallvision.config.targets import belongs, instantiate
+from smallvision.config.targets import instantiate, is_own
 from smallvision.core import ranks
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.training.classifier import Classifier
@@ -30,7 +30,7 @@ def make_logger(config: LoggerConfig, run_dir: Path) -> Logger | None:
         return None
     arguments = {key: value for key, value in config.extra.items() if key != "graph"}  # logged at the run's end
     for key in arguments:
-        if key not in KEYS and not belongs(config.target.rpartition(".")[0]):
+        if key not in KEYS and not is_own(config.target):
             raise UserError(f"logger.{key}: not allowed here.{did_you_mean(key, KEYS)}")
     places = {"save_dir": str(run_dir)}
     if config.name == "tensorboard":

@@ -12,6 +12,7 @@ from smallvision.config import schema
 from smallvision.config.schema import PARAM_KINDS, Config
 from smallvision.config.targets import instantiate
 from smallvision.core.errors import UserError
+from smallvision.models.pretrained import last_layer
 from smallvision.training.device import Device
 
 Groups = list[dict[str, object]]
@@ -24,7 +25,7 @@ def split_params(network: nn.Module) -> dict[str, list[nn.Parameter]]:
     vectors; ``weight``: the rest, of convolutions and linear layers.
     """
     found: dict[str, list[nn.Parameter]] = {kind: [] for kind in PARAM_KINDS}
-    head = next((module for module in reversed([*network.modules()]) if isinstance(module, nn.Linear)), None)
+    head = last_layer(network, nn.Linear)
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
     seen: set[nn.Parameter] = set()  # tied ones have several places
     for module in network.modules():

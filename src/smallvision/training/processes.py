@@ -30,7 +30,7 @@ from smallvision.config.schema import Config
 from smallvision.config.targets import use
 from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, LostProcess, UserError
-from smallvision.core.run_dir import INSTALLED, RunDir, assign, command
+from smallvision.core.run_dir import INSTALLED, RunDir, assign, command, typed_use
 from smallvision.core.system import ONE_SIGNAL, STOP
 
 T = TypeVar("T")
@@ -118,11 +118,10 @@ class Group:
 
 
 def lost(reason: str, run_dir: RunDir | None) -> str:
-    again = ""
-    if run_dir is not None:
-        used = [line for line in run_dir.overrides if line.startswith("use=")]
-        again = f"; {command(assign('resume', run_dir.path), *used)} goes on"
-    return f"another process of this run was lost ({reason}){again}"
+    lost = f"another process of this run was lost ({reason})"
+    if run_dir is None:
+        return lost
+    return f"{lost}; {command(assign('resume', run_dir.path), *typed_use(run_dir.overrides))} goes on"
 
 
 class Environment(LightningEnvironment):

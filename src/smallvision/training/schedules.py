@@ -77,7 +77,7 @@ def make_scheduler(config: Scheduler, optimizer: Optimizer, steps: int) -> LRSch
     if not inspect.isclass(resolve("scheduler", config.target)):
         return {"scheduler": LambdaLR(optimizer, at_step(instantiate("scheduler", config), steps)), "interval": "step"}
     interval = config.interval or "step"
-    arguments = {"_target_": config.target, "name": config.name, **config.extra}
+    arguments = config.without_own_keys()
     runtime: dict[str, Any] = {"total_steps": steps} if interval == "step" and "total_steps" not in arguments else {}
     scheduler: LRScheduler = instantiate("scheduler", arguments, optimizer, **runtime)
     if isinstance(scheduler, ReduceLROnPlateau):

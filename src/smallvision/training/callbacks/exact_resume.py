@@ -66,9 +66,9 @@ class ExactResume(Callback):
             return
         before = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        # Other schedules change the arguments from step to step, and go on from the saved ones.
+        by_step = all(isinstance(one, LambdaLR) for one in schedulers)
         for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
-            # Other schedules change the arguments from step to step, and go on from the saved ones.
-            by_step = all(isinstance(one, LambdaLR) for one in schedulers)
             for group, arguments in zip(optimizer.param_groups, groups, strict=True):
                 group.update({name: value for name, value in arguments.items() if by_step or name in KERNELS})
         for scheduler in schedulers:
