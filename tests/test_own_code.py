@@ -97,6 +97,19 @@ def test_every_verb_takes_own_code_and_every_printed_command_allows_it(folder: P
     assert "use=mine" in (folder / "run/report.html").read_text()
 
 
+def test_a_loss_of_own_code_may_have_an_argument_of_any_name(tmp_path: Path) -> None:
+    (tmp_path / "weighted.py").write_text(
+        "from torch import nn\nclass Weighted(nn.CrossEntropyLoss):\n    def __init__(self, weight):\n"
+        "        super().__init__()\n        self.factor = weight\n"
+        "    def forward(self, logits, labels):\n        return self.factor * super().forward(logits, labels)\n"
+    )
+    typed = ("data=shapes", "data.images=200", "trainer.max_epochs=1", "report=false", "use=weighted")
+    for weight in (1.0, 0.0):
+        loss = ("loss._target_=weighted.Weighted", f"loss.weight={weight}", f"hydra.run.dir=run{weight:g}")
+        succeeds(train(tmp_path, *typed, *loss))
+    assert results(tmp_path / "run0")["metrics"]["val/loss"] == 0 < results(tmp_path / "run1")["metrics"]["val/loss"]
+
+
 def test_a_sweep_takes_own_code_and_the_configs_of_a_further_folder(folder: Path) -> None:
     out = succeeds(train(folder, "-m", *MINE, "model.width=8,16", "sweep.name=mine", "sweep.test_best=true"))
     assert "2 of 2 trials: 2 done" in out

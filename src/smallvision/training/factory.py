@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -101,7 +102,8 @@ def make_losses(config: Loss, weights: torch.Tensor | None = None) -> tuple[nn.M
     ``weights``: of each class. Raises UserError where the loss takes none.
     """
     arguments = config.without_own_keys()
-    loss: nn.Module = instantiate("loss", arguments, weight=weights)
+    runtime: dict[str, Any] = {} if weights is None else {"weight": weights}
+    loss: nn.Module = instantiate("loss", arguments, **runtime)
     if weights is not None and "weight" not in inspect.signature(type(loss)).parameters:
         raise UserError(f"loss.class_weights=balanced: {config.target} takes no argument weight")
     if not config.target.startswith("torch."):
