@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 from helpers.sweep_plans import make_plan
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 from smallvision.core.errors import UserError
 from smallvision.core.results import DataResults, ModelResults, Results
@@ -268,8 +269,15 @@ def test_a_dead_process_s_trial_is_adopted_by_one_other_and_no_more_its_own(tmp_
     run = dead.next_run([])
     trial = dead.trials[0]
     assert not one.take(trial)
-    one.stale = other.stale = {trial._trial_id}
+    dead.keep_alive()
+    with dead.database.engine.begin() as connection:
+        connection.execute(text("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-11 minutes')"))
+    one.stale = other.stale = one.database.stale(one.optuna._study_id)
+    assert one.stale == {trial._trial_id}
     assert [one.take(trial), other.take(trial)] == [True, False]
+    other.stale = {trial._trial_id}  # other had looked before one took it
+    assert not other.take(other.trials[0])
+    assert other.at_work_elsewhere()
     complete(dead, run, 0.5)
     assert run_all(one) == ["0", "1"]
     assert values_of(dead) == [0.2, 0.1]

@@ -183,6 +183,8 @@ class Study:
         """
         if self._owns(trial):
             return True
+        if self.database is not None and trial._trial_id in self.stale:  # unless another process has taken it since
+            self.stale = self.stale & self.database.stale(self.optuna._study_id)
         if not self._is_free(trial):
             return False
         if self.database is not None:
