@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import command
-from helpers.command import figures, results
+from helpers.command import figures, refusal, results, succeeds
 from helpers.comparison import same_end, same_files
 from helpers.forks import start, train, train_without_torch
 from PIL import Image
@@ -63,18 +62,6 @@ def folder(tmp_path: Path) -> Path:
     experiments.mkdir(parents=True)
     (experiments / "gratings.yaml").write_text(EXPERIMENT)
     return tmp_path
-
-
-def succeeds(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-def refusal(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 2, process.stdout + process.stderr
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1
-    return process.stderr
 
 
 def test_every_verb_takes_own_code_and_every_printed_command_allows_it(folder: Path) -> None:

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import textwrap
+from collections import ChainMap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from smallvision import __version__
-from smallvision.config.compose import CONFIG_DIR, compose, new_run_suffix, one_line_errors, parse
+from smallvision.config.compose import CONFIG_DIR, compose, new_run_suffix, one_line_errors, parse, trained
 from smallvision.config.resolve import WITH_CHECKPOINT, WITH_STATE_DICT, checkpoint_to_read, force, resolve_config
 from smallvision.config.schema import Config
 from smallvision.core import ranks
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
 WITHOUT_RUN_DIR = ("report", "serve")
 TITLES = {
-    "fit": "training model={model.name} on data={data.name}", "test": "testing {checkpoint}",
+    "fit": "training {trained} on data={data.name}", "test": "testing {checkpoint}",
     "predict": "predicting with {checkpoint}", "export": "exporting {checkpoint} as {format}",
-    "serve": "serving {checkpoint}", "bench": "timing model={model.name} on data={data.name}",
+    "serve": "serving {checkpoint}", "bench": "timing {trained} on data={data.name}",
     "descent": "descent on {descent.function}",
 }  # fmt: skip
 
@@ -159,7 +160,8 @@ def announce(composed: DictConfig) -> None:
     console, title = Console(), TITLES.get(composed.task)
     if title is not None:
         resumed = OmegaConf.select(composed, "resume") if composed.task == "fit" else None
-        console.print(f"smallvision: {f'continuing {resumed}' if resumed else title.format_map(composed)}", "bold")
+        text = title.format_map(ChainMap({"trained": trained(composed)}, composed))
+        console.print(f"smallvision: {f'continuing {resumed}' if resumed else text}", "bold")
         if "torch" not in sys.modules:
             console.fields({"loading": "PyTorch"})
 
@@ -209,8 +211,9 @@ def run_directory(composed: DictConfig, config: Config, overrides: list[str]) ->
     elif config.resume and not typed:
         path, typed = Path(config.resume), True
     else:
-        for group in ("data", "model", "optimizer"):  # a checkpoint may have chosen others
-            composed[group].name = getattr(config, group).name
+        names = {"data": config.data.name, "model": config.trained, "optimizer": config.trained_by}
+        for group, name in names.items():  # a checkpoint may have chosen others
+            composed[group].name = name
         own = config.data.extra.get("path")
         if isinstance(own, str):
             composed.data.name = folder_name(own)
@@ -240,7 +243,7 @@ def sweep(arguments: argparse.Namespace, directory: Path) -> None:
         if override.key_or_group.startswith("hydra/"):
             raise UserError(f"{override.key_or_group}: not here; sweep= and sweep.launcher= choose how a sweep runs")
     composed = compose(overrides, directory, **source_of(arguments), sweep=True)
-    Console().print("smallvision: a sweep of model={model.name} on data={data.name}".format_map(composed), "bold")
+    Console().print(f"smallvision: a sweep of {trained(composed)} on data={composed.data.name}", "bold")
     from smallvision.sweeps import sweep as sweeps
 
     with hydra.initialize_config_dir(str(directory), version_base="1.3"), one_line_errors(overrides):

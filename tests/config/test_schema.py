@@ -181,7 +181,7 @@ def read_shipped() -> dict[str, Any]:
     config = {key: value for key, value in config.items() if key not in ("defaults", "hydra", "sweep")}
     chosen = {
         "data": "mnist", "model": "mnist", "loss": "cross_entropy", "optimizer": "adam", "scheduler": "cosine",
-        "device": "auto", "logger": "csv", "callbacks": "default",
+        "module": "classifier", "device": "auto", "logger": "csv", "callbacks": "default",
     }  # fmt: skip
     groups = {group: section(group, name) for group, name in chosen.items()}
     return {**config, **groups, "task": "fit", "checkpoint": dict(CHECKPOINT)}
@@ -195,7 +195,8 @@ def keys_of(section: Any, prefix: str = "") -> Iterator[str]:
     """The keys that a section must have, at any depth."""
     for key, annotation in section.key_types().items():
         inner = section_of(annotation)
-        if section.fields()[key].default is dataclasses.MISSING:
+        field = section.fields()[key]
+        if field.default is field.default_factory is dataclasses.MISSING:
             yield f"{prefix}{key}"
             if inner is not None and f"{prefix}{key}" != "optimizer.rest":
                 yield from keys_of(inner, f"{prefix}{key}.")

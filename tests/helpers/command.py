@@ -47,6 +47,20 @@ class Process(Protocol):
     def poll(self) -> int | None: ...
 
 
+def succeeds(process: subprocess.CompletedProcess[str]) -> str:
+    """Its standard output."""
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def refusal(process: subprocess.CompletedProcess[str]) -> str:
+    """The one line by which it refused."""
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    return process.stderr
+
+
 def wait_until(condition: Callable[[], object], process: Process) -> bool:
     """Wait for a condition; whether the process still ran when it came true."""
     while not condition():

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import subprocess
 import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +13,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-from helpers.command import TINY, results
+from helpers.command import TINY, refusal, results, succeeds
 from helpers.forks import train, train_without_torch
 from PIL import Image
 from torchvision import models as torchvision_models
@@ -27,18 +26,6 @@ from smallvision.training.optimizers import decayed, split_params
 ARCHITECTURE = "shufflenet_v2_x0_5"
 NETWORK = ("model=torchvision", f"model.architecture={ARCHITECTURE}")
 SHORT = (*TINY, "data.images=120", "data.test_images=20", "data.val_size=20", "trainer.max_epochs=1", "data.size=32")
-
-
-def refusal(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 2, process.stdout + process.stderr
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1
-    return process.stderr
-
-
-def succeeds(process: subprocess.CompletedProcess[str]) -> str:
-    assert process.returncode == 0, process.stderr
-    return process.stdout
 
 
 def make(weights: str | None = None, channels: int = 1, **options: object) -> TorchvisionNetwork:
@@ -162,8 +149,11 @@ def test_timm_is_hinted_at_where_it_is_not_installed(tmp_path: Path) -> None:
     assert "model=timm: needs a package: pip install timm" in line
 
 
-def test_a_network_of_timm_trains_and_neither_downloads_nor_opens_what_its_name_says(tmp_path: Path) -> None:
+def test_a_network_of_timm_trains_and_neither_downloads_nor_opens_what_its_name_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("timm", reason="timm is not installed")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     network = models.TimmNetwork(1, (32, 32), 7, [0.5], [0.2], "resnet18", "DEFAULT")
     assert network.size == (224, 224)
     assert "licence: " in network.origin

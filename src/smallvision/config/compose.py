@@ -21,13 +21,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smallvision.config.schema import GROUPS, Config
+from smallvision.config.schema import CLASSIFIER, GROUPS, Config
 from smallvision.config.untrusted import check_hydra, refuse_search_path
 from smallvision.core.errors import UserError, did_you_mean
 from smallvision.core.run_dir import INSTALLED, SCRIPT, command, find_run, quote, shell_line
 
 CONFIG_DIR = Path(__file__).parents[1] / "configs" if INSTALLED else SCRIPT.with_name("configs")
-CHOICES = (*GROUPS, "task", "experiment")
+CHOICES = (*GROUPS, "module", "task", "experiment")
 # What to type for what has no default.
 EXAMPLES = {
     "checkpoint": "checkpoint=last, or a run's directory or name",
@@ -130,7 +130,7 @@ def choose_own(overrides: list[str], directory: Path) -> list[str]:
     typed = {override.key_or_group: override for override in parsed}
     own = [
         section
-        for section in GROUPS
+        for section in (*GROUPS, "module")
         if f"{section}._target_" in typed and (directory / section / "own.yaml").is_file()
         and (section not in typed or typed[section].value() == "own")
     ]  # fmt: skip
@@ -162,6 +162,12 @@ def names_of(value: object, key: str) -> list[str]:
     if not isinstance(names, (list, ListConfig)) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{key}={value}: must be the name of a package or module, or a list of them")
     return list(names)
+
+
+def trained(composed: DictConfig) -> str:
+    """What a run trains, as it is chosen: ``model=mnist``, or ``module=Autoencoder`` of the user's own."""
+    section = "model" if OmegaConf.select(composed, "module._target_", default=CLASSIFIER) == CLASSIFIER else "module"
+    return f"{section}={composed[section].name}"
 
 
 def _compose_by_hydra(overrides: list[str], directory: Path, name: str, mode: RunMode = RunMode.RUN) -> DictConfig:

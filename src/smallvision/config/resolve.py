@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from smallvision.config.compose import CHOICES, alias, names_of, parse, plain
-from smallvision.config.schema import GROUPS, Config, Data, Trainer
+from smallvision.config.schema import GROUPS, NOT_OF_OWN_MODULE, Config, Data, Trainer
 from smallvision.config.targets import check_targets, use
 from smallvision.config.untrusted import check_checkpoint_file, load_run_config
 from smallvision.core.errors import UserError, did_you_mean
@@ -130,6 +130,8 @@ def resolve_config(
         tree = merge_overrides(checkpoint_config, tree, parsed)
     config = Config.from_dict(tree)
     check(config)
+    if config.module.is_own:
+        refuse_meaningless_keys(config, parsed)
     if tree["task"] == "fit" and resume is not None:
         refuse_finished(RunDir(Path(str(resume))), config, Trainer.from_dict(saved["trainer"], "trainer"))
     typed = any(override.key_or_group == "save_model" for override in parsed)
@@ -178,6 +180,19 @@ def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reaso
         key = override.key_or_group.split("@")[0].replace("/", ".")
         if not any(key == one or key.startswith(f"{one}.") for one in allowed):
             raise UserError(f"{key}: cannot be changed here: {reason}")
+
+
+def refuse_meaningless_keys(config: Config, overrides: list[Override]) -> None:
+    """Raise UserError where what was typed means nothing to a LightningModule of the user's own."""
+    target = config.module.target
+    for override in overrides:
+        key = override.key_or_group
+        if any(key == one or key.startswith(f"{one}.") for one in NOT_OF_OWN_MODULE):
+            raise UserError(f"{key}: has no meaning for {target}, which has a network, loss and optimizer of its own")
+    if config.task == "bench":
+        raise UserError(f"task=bench: measures the project's own training, not that of {target}")
+    if config.early_stopping.patience is not None and config.module.monitor is None:
+        raise UserError("early_stopping.patience: needs a metric: module.monitor=NAME module.mode=min")
 
 
 def merge_overrides(

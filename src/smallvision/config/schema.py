@@ -29,6 +29,10 @@ WeightsFile = Annotated[str, Matches(r"[^\0\n]*[^/\0\n]\.pth?", "a file that end
 Batches = Count | Annotated[float, Range(above=0, high=1)]  # of an epoch; 1.0 is all of them, where 1 is one batch
 PARAM_KINDS = ("weight", "bias", "norm", "head")
 GROUPS = ("data", "model", "loss", "optimizer", "scheduler", "callbacks", "device", "logger")  # folders of configs/
+CLASSIFIER = "smallvision.training.classifier.Classifier"
+# What a LightningModule of the user's own does not use: it has a network, a loss and optimizers of its own.
+NOT_OF_OWN_MODULE = ("model", "loss", "optimizer", "scheduler", "param_groups", "tta", "save_model", "device.compile",
+                     "data.normalisation")  # fmt: skip
 
 
 @dataclass
@@ -233,6 +237,21 @@ class Loss(Target):
 
 
 @dataclass
+class Module(Target):
+    """Which LightningModule, and the metric whose best value chooses the best epoch; None: it is the last."""
+
+    name: Name = "classifier"
+    target: str = CLASSIFIER
+    monitor: str | None = "val/acc"
+    mode: Literal["min", "max"] = "max"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own: ``model``, ``loss``, ``optimizer`` and the like then have no meaning."""
+        return self.target != CLASSIFIER
+
+
+@dataclass
 class TestTimeAugmentation(Section):
     """Views whose logits are averaged in validation and test."""
 
@@ -337,6 +356,7 @@ class Config(Section):
     report: bool  # draw report.html at the end
     save_model: WeightsFile | None  # file for the best epoch's plain state dict
     log_every_n_batches: Count | None
+    module: Module = field(default_factory=Module)
     use: list[str] | None = None  # packages and modules of the user's own, which `_target_` may name
     resume: str | None = None  # a run directory to continue in place
     rerun: str | None = None  # a run directory whose config a new run starts from
@@ -353,6 +373,16 @@ class Config(Section):
     serve: Serve | None = field(default=None, metadata=OPTIONAL)
     bench: Bench | None = field(default=None, metadata=OPTIONAL)
     descent: Descent | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def trained(self) -> str:
+        """The name of what is trained."""
+        return self.module.name if self.module.is_own else self.model.name
+
+    @property
+    def trained_by(self) -> str:
+        """The name of the optimizer."""
+        return "own" if self.module.is_own else self.optimizer.name
 
     @property
     def checkpointing(self) -> Checkpointing:

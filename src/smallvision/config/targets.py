@@ -24,6 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "loss": ("torch.nn",),
     "optimizer": ("torch.optim",),
     "scheduler": ("smallvision.training.schedules", "torch.optim.lr_scheduler"),
+    "module": ("smallvision.training.classifier",),
     "callbacks": ("smallvision.training.callbacks.*", "lightning.pytorch.callbacks"),
     "logger": ("lightning.pytorch.loggers",),
 }  # fmt: skip
@@ -31,6 +32,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 # losses do not take logits and class numbers.
 NAMES = {
     "torch.nn": ("CrossEntropyLoss", "MultiMarginLoss"),
+    "smallvision.training.classifier": ("Classifier",),
     "lightning.pytorch.callbacks": (
         "DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler",
         "LearningRateMonitor", "ModelSummary", "Timer", "WeightAveraging",
@@ -95,7 +97,7 @@ def check_targets(config: Config) -> None:
 
 def named_targets(config: Config) -> Iterator[tuple[str, object, str]]:
     """The section, the target and the key of each ``_target_`` in the config."""
-    for section in ("data", "model", "loss", "optimizer", "scheduler", "logger"):
+    for section in ("data", "model", "loss", "optimizer", "scheduler", "module", "logger"):
         target = getattr(config, section).target
         if target is not None:  # of a logger
             yield section, target, section
@@ -233,6 +235,10 @@ def _base_class(section: str) -> type | None:
         from torch.optim import lr_scheduler
 
         return lr_scheduler.LRScheduler
+    if section == "module":
+        from lightning.pytorch import LightningModule
+
+        return LightningModule
     if section == "callbacks":
         from lightning.pytorch import callbacks
 

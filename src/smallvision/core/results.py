@@ -13,7 +13,27 @@ from smallvision.core.run_dir import RunDir
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 MAX_ITEMS = 100_000  # of a list
+Row = dict[str, float | None]  # of metrics.csv: epoch, step, lr and metrics by their names
 K = TypeVar("K")
+
+
+def is_better(row: Row, best: Row | None, monitor: str | None, mode: str) -> bool:
+    """Whether the epoch of ``row`` is better than the best one before it: by the metric ``monitor``, then by val/loss;
+    where there is no such metric, the later one is.
+    """
+    if best is None or monitor is None or best.get(monitor) is None:
+        return True
+    return row.get(monitor) is not None and _rank(row, monitor, mode) > _rank(best, monitor, mode)
+
+
+def _rank(row: Row, monitor: str, mode: str) -> tuple[float, float]:
+    value = row[monitor] or 0.0
+    return (-math.inf if math.isnan(value) else value if mode == "max" else -value), -(row.get("val/loss") or 0.0)
+
+
+def metrics_of(row: Row) -> Row:
+    """The metrics of a row."""
+    return {name: value for name, value in row.items() if name not in ("epoch", "step", "lr")}
 
 
 @dataclass(frozen=True)
@@ -66,12 +86,12 @@ class Results:
     """How a run ended and what it measured.
 
     ``status``: completed, interrupted, failed or pruned, with the ``reason`` of a failure. ``metrics``: of the best
-    epoch, by the names in :data:`METRICS`, None where there is none. ``best_checkpoint``: relative to the run
-    directory, or as it was given. ``saved_model``: the plain state dict. ``balanced_accuracy``: of the test, the mean
-    of the accuracies of the classes. ``tested``: images that were tested; ``times_tested``: how often the run's test
-    set was read. ``cut_short``: the keys that left batches out, as typed. ``unsaved``: what could not be written, and
-    why. ``directory``: of the run, once they are written or read. ``extra``: what only one task reports, under its own
-    keys beside the others.
+    epoch, by the names in :data:`METRICS`, None where there is none, and by those of a module of the user's own.
+    ``best_checkpoint``: relative to the run directory, or as it was given. ``saved_model``: the plain state dict.
+    ``balanced_accuracy``: of the test, the mean of the accuracies of the classes. ``tested``: images that were tested;
+    ``times_tested``: how often the run's test set was read. ``cut_short``: the keys that left batches out, as typed.
+    ``unsaved``: what could not be written, and why. ``directory``: of the run, once they are written or read.
+    ``extra``: what only one task reports, under its own keys beside the others.
     """
 
     status: str

@@ -143,16 +143,20 @@ def number_axis(axes: Axes, numbers: list[float], log: bool) -> None:
 # Of a run ----------------------------------------------------------------------------------------------------------
 
 
-def learning_curve(view: RunView, name: str) -> Markup | None:
-    """``name`` (loss or acc) by epoch, of training and validation, with the best epoch marked."""
-    train, val = view.points(f"train/{name}"), view.points(f"val/{name}")
-    if max(len(train), len(val)) < 2:
+def learning_curve(view: RunView, title: str, number: int) -> Markup | None:
+    """A metric by epoch, of training and validation where it has both, with the best epoch marked; ``number``: of the
+    plot.
+    """
+    names = view.curves[title]
+    curves = [view.points(name) for name in names]
+    if max(map(len, curves)) < 2:
         return None
-    label = "loss" if name == "loss" else "accuracy"
-    with new_plot(f"curve-{name}", f"{label} by epoch, of training and validation") as plot:
+    label = "accuracy" if title == "acc" else title
+    both = ", of training and validation" if len(names) == 2 else ""
+    with new_plot(f"metric-{number}", f"{label} by epoch{both}") as plot:
         if view.results.best_epoch and len(view.rows) > 1:
             plot.axes.axvline(view.results.best_epoch, color=COLORS["best"], linewidth=1.2)
-        for curve, role in ((train, "pruned"), (val, "trial")):
+        for curve, role in zip(curves, ("pruned", "trial")[-len(curves) :], strict=True):
             marker = "o" if len(curve) <= 30 else ""
             xs, ys, color = list(curve), list(curve.values()), COLORS[role]
             plot.axes.plot(xs, ys, color=color, linewidth=1.6, marker=marker, markersize=3.5)

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import yaml
 
 from smallvision.config import untrusted
+from smallvision.config.schema import CLASSIFIER, NOT_OF_OWN_MODULE
 from smallvision.core.errors import UserError
-from smallvision.core.results import METRICS, Results
+from smallvision.core.results import Results, Row, is_better, metrics_of
 from smallvision.core.run_dir import assign, command, is_locked, using
 from smallvision.reports.evaluation import Accuracy, Evaluation
 
@@ -26,6 +27,7 @@ MAX_BYTES = 2**30  # of report.npz, unpacked
 RUNNING = "running.json"  # instead of results.json while a run is under way
 STEP_COLUMNS = ("epoch", "loss", "lr")
 MAX_ROWS = 100_000  # of metrics.csv
+MAX_CURVES = 12
 UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
     RecursionError, csv.Error, yaml.YAMLError, UserError,
@@ -107,9 +109,12 @@ class RunView:
         if not is_locked(directory):
             results.status, results.reason = "interrupted", "Its process was killed."
         if rows:
-            best = max(rows, key=lambda row: (row["val/acc"] or 0.0, -(row["val/loss"] or 0.0)))
+            monitor, mode = str(view.module.get("monitor", "val/acc")), str(view.module.get("mode", "max"))
+            best: Row = rows[0]
+            for row in rows[1:]:
+                best = row if is_better(row, best, monitor, mode) else best
             results.epochs, results.steps = len(rows), int(rows[-1]["step"] or 0)
-            results.metrics |= {name: best[name] for name in METRICS if name in best}
+            results.metrics |= metrics_of(best)
             results.best_epoch = int(best["epoch"] or 0)
         return view
 
@@ -117,13 +122,25 @@ class RunView:
     def config(self) -> dict[str, object]:
         return _mapping(self.directory / "config.yaml")
 
+    @property
+    def module(self) -> dict[str, object]:
+        """The config's section of that name, which older runs do not have."""
+        module = self.config.get("module")
+        return module if isinstance(module, dict) else {}
+
+    @property
+    def own_module(self) -> str | None:
+        """The ``_target_`` of a LightningModule of the user's own."""
+        target = str(self.module.get("_target_", CLASSIFIER))
+        return None if target == CLASSIFIER else target
+
     def row(self) -> dict[str, object]:
         """Of a table of runs: how it ended, what it measured, and its config by full keys."""
         results = self.results
         measured = ("task", "device", "seed", "epochs", "steps", "images_per_second")
         row = {"run": str(self.directory), "status": results.state, **{key: getattr(results, key) for key in measured}}
         row |= {"parameters": results.model.parameters, "seconds": results.seconds.total, **results.metrics}
-        return row | {key: value for key, value in flatten(self.config).items() if key not in row}
+        return row | {key: value for key, value, _ in self.settings if key not in row}
 
     @cached_property
     def overrides(self) -> list[str]:
@@ -191,10 +208,26 @@ class RunView:
         }
 
     @property
+    def curves(self) -> dict[str, list[str]]:
+        """What has a learning curve, by its title: a metric of metrics.csv, or that of training and of validation."""
+        names = [*dict.fromkeys(name for row in self.all_rows for name in metrics_of(row))]
+        found: dict[str, list[str]] = {}
+        for name in names:
+            pair = [f"train{name.removeprefix('train')}", f"val{name.removeprefix('train')}"]
+            if name == pair[0] and pair[1] in names:
+                found[name[len("train") + 1 :]] = pair
+        together = [name for pair in found.values() for name in pair]
+        found |= {name: [name] for name in names if name not in together}
+        return dict(islice(found.items(), MAX_CURVES))
+
+    @property
     def settings(self) -> list[tuple[str, object, bool]]:
-        """Each key of the config, its value, and whether it was typed on the command line."""
+        """Each key of the config that the run uses, its value, and whether it was typed on the command line."""
         typed = {override.lstrip("+").partition("=")[0].replace("/", ".") for override in self.overrides}
         flat = sorted(flatten(self.config).items(), key=lambda entry: "." in entry[0])
+        if self.own_module:
+            unused = tuple(f"{key}." for key in NOT_OF_OWN_MODULE)
+            flat = [(key, value) for key, value in flat if not f"{key}.".startswith(unused)]
         return [(key, value, bool({key, key.removesuffix(".name")} & typed)) for key, value in flat]
 
     @property
@@ -214,7 +247,8 @@ class RunView:
         if best := results.best_checkpoint:
             inside = results.task == "fit" and not Path(best).is_absolute() and (run / best).is_file()
             checkpoint = assign("checkpoint", run / best if inside else best)
-            for task, more in {"test": [], "predict": ["images=FILES"], "export": ["format=onnx"]}.items():
+            tasks = {"test": [], "predict": ["images=FILES"], "export": ["format=onnx"]}
+            for task, more in {"test": []}.items() if self.own_module else tasks.items():
                 found[task] = [f"task={task}", checkpoint, *more]
         used = using(self.config.get("use"))
         return {

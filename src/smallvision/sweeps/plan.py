@@ -16,15 +16,15 @@ from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 
-from smallvision.config.compose import CHOICES, search_path
-from smallvision.config.schema import Sweep
+from smallvision.config.compose import CHOICES, search_path, trained
+from smallvision.config.schema import CLASSIFIER, Sweep
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import folder_name, write_text
 from smallvision.sweeps.space import Dimension, grid, parse_space
 from smallvision.sweeps.trial import TrialRun
 
 PLAN_FILE = "sweep.yaml"
-METRICS = {"val/acc": True, "val/loss": False}  # whether a higher value is better
+METRICS = {"val/acc": "max", "val/loss": "min"}  # which of their values are better
 NOT_IN_SWEEPS = {
     "resume": "the same sweep command again continues a sweep",
     "rerun": "a sweep composes its runs from the configs; type the values instead",
@@ -217,7 +217,6 @@ def make_plan(
     typed = any(line.startswith("sweep") for line in arguments)
     if not (dimensions or len(seeds) > 1 or settings.seeds or typed):
         raise UserError("-m: nothing to search; list values or seeds, for example optimizer.lr=1e-3,1e-2 or seed=0,1,2")
-    higher_is_better = METRICS[settings.metric]
     plan = Plan(
         name=settings.name or "",
         directory=Path(),
@@ -228,7 +227,7 @@ def make_plan(
         fixed=fixed,
         seeds=seeds,
         metric=settings.metric,
-        maximize=higher_is_better if settings.direction == "auto" else settings.direction == "maximize",
+        maximize=settings.direction == "maximize",
         count=count_trials(settings, dimensions),
         epochs=most_epochs(dimensions, config.trainer.max_epochs),
         sampler_seed=settings.sampler_seed,
@@ -244,13 +243,27 @@ def make_plan(
 
 
 def read_settings(config: DictConfig) -> Sweep:
-    """The ``sweep`` section. Raises UserError at the first key that is unknown or has an impossible value."""
+    """The ``sweep`` section, with the direction that its metric asks for. Raises UserError at the first key that is
+    unknown or has an impossible value.
+    """
+    if OmegaConf.select(config, "sweep.metric") is None:
+        raise UserError("sweep.metric: which of the module's? Type module.monitor=NAME, or sweep.metric=NAME")
     settings = Sweep.from_dict(OmegaConf.to_container(config.sweep, resolve=True), "sweep")
-    if settings.metric not in METRICS:
+    metrics, metric, module = {**METRICS}, settings.metric, OmegaConf.select(config, "module")
+    is_own = module is not None and module._target_ != CLASSIFIER
+    if is_own:
+        metrics = {str(module.monitor): str(module.mode)}
+        if settings.test_best:
+            raise UserError(f"sweep.test_best: {module._target_} has no test/acc")
+    if metric.startswith(("test", "train")) or not (is_own or metric in metrics):
         raise UserError(
-            f"sweep.metric={settings.metric}: a sweep ranks its trials by validation images, never by others;"
-            f" use one of {', '.join(METRICS)}"
+            f"sweep.metric={metric}: a sweep ranks its trials by validation images, never by others;"
+            f" use one of {', '.join(metrics) if not is_own else 'those that the module logs in validation'}"
         )
+    if settings.direction == "auto" and metric not in metrics:
+        raise UserError(f"sweep.metric={metric}: type sweep.direction=maximize or sweep.direction=minimize as well")
+    if settings.direction == "auto":
+        settings.direction = "maximize" if metrics[metric] == "max" else "minimize"
     return settings
 
 
@@ -279,7 +292,8 @@ def with_directory(plan: Plan, config: DictConfig) -> Plan:
     typed = any(str(line).startswith("hydra.sweep.dir=") for line in config.hydra.overrides.hydra)
     own = OmegaConf.select(config, "data.path")
     name = plan.name or plan.default_name(
-        folder_name(str(own)) if own else str(config.data.name), str(config.model.name)
+        folder_name(str(own)) if own else str(config.data.name),
+        trained(config).partition("=")[2],
     )
     OmegaConf.update(config, "sweep.name", name, force_add=True)
     directory = Path(str(config.hydra.sweep.dir))

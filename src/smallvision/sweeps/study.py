@@ -346,7 +346,7 @@ class Study:
 
     def store(self, run: TrialRun, results: Results) -> None:
         """Store the results of a run that has ended; with its last seed the trial ends."""
-        trial, value = self.trials[run.number], results.metrics[self.plan.metric]
+        trial, value = self.trials[run.number], results.metrics.get(self.plan.metric)
         if results.data.stand_in_for is not None:
             self.optuna.set_user_attr("stand_in_for", results.data.stand_in_for)
         if trial.state != TrialState.RUNNING or not self._owns(trial):

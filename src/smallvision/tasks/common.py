@@ -3,12 +3,13 @@
 from functools import partial
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from smallvision.config.schema import Config, Optimizer
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
-from smallvision.core.results import DataResults, ModelResults, Results, Seconds
+from smallvision.core.results import DataResults, ModelResults, Results, Row, Seconds
 from smallvision.core.run_dir import RunDir
 from smallvision.data.dataset import ImageDataset, origin
 from smallvision.data.module import ImageDataModule
@@ -22,6 +23,7 @@ from smallvision.training.factory import Experiment, make_data, make_experiment
 from smallvision.training.model_spec import shape_str
 from smallvision.training.processes import Group
 
+WITHOUT_CLASSES = "a LightningModule of your own: no confusion matrix, no task=predict, export or serve"
 FEW = 10  # test images, which do not tell how well their class is recognised
 
 
@@ -34,6 +36,12 @@ def make_shared_experiment(
     if any(identity != found[0] for identity in found):
         sources = ", ".join(f"process {rank}: {one['source']}" for rank, one in enumerate(found))
         raise UserError(f"data={config.data.name}: not the same images everywhere ({sources}); see data_dir")
+    lasts = {experiment.data.sizes[part] % config.data.eval_batch_size for part in ("val", "test")}
+    if config.module.is_own and any(0 < last < group.world_size for last in lasts):
+        raise UserError(
+            f"data.eval_batch_size={config.data.eval_batch_size}: leaves a batch of fewer images than the"
+            f" {group.world_size} processes, which {config.module.target} may not take; use another size"
+        )
     return experiment
 
 
@@ -54,14 +62,18 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
             "data": origin(dataset.name, dataset.source),
             "": f"{sizes['train']:,} train, {sizes['val']:,} val{taken}, {sizes['test']:,} test;"
             f" {shape_str(dataset.shape)}, {len(dataset.classes)} classes",
-            "network": f"{config.model.name}, {experiment.parameters:,} parameters,"
-            f" {experiment.flops / 1e6:.3g} MFLOP an image",
+            ("module" if config.module.is_own else "network"): f"{config.trained}, {experiment.parameters:,} parameters"
+            + (f", {experiment.flops / 1e6:.3g} MFLOP an image" if experiment.flops else ""),
         }
     )
-    network = experiment.model.predictor.network
+    network = None if experiment.predictor is None else experiment.predictor.network
     if isinstance(network, PretrainedNetwork) and network.weights is not None:
         console.fields({"weights": network.origin})
-    if config.task == "fit":
+    if config.module.is_own:
+        module = config.module
+        best = "the last epoch" if module.monitor is None else f"epoch by {module.monitor} ({module.mode})"
+        console.fields({"": WITHOUT_CLASSES, "best": best, "seed": f"{config.seed}"})
+    elif config.task == "fit":
         console.fields(
             {
                 "optimizer": f"{optimizer(config.optimizer, device)}, lr {config.optimizer.lr:g},"
@@ -88,6 +100,12 @@ def imbalance(dataset: ImageDataset) -> list[str]:
     if len(labels) > 0 and few:
         found.append(f"{few} of {number} have fewer than {FEW} test images: too few to judge them by")
     return found
+
+
+def test(trainer: Trainer, experiment: Experiment) -> Row:
+    """What a test of the model measures, by name."""
+    measured = trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
+    return {name: float(value) for metrics in measured for name, value in metrics.items()}
 
 
 def add_test(results: Results, probabilities: Tensor, dataset: ImageDataset) -> None:
@@ -129,8 +147,8 @@ def results(config: Config, experiment: Experiment, run_dir: RunDir, status: str
         device=experiment.device.kind,
         precision=experiment.device.precision,
         data=DataResults(**data.dataset.identity, **data.sizes),  # type: ignore[arg-type]
-        model=ModelResults(config.model.name, experiment.parameters),
-        optimizer=config.optimizer.name,
+        model=ModelResults(config.trained, experiment.parameters),
+        optimizer=config.trained_by,
         seconds=Seconds(total=run_dir.seconds),
         cut_short=cut_short(config, data),
     )
@@ -150,6 +168,9 @@ def tested(console: Console, results: Results, which: str) -> None:
             console.print(f"      balanced acc {balanced:.4f}, the mean of the classes' accuracies")
         if count < data.test:
             console.print(f"      on {count:,} of the {data.test:,} test images", style="bold yellow")
+    elif own := {name: value for name, value in results.metrics.items() if value is not None and name[:4] == "test"}:
+        for line in (f"test  {'  '.join(f'{name} {value:.4g}' for name, value in own.items())}", f"      {which}"):
+            console.print(line, style="bold green")
     if results.cut_short is not None:
         console.print(f"      cut short by {results.cut_short}: ranked below whole runs", style="bold yellow")
     if data.stand_in_for is not None:

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, Pruned, UserError
-from smallvision.core.results import METRICS, EpochSeconds, Results, Seconds
+from smallvision.core.results import EpochSeconds, Results, Row, Seconds, metrics_of
 from smallvision.core.run_dir import RunDir, assign, command, installed, using
 from smallvision.core.system import STOP
 from smallvision.tasks import common
@@ -88,10 +89,10 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
             )
         if fit.checkpointing.best is not None:
             best = group.from_first(partial(read_checkpoint, run_dir.best_checkpoint))
-            if config.test and experiment.data.sizes["test"]:
+            if config.test and experiment.data.sizes["test"] and fit.tests:
                 with group.explain_lost_process():
                     fit.test(best)
-            if weights_file is not None and run_dir.is_writer:
+            if weights_file is not None and run_dir.is_writer and experiment.predictor is not None:
                 fit.save_weights(best, weights_file)
         fit.status = "completed"
     except Pruned:
@@ -148,9 +149,10 @@ class Fit:
         self.checkpointing = self._callback(Checkpointing)
         self.metrics_csv, self.timer = self._callback(MetricsCSV), self._callback(EpochTimer)
         self.kept = self._callback(KeepProbabilities)
+        self.tests = is_overridden("test_step", experiment.model)
         self.status = "failed"
         self.reason: str | None = None
-        self.test_metrics: dict[str, float | None] = {}
+        self.test_metrics: Row = {}
         self.test_seconds: float | None = None
         self.times_tested = 0
         self.saved_model: str | None = None
@@ -164,19 +166,19 @@ class Fit:
         """Test the checkpoint that validation chose."""
         started = time.perf_counter()
         self.times_tested += 1
-        self.experiment.model.predictor.load_weights(best)
-        self.trainer.test(self.experiment.model, datamodule=self.experiment.data, verbose=False)
-        self.test_metrics = {name: self.trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
+        self.experiment.load_weights(best)
+        self.test_metrics = common.test(self.trainer, self.experiment)
         self.test_seconds = time.perf_counter() - started
 
     def save_weights(self, best: Checkpoint, path: Path) -> None:
         """Write the network's weights as a plain state dict, unless the run was cut short. A full disk, say, is printed
         and ends nothing.
         """
-        if common.cut_short(self.config, self.experiment.data):
+        predictor = self.experiment.predictor
+        if predictor is None or common.cut_short(self.config, self.experiment.data):
             return
         try:
-            state_dict.write(best.state_dict, self.experiment.model.predictor.network, path)
+            state_dict.write(best.state_dict, predictor.network, path)
         except OSError as error:
             reason = error.strerror or str(error)
             self.checkpointing.unsaved.append(f"{path.name}: {reason}")
@@ -186,14 +188,14 @@ class Fit:
 
     def results(self) -> Results:
         """The content of results.json."""
-        best: dict[str, Any] = self.checkpointing.best or {}
+        best: Row = self.checkpointing.best or {}
         timer, compiler = self.timer, find_callback(self.trainer, Compiler)
         results = common.results(self.config, self.experiment, self.run_dir, self.status)
         results.reason = self.reason
         results.epochs, results.steps = len(self.metrics_csv.history), self.trainer.global_step
-        results.metrics |= {name: best.get(name) for name in METRICS} | self.test_metrics
+        results.metrics |= metrics_of(best) | self.test_metrics
         results.best_checkpoint = "checkpoints/best.ckpt" if best else None
-        results.best_epoch = best.get("epoch")
+        results.best_epoch = int(best["epoch"] or 0) if best else None
         results.seconds = Seconds(
             total=self.run_dir.seconds,
             fit=timer.seconds,
@@ -217,7 +219,7 @@ class Fit:
                 self.trainer.loggers,
                 self.config.without("resume", "rerun", "task", "report"),
                 results.metrics,
-                self.experiment.model,
+                self.experiment.predictor,
                 next(iter(self.experiment.data.train_dataloader())),
                 self.kept.probabilities,
                 self.experiment.data.dataset.test_labels,
@@ -242,7 +244,11 @@ class Fit:
         if self.status == "pruned":
             console.print(f"pruned after epoch {results.epochs}", style="bold")
         if self.status == "completed":
-            common.tested(console, results, f"best epoch {results.best_epoch or '-'}, {results.tested_text}")
+            if self.tests:
+                common.tested(console, results, f"best epoch {results.best_epoch or '-'}, {results.tested_text}")
+            else:
+                target = self.config.module.target
+                console.print(f"best epoch {results.best_epoch}, not tested: {target} has no test_step")
             self._print_next(results)
 
     def _print_next(self, results: Results) -> None:
@@ -255,10 +261,11 @@ class Fit:
             normalised = common.normalisation(self.experiment.data)
             self.console.fields({"state dict": f"{self.saved_model}, of epoch {results.best_epoch}, for {normalised}"})
         others = path.parent.parent if path.parent.parent.name == "runs" else path.parent
+        checkpoint = assign("checkpoint", self.run_dir.best_checkpoint)
         goes_on = results.epochs == self.config.trainer.max_epochs  # and was not stopped early
         self.console.fields(
             {
-                "test again": command("task=test", assign("checkpoint", self.run_dir.best_checkpoint), *used),
+                **({"test again": command("task=test", checkpoint, *used)} if self.tests else {}),
                 **({"continue": command(assign("resume", path), more, *used)} if goes_on else {}),
                 "compare": command("task=report", assign("runs", others)),
             }

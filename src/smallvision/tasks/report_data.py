@@ -62,7 +62,7 @@ def collect(experiment: Experiment, probabilities: Tensor, trained: bool) -> Rep
         images, classes = next(iter(data.train_dataloader()))
         samples, sample_labels = images[:MAX_SAMPLES], classes[:MAX_SAMPLES].cpu().numpy().astype(np.int32)
         arrays = arrays._replace(samples=_channels_last(samples), sample_labels=sample_labels)
-    filters = first_filters(experiment.model.predictor)
+    filters = None if experiment.predictor is None else first_filters(experiment.predictor)
     if filters is not None:
         arrays = arrays._replace(filters=filters[:MAX_FILTERS].detach().float().cpu().numpy())
     return arrays

@@ -3,6 +3,8 @@
 import time
 from functools import partial
 
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
@@ -12,6 +14,7 @@ from smallvision.tasks import common
 from smallvision.tasks.report_data import write_report
 from smallvision.training import state_dict
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
+from smallvision.training.callbacks.keyed_randomness import KeyedRandomness
 from smallvision.training.checkpoint import BareWeights, Checkpoint
 from smallvision.training.factory import Experiment, make_trainer
 from smallvision.training.processes import Group, joined
@@ -31,18 +34,20 @@ def _run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | BareWeights, 
     experiment, note = load(checkpoint, config, group)
     if not experiment.data.sizes["test"]:
         raise UserError(f"data={config.data.name}: has no test images")
+    if not is_overridden("test_step", experiment.model):
+        raise UserError(f"{config.module.target}: has no test_step")
     kept = KeepProbabilities()
-    trainer = make_trainer(config, experiment.device, run_dir.path, [kept], group=group)
+    trainer = make_trainer(config, experiment.device, run_dir.path, [kept, KeyedRandomness(config.seed)], group=group)
     group.from_first(partial(run_dir.describe, config.to_dict(), experiment.device.hardware))
     common.summary(console, config, experiment, run_dir)
     if note is not None:
         console.print(f"  note       {note}", style="yellow")
     started = time.perf_counter()
     with group.explain_lost_process():
-        trainer.test(experiment.model, datamodule=experiment.data, verbose=False)
+        metrics = common.test(trainer, experiment)
     seconds = time.perf_counter() - started
     results = common.results(config, experiment, run_dir, "completed")
-    results.metrics |= {name: trainer.callback_metrics[name].item() for name in ("test/loss", "test/acc")}
+    results.metrics |= metrics
     common.add_test(results, kept.probabilities, experiment.data.dataset)
     results.times_tested = 1
     results.best_checkpoint = str(checkpoint.path)
@@ -74,7 +79,8 @@ def load(checkpoint: Checkpoint | BareWeights, config: Config, group: Group) -> 
     if whiten:
         raise UserError(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
     experiment = common.make_shared_experiment(config, group)
-    network = experiment.model.predictor.network
+    assert experiment.predictor is not None
+    network = experiment.predictor.network
     network.load_state_dict(state_dict.fitted(checkpoint.state_dict, network, checkpoint.path, name))
     normalised = common.normalisation(experiment.data)
     return experiment, f"{state_dict.SAYS_NOTHING} or its data: tested as {name}, {normalised}"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeGuard
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from torch import nn
 
 from smallvision.config.fields import Length, Matches, Range, accepts
 from smallvision.config.schema import Count, Natural, Seed
@@ -63,6 +64,13 @@ class Checkpoint:
     dataset: dict[str, Any]
     position: dict[str, int] | None
     raw: dict[str, object]
+
+    @property
+    def module_weights(self) -> dict[str, torch.Tensor]:
+        """All of the LightningModule's."""
+        weights = self.raw["state_dict"]
+        assert isinstance(weights, dict)
+        return weights
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,15 @@ def _checked(path: Path, content: object) -> Checkpoint:
     )
 
 
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Give a module the weights of the checkpoint ``path``. Raises UserError where they do not fit."""
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[2][:200].strip()  # after a headline of torch's
+        raise UserError(f"{path}: its weights do not fit its own config ({reason})") from None
+
+
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The checkpoint of a run to go on from, and what is wrong with those that were newer.
 
@@ -236,11 +253,12 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 class PlainCheckpointIO(CheckpointIO):
     """Tensors, numbers, strings, lists and dicts, in torch's own format; read with ``weights_only=True``.
 
-    ``checkpoint``: the one to continue from, which has been read already.
+    ``checkpoint``: the one to continue from, which has been read already. ``verify``: read the first one that is
+    written, which code of the user's own may have given what cannot be read back; UserError names it.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint | None = None, verify: bool = False) -> None:
+        self.checkpoint, self.verify = checkpoint, verify
 
     def save_checkpoint(
         self, checkpoint: Mapping[str, object], path: str | Path, storage_options: object = None
@@ -256,6 +274,10 @@ class PlainCheckpointIO(CheckpointIO):
                 if isinstance(error.__context__, (OSError, Interrupted)):
                     raise error.__context__ from None
                 raise
+            if self.verify:
+                file.flush()
+                refuse_unreadable(scratch, path)
+                self.verify = False
 
     def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, object]:
         if self.checkpoint is not None and self.checkpoint.path == Path(path):
@@ -264,6 +286,15 @@ class PlainCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def refuse_unreadable(scratch: Path, path: Path) -> None:
+    """Raise UserError where what was just written, to become ``path``, cannot be read back."""
+    try:
+        opened(scratch)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{scratch}: ")
+        raise UserError(f"{path}: {reason}; a checkpoint keeps numbers, text, lists, dicts and tensors alone") from None
 
 
 def copy(source: Path, target: Path, keep: int = 1) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from smallvision.config.schema import Config, Loss
 from smallvision.config.targets import import_used, instantiate
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
+from smallvision.core.rng import seeded
 from smallvision.core.run_dir import RunDir
 from smallvision.data.arrays import as_dataset
 from smallvision.data.dataset import ImageDataset
@@ -40,9 +41,9 @@ from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
 from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
-from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointIO
+from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointIO, load_weights
 from smallvision.training.classifier import Classifier
-from smallvision.training.model_spec import ModelSpec, shape_str
+from smallvision.training.model_spec import ModelSpec, no_larger_than, shape_str
 from smallvision.training.optimizers import make_optimizer
 from smallvision.training.predictor import Layer, Normalise, Predictor, Whiten
 from smallvision.training.processes import Environment, Group
@@ -60,10 +61,22 @@ class Experiment:
     """Everything of one run that torch computes with."""
 
     data: ImageDataModule
-    model: Classifier
+    model: pl.LightningModule
     device: devices.Device
     parameters: int
     layers: list[Layer]
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """None for a LightningModule of the user's own."""
+        return self.model.predictor if isinstance(self.model, Classifier) else None
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Raises UserError where they do not fit."""
+        if self.predictor is not None:
+            self.predictor.load_weights(checkpoint)
+        else:
+            load_module(self.model, checkpoint)
 
     @property
     def flops(self) -> int:
@@ -129,6 +142,17 @@ def make_experiment(
     """
     dataset = data.dataset
     refuse_no_batches(config, data)
+    if checkpoint is not None:
+        spec = checkpoint.spec
+        if dataset.shape != spec.shape or len(dataset.classes) != len(spec.classes):
+            raise UserError(
+                f"data={config.data.name}: images of {shape_str(dataset.shape)} in {len(dataset.classes)}"
+                f" classes; the checkpoint is for {shape_str(spec.shape)} in {len(spec.classes)}"
+            )
+    if config.module.is_own:
+        module = make_module(config, dataset, checkpoint)
+        device = replace(devices.choose(config.device, flops=0), compile=False, channels_last=False)
+        return Experiment(data, module, device, sum(parameter.numel() for parameter in module.parameters()), [])
     if checkpoint is None:
         spec = ModelSpec(
             model=config.model.to_dict(),
@@ -146,12 +170,6 @@ def make_experiment(
         if spec.whiten:
             init_whiten(predictor, data)
     else:
-        spec = checkpoint.spec
-        if dataset.shape != spec.shape or len(dataset.classes) != len(spec.classes):
-            raise UserError(
-                f"data={config.data.name}: images of {shape_str(dataset.shape)} in {len(dataset.classes)}"
-                f" classes; the checkpoint is for {shape_str(spec.shape)} in {len(spec.classes)}"
-            )
         predictor = Predictor.with_weights(checkpoint, config)
     layers = predictor.layers()
     if checkpoint is None and config.task != "test":
@@ -167,6 +185,28 @@ def make_experiment(
         *make_losses(config.loss, weights),
     )
     return Experiment(data, model, device, predictor.parameter_count, layers)
+
+
+def make_module(config: Config, dataset: ImageDataset, checkpoint: Checkpoint | None) -> pl.LightningModule:
+    """The LightningModule of the user's own, with the weights of ``checkpoint`` or initial ones."""
+    channels, *size = dataset.shape
+    arguments = config.module.without_own_keys()
+    make = partial(instantiate, "module", arguments, channels=channels, size=tuple(size), classes=len(dataset.classes))
+    if checkpoint is not None:
+        shapes = [weight.shape for weight in checkpoint.module_weights.values()]
+        with no_larger_than(shapes), torch.device("meta"):
+            make()
+    with seeded(config.seed, "initialisation"):
+        module: pl.LightningModule = make()
+    if checkpoint is not None:
+        load_module(module, checkpoint)
+    return module
+
+
+def load_module(module: pl.LightningModule, checkpoint: Checkpoint) -> None:
+    """Give a module of the user's own its part of a checkpoint. Raises UserError where it does not fit."""
+    module.on_load_checkpoint(checkpoint.raw)
+    load_weights(module, checkpoint.module_weights, checkpoint.path)
 
 
 def init_whiten(predictor: Predictor, data: ImageDataModule) -> None:
@@ -219,6 +259,9 @@ def make_callbacks(
         "max_epochs": config.trainer.max_epochs,
         "log_every_n_batches": config.log_every_n_batches,
         **config.checkpointing.to_dict(),
+        "monitor": config.module.monitor,
+        "mode": config.module.mode,
+        **({"metrics": None} if config.module.is_own else {}),
         "run_dir": run_dir,
         "console": console,
         "checkpoint": checkpoint,
@@ -242,7 +285,8 @@ def make_callbacks(
             raise UserError(f"callbacks: results.json needs {kind.__module__}.{kind.__name__}; leave it in")
     stopping = config.early_stopping
     if stopping.patience is not None:
-        callbacks.append(EarlyStopping("val/acc", stopping.min_delta, stopping.patience, mode="max"))
+        monitor = config.module.monitor or ""
+        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=config.module.mode))
     return callbacks
 
 
@@ -261,7 +305,9 @@ def make_trainer(
     warnings.filterwarnings("ignore", module=r"lightning\.")
     arguments = config.trainer.to_dict()
     profiler, timeout = arguments.pop("profiler"), timedelta(seconds=arguments.pop("timeout"))
-    plugins: list[Precision | ClusterEnvironment | CheckpointIO | LayerSync] = [PlainCheckpointIO(checkpoint)]
+    plugins: list[Precision | ClusterEnvironment | CheckpointIO | LayerSync] = [
+        PlainCheckpointIO(checkpoint, verify=config.use is not None)
+    ]
     if group is not None and group.world_size > 1:
         plugins.append(Environment(group))
         arguments["strategy"] = DDPStrategy(timeout=timeout)

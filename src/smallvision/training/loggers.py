@@ -14,7 +14,7 @@ from smallvision.config.schema import Logger as LoggerConfig
 from smallvision.config.targets import instantiate, is_own
 from smallvision.core import ranks
 from smallvision.core.errors import UserError, did_you_mean
-from smallvision.training.classifier import Classifier
+from smallvision.training.predictor import Predictor
 
 # Arguments of loggers that a config may set. They have others, which start programs (wandb's settings) or choose
 # folders to write to.
@@ -60,14 +60,14 @@ def log_final(
     loggers: list[Logger],
     config: dict[str, object],
     metrics: dict[str, float | None],
-    model: Classifier,
+    predictor: Predictor | None,
     samples: Images,
     probabilities: Tensor,
     tested_labels: Tensor,
     graph: bool,
 ) -> None:
     """Hyperparameters with the run's final metrics, the first batch of training as images, the confusion
-    matrix of the test and, with ``graph``, the network's graph.
+    matrix of the test and, with ``graph``, the network's graph; the last two need a ``predictor``.
 
     ``samples``: uint8 images N x C x H x W and their classes; ``tested_labels``: N, of the tested ``probabilities``.
     """
@@ -80,7 +80,7 @@ def log_final(
         images, _ = samples
         if images.shape[1] in (1, 3):
             board.add_images("train/samples", images[:32].cpu().numpy())
-        classes = model.predictor.spec.classes
+        classes = [] if predictor is None else predictor.spec.classes
         if len(probabilities) and len(classes) <= MOST_CLASSES:
             matrix = MulticlassConfusionMatrix(len(classes))
             matrix.update(probabilities, tested_labels[: len(probabilities)])
@@ -88,11 +88,11 @@ def log_final(
                 warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks
                 figure, _ = matrix.plot(labels=classes)
                 board.add_figure("test/confusion", figure)
-        if graph:
+        if graph and predictor is not None:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the tracer
-                predictor = model.predictor
-                board.add_graph(predictor.network, predictor.whiten(predictor.normalise(images[:1].to(model.device))))
+                normalised = predictor.normalise(images[:1].to(predictor.normalise.scale.device))
+                board.add_graph(predictor.network, predictor.whiten(normalised))
         board.flush()
 
 

@@ -14,7 +14,7 @@ from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
 from smallvision.models.pretrained import PretrainedNetwork
 from smallvision.training import device as devices
-from smallvision.training.checkpoint import Checkpoint
+from smallvision.training.checkpoint import Checkpoint, load_weights
 from smallvision.training.model_spec import ModelSpec, shape_str
 
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -52,7 +52,12 @@ class Predictor(nn.Module):
 
     @classmethod
     def with_weights(cls, checkpoint: Checkpoint, config: Config) -> "Predictor":
-        """The model of ``checkpoint`` on the CPU, with the views of ``config.tta``."""
+        """The model of ``checkpoint`` on the CPU, with the views of ``config.tta``.
+
+        Raises UserError where it is of a LightningModule of the user's own.
+        """
+        if config.module.is_own:
+            raise UserError(f"{checkpoint.path}: of {config.module.target}, which has no classes to predict: task=test")
         spec = replace(checkpoint.spec, tta=config.tta.to_dict())
         predictor = cls(spec, spec.make_network_within(weight.shape for weight in checkpoint.state_dict.values()))
         if any(weight.dtype == torch.float64 for weight in checkpoint.state_dict.values()):
@@ -71,11 +76,7 @@ class Predictor(nn.Module):
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Raises UserError where they do not fit."""
-        try:
-            self.load_state_dict(checkpoint.state_dict)
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[2][:200].strip()  # after a headline of torch's
-            raise UserError(f"{checkpoint.path}: its weights do not fit its own config ({reason})") from None
+        load_weights(self, checkpoint.state_dict, checkpoint.path)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities."""

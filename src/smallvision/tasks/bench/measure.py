@@ -31,6 +31,7 @@ from smallvision.core.run_dir import RunDir
 from smallvision.core.system import STOP
 from smallvision.data.loader import Batch
 from smallvision.data.module import ImageDataModule
+from smallvision.training.classifier import Classifier
 from smallvision.training.factory import Experiment, make_callbacks, make_experiment, make_trainer
 from smallvision.training.optimizers import make_optimizer
 
@@ -124,7 +125,8 @@ class Contender(ABC):
         """Both in our memory format and with our optimizer kernel, or in PyTorch's defaults. A whitening layer comes
         first, where the config has one.
         """
-        predictor, ours = self.experiment.model.predictor, self.experiment.device
+        predictor, ours = self.experiment.predictor, self.experiment.device
+        assert predictor is not None
         network = copy.deepcopy(predictor.network).to(device)
         optimizer = make_optimizer(self.config, network, ours if like_ours else None)
         layout = memory_format(like_ours and ours.channels_last)
@@ -167,6 +169,7 @@ class RawLoop(Contender):
         images, labels = float_images(data, self.like_ours and device.channels_last)
         images, labels = images.to(device.kind), labels.to(device.kind)
         bf16 = self.like_ours and device.precision == "bf16-mixed"
+        assert isinstance(self.experiment.model, Classifier)
         loss_of = self.experiment.model.loss.to(device.kind)
         while True:
             for indices in torch.randperm(len(labels)).to(device.kind).split(data.batch_size):

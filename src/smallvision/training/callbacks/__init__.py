@@ -1,9 +1,12 @@
 """Lightning callbacks, one a file: what makes a run exact, safe and visible. They work with any LightningModule."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 
 C = TypeVar("C", bound=Callback)
 
@@ -18,6 +21,11 @@ class AfterEpoch(Checkpoint):
 def find_callback(trainer: Trainer, kind: type[C]) -> C | None:
     """The trainer's callback of that class."""
     return next((one for one in trainer.callbacks if isinstance(one, kind)), None)  # type: ignore[attr-defined]
+
+
+def loss_of(outputs: STEP_OUTPUT) -> Tensor | None:
+    """The loss of a training step; a step that optimizes by itself need not give one."""
+    return outputs.get("loss") if isinstance(outputs, Mapping) else None
 
 
 def validation_follows(trainer: Trainer) -> bool:

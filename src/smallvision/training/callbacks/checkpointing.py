@@ -10,10 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from smallvision.core.console import Console
-from smallvision.core.errors import UserError
+from smallvision.core.errors import UserError, did_you_mean
+from smallvision.core.results import Row, is_better, metrics_of
 from smallvision.core.run_dir import RunDir
 from smallvision.training.callbacks import AfterEpoch, find_callback, validation_follows, within_epoch
-from smallvision.training.callbacks.metrics_csv import MetricsCSV, Row, is_row
+from smallvision.training.callbacks.metrics_csv import MetricsCSV, is_row
 from smallvision.training.checkpoint import copy
 
 MAX_TIME_FRACTION = 1 / 50  # that saves by time may take
@@ -23,11 +24,11 @@ STEPS_TO_AGREE = 50
 class Checkpointing(AfterEpoch):
     """Saves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt``. Comes after :class:`MetricsCSV`.
 
-    The best epoch is the one of the highest val/acc, then the lowest val/loss, then the earliest; without
-    validation it is the last. Within an epoch last.ckpt is saved every ``every_n_steps``, and every
-    ``every_n_minutes`` as long as that takes at most 1/50 of the time. The ``keep`` last ones stay. ``contents``: what
-    each checkpoint holds under "smallvision", to rebuild the model. What cannot be saved is printed once and listed in
-    ``unsaved``; training goes on.
+    The best epoch is the one of the best ``monitor`` (``mode``: max or min), then the lowest val/loss, then the
+    earliest; without validation or ``monitor`` it is the last. Within an epoch
+    last.ckpt is saved every ``every_n_steps``, and every ``every_n_minutes`` as long as that takes at most 1/50 of the
+    time. The ``keep`` last ones stay. ``contents``: what each checkpoint holds under "smallvision", to rebuild the
+    model. What cannot be saved is printed once and listed in ``unsaved``; training goes on.
     """
 
     def __init__(
@@ -37,10 +38,13 @@ class Checkpointing(AfterEpoch):
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
         keep: int = 1,
+        monitor: str | None = "val/acc",
+        mode: str = "max",
         console: Console | None = None,
     ) -> None:
         self.best_path, self.last_path = run_dir.best_checkpoint, run_dir.last_checkpoint
         self.contents, self.keep = contents, keep
+        self.monitor, self.mode = monitor, mode
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.console = console or Console()
         self.best: Row | None = None
@@ -100,7 +104,11 @@ class Checkpointing(AfterEpoch):
         assert metrics is not None
         self._note(metrics.file, metrics.error)
         row, before = metrics.history[-1], self.best
-        if self._is_better(row):
+        if self.monitor is not None and metrics.lacks(self.monitor, trainer):
+            nearest = did_you_mean(self.monitor, metrics_of(row))
+            raise UserError(f"module.monitor={self.monitor}: the module logs no such metric.{nearest}")
+        better = is_better(row, self.best, self.monitor, self.mode)
+        if trainer.strategy.broadcast(better):  # a module of the user's own may not measure the same everywhere
             self.best = row
             if self._save(trainer, trainer.save_checkpoint, self.best_path):
                 # last.ckpt comes last: a run killed before it does the epoch again, and these files with it.
@@ -108,11 +116,6 @@ class Checkpointing(AfterEpoch):
                 return
             self.best = before  # best.ckpt stays that of the epoch before
         self._save_last(trainer)
-
-    def _is_better(self, row: Row) -> bool:
-        if self.best is None or self.best["val/acc"] is None:
-            return True
-        return row["val/acc"] is not None and _rank(row) > _rank(self.best)
 
     def _is_time(self, trainer: Trainer, batch_idx: int) -> bool:
         """Whether last.ckpt is old enough; several processes, which must agree, ask at few steps."""
@@ -161,7 +164,3 @@ class Checkpointing(AfterEpoch):
             self.unsaved.append(f"{path.name}: {reason}")
             self._failing.add(path)
             self.console.print(f"  could not save {path}: {reason}; training goes on", style="bold red")
-
-
-def _rank(row: Row) -> tuple[float, float]:
-    return row["val/acc"] or 0.0, -(row["val/loss"] or 0.0)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
+from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,13 +20,15 @@ from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.data.loader import BatchLoader
 from smallvision.training.checkpoint import Checkpoint
+from smallvision.training.classifier import Classifier
 
 Tree = dict[str, object]  # of numbers, text, tensors, lists and further trees
 KERNELS = ("foreach", "fused")  # arguments of optimizers that another device may change
 
 
 class ExactResume(Callback):
-    """Keeps the loader's position in the checkpoint, and checks a checkpoint before anything is taken from it.
+    """Keeps the loader's position and the sums of an epoch's metrics in the checkpoint, and checks a checkpoint before
+    anything is taken from it.
 
     Optimizers keep their state but take their arguments (lr, weight decay, ...) from the config, which may have
     changed; so do schedules of the step's number (LambdaLR). ``checkpoint``: the one to continue from; None for a run
@@ -34,16 +38,20 @@ class ExactResume(Callback):
     def __init__(self, checkpoint: Checkpoint | None = None, console: Console | None = None) -> None:
         self.checkpoint, self.console = checkpoint, console
         self._groups: list[list[Tree]] = []
+        self._logged: list[dict[str, list[Tensor]]] = []  # of the epoch that the checkpoint was saved in, not yet added
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         loader = trainer.train_dataloader
         position = loader.state_dict() if isinstance(loader, BatchLoader) else None
         ours = checkpoint.setdefault("smallvision", {})
         ours["position"] = position
-        if trainer.world_size > 1:  # all are here, though only rank 0 writes
-            ours["sums"] = [None] * trainer.world_size
-            sums = {name: tensor.cpu() for name, tensor in _sums(pl_module).items()}
-            distributed.all_gather_object(ours["sums"], sums)
+        is_own = not isinstance(pl_module, Classifier)  # the other's sums are in its state
+        if trainer.world_size > 1 or is_own:  # all processes are here, though only rank 0 writes
+            sums = _sums(pl_module) | (_sums_of_logged(trainer) if is_own else {})
+            sums = move_data_to_device(sums, torch.device("cpu"))
+            ours["sums"] = [sums] * trainer.world_size
+            if trainer.world_size > 1:
+                distributed.all_gather_object(ours["sums"], sums)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.checkpoint is not None and stage == "fit":
@@ -67,24 +75,26 @@ class ExactResume(Callback):
         before = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         # Other schedules change the arguments from step to step, and go on from the saved ones.
-        by_step = all(isinstance(one, LambdaLR) for one in schedulers)
+        by_step = isinstance(pl_module, Classifier) and all(isinstance(one, LambdaLR) for one in schedulers)
         for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
             for group, arguments in zip(optimizer.param_groups, groups, strict=True):
                 group.update({name: value for name, value in arguments.items() if by_step or name in KERNELS})
         for scheduler in schedulers:
-            if isinstance(scheduler, LambdaLR):
+            if by_step and isinstance(scheduler, LambdaLR):
                 scheduler.base_lrs = [group["initial_lr"] for group in scheduler.optimizer.param_groups]
                 scheduler.last_epoch = trainer.global_step
                 for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
                     group["lr"] = rate
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        if self.console is not None and not trainer.should_stop and float(rates[0]) > 1.01 * float(before[0]):
-            raised = f"from {float(before[0]):.2g} to {float(rates[0]):.2g}, as its schedule is longer now"
-            self.console.print(f"  note       the learning rate is raised again, {raised}", style="yellow")
+        raised = by_step and float(rates[0]) > 1.01 * float(before[0])
+        if raised and self.console is not None and not trainer.should_stop:
+            change = f"from {float(before[0]):.2g} to {float(rates[0]):.2g}, as its schedule is longer now"
+            self.console.print(f"  note       the learning rate is raised again, {change}", style="yellow")
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader) and self.checkpoint.position is not None:
             loader.load_state_dict(self.checkpoint.position)
-        self._share_sums(trainer, pl_module)
+        if isinstance(pl_module, Classifier) or (self.checkpoint.position or {}).get("batch"):
+            self._share_sums(trainer, pl_module)
 
     def _share_sums(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give each process its part of an epoch's sums; rank 0 all of them, where others have saved them."""
@@ -93,31 +103,58 @@ class ExactResume(Callback):
         saved = self.checkpoint.raw["smallvision"].get("sums") or [own]  # type: ignore[attr-defined]
         if not isinstance(saved, list) or not all(fits(own, one) for one in saved):
             raise UserError(f"{self.checkpoint.path}: its sums do not fit this run")
-        for name, tensor in own.items():
-            parts = [one[name].to(tensor) for one in saved]
-            if len(parts) == trainer.world_size:
-                tensor.copy_(parts[rank])
-            elif rank == 0:
-                tensor.copy_(torch.stack(parts).sum(0))
+        parts = saved[rank : rank + 1] if len(saved) == trainer.world_size else saved if rank == 0 else []
+        for name, sums in own.items():
+            if isinstance(sums, list):
+                sums[:] = [tensor.to(pl_module.device) for part in parts for tensor in part[name]]
             else:
-                tensor.zero_()
+                sums.copy_(sum((part[name].to(sums) for part in parts), torch.zeros_like(sums)))
+        pair = [torch.tensor(0.0), torch.tensor(0)]
+        self._logged = [{name: saved for name, saved in part.items() if fits(pair, saved)} for part in parts]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Add what was logged in the epoch before the save to what Lightning has added up since."""
+        for part in self._logged:
+            for name, metric in _logged(trainer).items():
+                if name in part:
+                    value, count = part.pop(name)
+                    both = torch.stack([metric.value, value.to(metric.value)])
+                    extreme = metric.meta.is_max_reduction or metric.meta.is_min_reduction
+                    metric.value = metric.meta.reduce_fx(both) if extreme else both.sum()
+                    if metric.meta.is_mean_reduction:
+                        metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not called where a run goes on within an epoch."""
+        self._logged = []
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             loader.start_epoch(trainer.current_epoch)
 
 
-def _sums(module: LightningModule) -> dict[str, Tensor]:
-    """What its metrics have added up in this process since the epoch began, where they keep it in checkpoints."""
+def _sums(module: LightningModule) -> dict[str, Tensor | list[Tensor]]:
+    """What its metrics have added up in this process since the epoch began: those of a Classifier where they keep it in
+    checkpoints.
+    """
     metrics = {name: one for name, one in module.named_modules() if isinstance(one, Metric)}
     return {
-        f"{name}.{key}": value
+        f"{name}.{key}": getattr(metric, key)
         for name, metric in metrics.items()
         for key, kept in metric._persistent.items()
-        if kept and isinstance(value := getattr(metric, key), Tensor)
+        if kept or not isinstance(module, Classifier)
     }
+
+
+def _logged(trainer: Trainer) -> dict[str, _ResultMetric]:
+    """What Lightning adds up of the numbers that training steps log for the epoch, by the name of the log call."""
+    results = trainer.fit_loop.epoch_loop._results
+    return {f"log {name}": one for name, one in results.valid_items() if one.is_tensor and one.meta.on_epoch}
+
+
+def _sums_of_logged(trainer: Trainer) -> dict[str, list[Tensor]]:
+    """The value and the number of images of each."""
+    logged = _logged(trainer)
+    return {name: [one.value, getattr(one, "cumulated_batch_size", torch.tensor(0))] for name, one in logged.items()}
 
 
 # Does a checkpoint fit? ----------------------------------------------------------------------------------

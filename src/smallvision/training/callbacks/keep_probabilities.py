@@ -4,9 +4,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
+from smallvision.training.classifier import Classifier
+
 
 class KeepProbabilities(Callback):
-    """``probabilities``: float32, N x classes, in the order of the images; what ``test_step`` returned."""
+    """``probabilities``: float32, N x classes, in the order of the images; what a Classifier's ``test_step`` gave."""
 
     def __init__(self) -> None:
         self.probabilities = torch.empty(0)
@@ -16,7 +18,7 @@ class KeepProbabilities(Callback):
         self._batches = []
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object) -> None:
-        if isinstance(outputs, Tensor):
+        if isinstance(outputs, Tensor) and isinstance(pl_module, Classifier):
             self._batches.append(outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

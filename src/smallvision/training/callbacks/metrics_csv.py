@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from operator import itemgetter
 from typing import Any, TypeGuard
 
@@ -11,28 +11,33 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smallvision.core.errors import UserError
+from smallvision.core.results import METRICS, Row
 from smallvision.core.run_dir import RunDir, write_text
 from smallvision.training.callbacks import AfterEpoch, within_epoch
 
-COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc")
-Row = dict[str, float | None]
+FIRST = ("epoch", "step", "lr")  # columns
+TRAIN_AND_VAL = METRICS[:4]
 
 
 class MetricsCSV(AfterEpoch):
     """Writes what the module logged in each epoch to metrics.csv, and where it was validated before an epoch's end.
+
+    ``metrics``: the names that are written; None: all that a module of the user's own logs.
 
     The rows are also in the checkpoint and the file is written from them, so a continued run's file has no gap.
     ``epoch``: the epochs done so far, a whole number in a row of the ``history`` of epochs, none in those ``within``
     one; ``lr``: the rate of the last step. ``error``: why the file could not be written.
     """
 
-    def __init__(self, run_dir: RunDir) -> None:
-        self.file = run_dir.metrics_csv
+    def __init__(self, run_dir: RunDir, metrics: Collection[str] | None = TRAIN_AND_VAL) -> None:
+        self.file, self.metrics = run_dir.metrics_csv, metrics
         self.history: list[Row] = []
         self.within: list[Row] = []
         self.error: OSError | None = None
         self._lr: float | Tensor | None = None
         self._validated_step = -1  # the last one after which it was
+        self._before: dict[str, Tensor] = {}  # the metrics when the validation under way began
+        self._validated: set[str] = set()  # metrics of validation
 
     def state_dict(self) -> dict[str, object]:
         return {"history": self.history}
@@ -41,7 +46,7 @@ class MetricsCSV(AfterEpoch):
         history = state_dict["history"]
         if not isinstance(history, list) or not all(is_row(row) for row in history):
             raise UserError(f"{self.file.parent}: the history in its checkpoint is not that of a run")
-        self.history = history
+        self.history = [dict.fromkeys([*FIRST, *(self.metrics or ())]) | row for row in history]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.setdefault("smallvision", {})["within"] = self.within
@@ -55,31 +60,40 @@ class MetricsCSV(AfterEpoch):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._lr = optimizer.param_groups[0]["lr"]
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before = {**trainer.callback_metrics}
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_step = trainer.global_step
+        logged = {name for name, value in trainer.callback_metrics.items() if self._before.get(name) is not value}
+        self._validated |= logged
         if within_epoch(trainer):
             done = trainer.fit_loop.epoch_loop.batch_progress.current.ready / trainer.num_training_batches
-            self._add(trainer, self.within, trainer.current_epoch + round(done, 6), ("val/loss", "val/acc"))
+            self._add(trainer, self.within, trainer.current_epoch + round(done, 6), logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        names = COLUMNS[3:] if self._validated_step == trainer.global_step else COLUMNS[3:5]
-        self._add(trainer, self.history, trainer.current_epoch + 1, names)
+        old = set() if self._validated_step == trainer.global_step else self._validated
+        self._add(trainer, self.history, trainer.current_epoch + 1, trainer.callback_metrics.keys() - old)
 
-    def _add(self, trainer: Trainer, rows: list[Row], epoch: float, names: Sequence[str]) -> None:
-        """Add a row with the metrics of those names."""
+    def lacks(self, metric: str, trainer: Trainer) -> bool:
+        """Whether a module of the user's own does not log that metric, though the epoch is validated or never is."""
+        due = self._validated_step == trainer.global_step or not trainer.enable_validation
+        return self.metrics is None and due and metric not in trainer.callback_metrics
+
+    def _add(self, trainer: Trainer, rows: list[Row], epoch: float, logged: Collection[str]) -> None:
+        """Add a row with those of the metrics that were ``logged`` for it."""
         row: Row = {"epoch": epoch, "step": trainer.global_step, "lr": None if self._lr is None else float(self._lr)}
         metrics = trainer.callback_metrics
-        rows.append(
-            row | {name: metrics[name].item() if name in names and name in metrics else None for name in COLUMNS[3:]}
-        )
+        names = sorted(own_names(metrics, logged)) if self.metrics is None else self.metrics
+        rows.append(row | {name: metrics[name].item() if name in logged else None for name in names})
         if trainer.is_global_zero:
             self._write()
 
     def _write(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        text, rows = io.StringIO(), sorted([*self.history, *self.within], key=itemgetter("epoch"))
+        writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted([*self.history, *self.within], key=itemgetter("epoch")))
+        writer.writerows(rows)
         self.error = None
         try:
             write_text(self.file, text.getvalue())
@@ -87,6 +101,21 @@ class MetricsCSV(AfterEpoch):
             self.error = error
 
 
+def own_names(metrics: Collection[str], logged: Collection[str]) -> Iterator[str]:
+    """Those that were ``logged``, without the NAME_step and NAME_epoch that Lightning adds to a NAME."""
+    for name in logged:
+        stem, _, kind = name.rpartition("_")
+        if not (kind in ("step", "epoch") and stem in metrics):
+            yield name
+
+
 def is_row(value: object) -> TypeGuard[Row]:
     """Whether it is a row of metrics.csv, as a checkpoint keeps it."""
-    return isinstance(value, dict) and value.keys() == set(COLUMNS)
+    return (
+        isinstance(value, dict)
+        and value.keys() >= set(FIRST)
+        and all(
+            isinstance(name, str) and (number is None or isinstance(number, (int, float)))
+            for name, number in value.items()
+        )
+    )

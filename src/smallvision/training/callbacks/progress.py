@@ -1,6 +1,7 @@
 """What a user sees of training: a row per epoch, and on a terminal a bar."""
 
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
@@ -12,14 +13,16 @@ from rich.table import Column
 from torch import Tensor
 
 from smallvision.core.console import Console
+from smallvision.core.results import Row, metrics_of
 from smallvision.data.loader import Batch, BatchLoader
-from smallvision.training.callbacks import AfterEpoch, find_callback, within_epoch
+from smallvision.training.callbacks import AfterEpoch, find_callback, loss_of, within_epoch
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.compile import Compiler
 from smallvision.training.callbacks.epoch_timer import EpochTimer
-from smallvision.training.callbacks.metrics_csv import MetricsCSV, Row
+from smallvision.training.callbacks.metrics_csv import MetricsCSV
 
 REFRESH_SECONDS = 0.1
+MAX_METRICS = 5  # of the table
 
 
 class Progress(AfterEpoch):
@@ -36,6 +39,7 @@ class Progress(AfterEpoch):
         self._shown = self._began = 0.0
         self._batches = 0  # of this process
         self._loss = RunningLoss()
+        self._widths: dict[str, int] = {}  # of the columns of metrics
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.should_stop:
@@ -44,7 +48,9 @@ class Progress(AfterEpoch):
         if compiler is not None and compiler.seconds is not None:
             self.console.fields({"compiled": f"in {compiler.seconds:.1f} s"})
         self.console.print()
-        self.console.print("   epoch  train/loss  train/acc   val/loss   val/acc   images/s", style="bold")
+        metrics = find_callback(trainer, MetricsCSV)
+        if metrics is not None and metrics.metrics is not None:
+            self._begin_table(metrics.metrics)
         if self.console.terminal.is_terminal and not self.console.silent:
             self.progress = Bar(
                 TextColumn("  {task.description}"),
@@ -74,8 +80,9 @@ class Progress(AfterEpoch):
         if self.progress is None or (now := time.perf_counter()) - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
-        if isinstance(outputs, dict):
-            self._loss.update(outputs["loss"].detach() * trainer.accumulate_grad_batches)  # Lightning has divided it
+        loss = loss_of(outputs)
+        if loss is not None:
+            self._loss.update(loss.detach() * trainer.accumulate_grad_batches)  # Lightning has divided it
         epoch = f"epoch {self._epoch(trainer)}"  # after a validation
         status = self._status(trainer, int(trainer.num_training_batches) - batch_idx - 1)
         self.progress.update(self.task, completed=batch_idx + 1, description=epoch, status=status)
@@ -90,9 +97,9 @@ class Progress(AfterEpoch):
             in_run = min(in_run, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
         seconds = (time.perf_counter() - self._began) / self._batches
         in_epoch, in_all = (timedelta(seconds=round(seconds * count)) for count in (min(left, in_run), in_run))
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None
         parts = ["" if self._loss.mean is None else f"loss {self._loss.mean:.4g}"]
-        parts += ["" if isinstance(rate, Tensor) else f"lr {rate:.2g}", f"{in_epoch} of {in_all} left"]
+        parts += [f"lr {rate:.2g}" if isinstance(rate, float) else "", f"{in_epoch} of {in_all} left"]
         return " ".join(filter(None, parts))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,19 +120,29 @@ class Progress(AfterEpoch):
         self._print_row(row, f"{timer.images_per_second:,.0f}", mark)
 
     def _print_row(self, row: Row, last: str, mark: str = "") -> None:
+        names = dict.fromkeys([*self._widths, *metrics_of(row)])  # of a module of the user's own, known only now
+        if len(self._widths) < min(len(names), MAX_METRICS):
+            self._begin_table(names)
         cells = [f"{row['epoch']:>4.4g}/{self.epochs:<3}"]
-        for name, width in (("train/loss", 10), ("train/acc", 10), ("val/loss", 10), ("val/acc", 9)):
-            value = row[name]
+        for name, width in self._widths.items():
+            value = row.get(name)
             cells.append(f"{'-' if value is None else format(value, '.4f'):>{width}}")
         self.console.print(f"{' '.join(cells)} {last:>10}{mark}")
 
+    def _begin_table(self, metrics: Iterable[str]) -> None:
+        """Print the head of a table of the first of these metrics."""
+        names = [*metrics][:MAX_METRICS]
+        self._widths = {name: max(10, len(name)) for name in names[:-1]} | {names[-1]: max(9, len(names[-1]))}
+        head = " ".join(f"{name:>{width}}" for name, width in self._widths.items())
+        self.console.print(f"   epoch {head}   images/s", style="bold")
+
     def _print_loss(self, trainer: Trainer, outputs: STEP_OUTPUT, images: int, batch_idx: int) -> None:
         """The loss of a batch and how many of the epoch's images have been seen by its end."""
-        loader = trainer.train_dataloader
-        if isinstance(outputs, dict) and isinstance(loader, BatchLoader):
-            loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # Lightning has divided it
+        loader, loss = trainer.train_dataloader, loss_of(outputs)
+        if loss is not None and isinstance(loader, BatchLoader):
+            value = loss.item() * trainer.accumulate_grad_batches  # Lightning has divided it
             seen = batch_idx * loader.batch_size + images * trainer.world_size
-            self.console.print(f"loss: {loss:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
+            self.console.print(f"loss: {value:>7f}  [{seen:>5d}/{len(loader.indices):>5d}]")
 
     def on_train_end(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir, atomic_write
+from smallvision.training.callbacks import loss_of
 
 COLUMNS = [("epoch", np.float32), ("loss", np.float32), ("lr", np.float32)]
 MAX_PENDING = 1000  # losses that are tensors of their own
@@ -39,8 +40,10 @@ class StepMetrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
-        assert isinstance(outputs, dict)
-        loss = self._loss + outputs["loss"].detach().reshape(1)  # divided by the number of accumulated batches
+        latest = loss_of(outputs)
+        if latest is None:
+            return
+        loss = self._loss + latest.detach().reshape(1)  # divided by the number of accumulated batches
         self._loss = loss
         if self._rate is not None:
             self._losses.append(loss)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smallvision.config.schema import Config
 from smallvision.core.errors import UserError
+from smallvision.training.callbacks import loss_of
 
 # How torch begins the RuntimeError of a CPU, of Windows' and of an Apple GPU, which have no class of their own.
 OUT_OF_MEMORY = (
@@ -37,8 +38,10 @@ class TerminateOnNaN(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: object, batch_idx: int
     ) -> None:
-        assert isinstance(outputs, dict)
-        self.losses.append(outputs["loss"].detach())
+        loss = loss_of(outputs)
+        if loss is None:
+            return
+        self.losses.append(loss.detach())
         self.batch = batch_idx + 1
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if pl_module.device.type == "cpu" or last or len(self.losses) == STEPS_ON_GPU:
@@ -68,6 +71,8 @@ class TerminateOnNaN(Callback):
             return "from the first step on; look at data.normalisation and at the network"
         if self.config.device.precision == "16-mixed":
             return "half precision may overflow; try device.precision=bf16-mixed or 32, or a lower optimizer.lr"
+        if self.config.module.is_own:
+            return "most likely a learning rate is too high; lower it"
         return (
             f"most likely the learning rate is too high; lower optimizer.lr (now {self.config.optimizer.lr:g}), or set"
             " trainer.gradient_clip_val or scheduler.warmup"
