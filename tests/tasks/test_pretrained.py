@@ -8,6 +8,7 @@ import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from statistics import fmean
 from threading import Thread
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from torchvision import models as torchvision_models
 
 from smallvision import models
+from smallvision.data.shapes import shapes
 from smallvision.models import TorchvisionNetwork
 from smallvision.training.checkpoint import read_checkpoint
 from smallvision.training.optimizers import decayed, split_params
@@ -196,3 +198,35 @@ def test_each_layer_learns_at_a_fraction_of_the_rate_of_the_next() -> None:
     rates = {parameter: group["lr"] for group in decayed(kinds, network, 0.1, 0.5) for parameter in group["params"]}  # type: ignore[attr-defined]
     found = [rates[parameter] for parameter in network.parameters()]
     assert found == pytest.approx([0.025, 0.025, 0.025, 0.025, 0.05, 0.05, 0.5, 0.5])
+
+
+def shapes_on_backgrounds(outlines: range, fills: range, each: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``each`` images of each class, one of the ``outlines`` in one of the ``fills``, on smooth random backgrounds."""
+    drawn = shapes(images=12_000, test_images=1, size=32, channels=3, classes=100, difficulty=0.2, seed=seed)
+    kinds = [10 * fill + outline for fill in fills for outline in outlines]
+    images = torch.cat([drawn.train_images[drawn.train_labels == kind][:each] for kind in kinds]).float()
+    coarse = 90 * torch.rand(len(images), 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    images = images * 0.65 + torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
+    return images.clamp(0, 255).byte().permute(0, 2, 3, 1), torch.arange(len(kinds)).repeat_interleave(each)
+
+
+def test_fine_tuning_on_twenty_pictures_a_class_beats_training_from_nothing(tmp_path: Path) -> None:
+    """At 3 epochs, n = 3: a network that was trained on other outlines, and one that begins."""
+    images, labels = shapes_on_backgrounds(range(5), range(10), 60, seed=1)
+    np.savez(tmp_path / "first.npz", x_train=images.numpy(), y_train=labels.numpy())
+    for part, each, seed in (("train", 20, 2), ("test", 30, 3)):
+        images, labels = shapes_on_backgrounds(range(5, 10), range(2), each, seed)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            folder = tmp_path / f"photos/{part}/class{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.numpy()).save(folder / f"{number}.png")
+    typed = ("model=torchvision", "model.architecture=resnet18", "trainer.max_epochs=3", "report=false")
+    succeeds(train(tmp_path, *typed, "data=arrays", "data.path=first.npz", "hydra.run.dir=first"))
+    photos = ("data=folder", "data.path=photos", "data.batch_size=16", "data.val_size=0.2")
+    weights = ("model.weights=first/checkpoints/best.ckpt", "model.image_size=32")
+    means = []
+    for start, more in (("nothing", ()), ("tuned", weights)):
+        for seed in range(3):
+            succeeds(train(tmp_path, *typed, *photos, *more, f"seed={seed}", f"hydra.run.dir={start}{seed}"))
+        means.append(fmean(results(tmp_path / f"{start}{seed}")["metrics"]["test/acc"] for seed in range(3)))
+    assert means[1] > means[0], means
