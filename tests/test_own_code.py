@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,10 @@ HOSTILE = [
     ("use=marking", "model._target_=_marking.mark"),
     ("use=marking", "model._target_=marking._private"),
     ("use=marking", "hydra.launcher._target_=marking.mark"),
+    ("module._target_=marking.mark",),
+    ("use=os", "module._target_=os.system"),
+    ("use=lightning", "module._target_=lightning.pytorch.LightningModule"),
+    ("module._target_=smallvision.training.classifier.LossAndAccuracy",),
 ]
 IMPORTED = [
     ("use=marking", "model._target_=marking.system"),
@@ -206,6 +211,9 @@ IMPORTED = [
     ("use=marking", "logger._target_=marking.mark"),
     ("use=marking", "scheduler._target_=marking.mark"),
     ("use=marking", "+callbacks.x._target_=marking.mark"),
+    ("use=marking", "module._target_=marking.mark"),
+    ("use=marking", "module._target_=marking.Net"),
+    ("use=marking", "module._target_=marking.system"),
 ]
 
 
@@ -236,8 +244,8 @@ def test_a_file_never_extends_the_list(tmp_path: Path) -> None:
                    "hydra.run.dir=run"))  # fmt: skip
     checkpoint = tmp_path / "run/checkpoints/best.ckpt"
     content = torch.load(checkpoint, weights_only=True)
-    for use in (None, [], "marking", ["marking"], ["os"], {"marking": 1}, 3):
-        content["smallvision"]["config"] |= {"use": use, "model": {"name": "x", "_target_": "marking.mark"}}
+    for use, section in product((None, [], "marking", ["marking"], ["os"], {"marking": 1}, 3), ("model", "module")):
+        content["smallvision"]["config"] |= {"use": use, section: {"name": "x", "_target_": "marking.mark"}}
         torch.save(content, tmp_path / "hostile.ckpt")
         for task in (["task=test"], ["task=predict", "images=run"], ["task=export", "format=safetensors"]):
             refusal(train(tmp_path, *task, "checkpoint=hostile.ckpt"))

@@ -71,6 +71,19 @@ def test_a_file_of_weights_trains_and_every_verb_goes_on_when_the_file_is_gone(t
     assert "weights.pth: no such file" in refusal(train_without_torch(tmp_path, "rerun=run"))
 
 
+def test_a_checkpoint_has_nothing_read_or_downloaded(tmp_path: Path) -> None:
+    succeeds(train(tmp_path, *SHORT, *NETWORK, "hydra.run.dir=run"))
+    content = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    named = ("nowhere.pth", "/dev/zero", "DEFAULT", "http://127.0.0.1:9/weights.pth", "file:///etc/passwd")
+    for number, weights in enumerate(named):
+        content["smallvision"]["config"]["model"]["weights"] = weights
+        torch.save(content, tmp_path / "theirs.ckpt")
+        test = ("task=test", "checkpoint=theirs.ckpt", "report=false", f"hydra.run.dir={number}")
+        succeeds(train(tmp_path, *test))
+        found = results(tmp_path / f"{number}")
+        assert found["metrics"]["test/acc"] == results(tmp_path / "run")["metrics"]["test/acc"]
+
+
 def test_a_run_of_ones_own_gives_its_weights_with_the_normalisation_they_were_trained_with(tmp_path: Path) -> None:
     succeeds(train(tmp_path, *SHORT, *NETWORK, "hydra.run.dir=first", "save_model=model.pt"))
     typed = (*SHORT, *NETWORK, "data.classes=4", "data.channels=3", "model.freeze=backbone")
