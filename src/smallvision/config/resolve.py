@@ -131,7 +131,7 @@ def resolve_config(
     config = Config.from_dict(tree)
     check(config)
     if config.module.is_own:
-        refuse_meaningless_keys(config, parsed)
+        check_own_module(config, parsed)
     if tree["task"] == "fit" and resume is not None:
         refuse_finished(RunDir(Path(str(resume))), config, Trainer.from_dict(saved["trainer"], "trainer"))
     typed = any(override.key_or_group == "save_model" for override in parsed)
@@ -182,8 +182,8 @@ def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reaso
             raise UserError(f"{key}: cannot be changed here: {reason}")
 
 
-def refuse_meaningless_keys(config: Config, overrides: list[Override]) -> None:
-    """Raise UserError where what was typed means nothing to a LightningModule of the user's own."""
+def check_own_module(config: Config, overrides: list[Override]) -> None:
+    """Raise UserError for what means nothing to a LightningModule of the user's own."""
     target = config.module.target
     for override in overrides:
         key = override.key_or_group

@@ -28,7 +28,7 @@ from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
 from smallvision.training.callbacks.terminate_on_nan import explain_out_of_memory, explain_refusal
 from smallvision.training.checkpoint import BareWeights, Checkpoint, newest, read_checkpoint
-from smallvision.training.factory import Experiment, make_callbacks, make_trainer
+from smallvision.training.factory import Experiment, load_module, make_callbacks, make_trainer
 from smallvision.training.processes import Group, joined
 
 C = TypeVar("C", bound=Callback)
@@ -166,7 +166,7 @@ class Fit:
         """Test the checkpoint that validation chose."""
         started = time.perf_counter()
         self.times_tested += 1
-        self.experiment.load_weights(best)
+        load_module(self.experiment.model, best)
         self.test_metrics = common.test(self.trainer, self.experiment)
         self.test_seconds = time.perf_counter() - started
 

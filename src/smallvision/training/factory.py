@@ -71,13 +71,6 @@ class Experiment:
         """None for a LightningModule of the user's own."""
         return self.model.predictor if isinstance(self.model, Classifier) else None
 
-    def load_weights(self, checkpoint: Checkpoint) -> None:
-        """Raises UserError where they do not fit."""
-        if self.predictor is not None:
-            self.predictor.load_weights(checkpoint)
-        else:
-            load_module(self.model, checkpoint)
-
     @property
     def flops(self) -> int:
         """Of one image, forward."""
@@ -204,7 +197,7 @@ def make_module(config: Config, dataset: ImageDataset, checkpoint: Checkpoint | 
 
 
 def load_module(module: pl.LightningModule, checkpoint: Checkpoint) -> None:
-    """Give a module of the user's own its part of a checkpoint. Raises UserError where it does not fit."""
+    """Give a LightningModule its part of a checkpoint. Raises UserError where it does not fit."""
     module.on_load_checkpoint(checkpoint.raw)
     load_weights(module, checkpoint.module_weights, checkpoint.path)
 
