@@ -166,8 +166,14 @@ def names_of(value: object, key: str) -> list[str]:
 
 def trained(composed: DictConfig) -> str:
     """What a run trains, as it is chosen: ``model=mnist``, or ``module=Autoencoder`` of the user's own."""
-    section = "model" if OmegaConf.select(composed, "module._target_", default=CLASSIFIER) == CLASSIFIER else "module"
+    section = "module" if has_own_module(composed) else "model"
     return f"{section}={composed[section].name}"
+
+
+def has_own_module(composed: DictConfig) -> bool:
+    """Whether it chooses a LightningModule of the user's own, perhaps of several in a sweep."""
+    module = OmegaConf.select(composed, "module")
+    return module is not None and (OmegaConf.is_missing(module, "_target_") or module._target_ != CLASSIFIER)
 
 
 def _compose_by_hydra(overrides: list[str], directory: Path, name: str, mode: RunMode = RunMode.RUN) -> DictConfig:

@@ -15,7 +15,7 @@ from smallvision.config.schema import GROUPS, NOT_OF_OWN_MODULE, Config, Data, T
 from smallvision.config.targets import check_targets, use
 from smallvision.config.untrusted import check_checkpoint_file, load_run_config
 from smallvision.core.errors import UserError, did_you_mean
-from smallvision.core.results import Results
+from smallvision.core.results import METRICS, Results
 from smallvision.core.run_dir import RunDir, as_typed, shell_line, using
 
 # Keys and sections that may be typed with resume=: when and where the run goes on, and what it saves and shows, but
@@ -130,8 +130,7 @@ def resolve_config(
         tree = merge_overrides(checkpoint_config, tree, parsed)
     config = Config.from_dict(tree)
     check(config)
-    if config.module.is_own:
-        check_own_module(config, parsed)
+    check_module(config, parsed)
     if tree["task"] == "fit" and resume is not None:
         refuse_finished(RunDir(Path(str(resume))), config, Trainer.from_dict(saved["trainer"], "trainer"))
     typed = any(override.key_or_group == "save_model" for override in parsed)
@@ -182,16 +181,22 @@ def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reaso
             raise UserError(f"{key}: cannot be changed here: {reason}")
 
 
-def check_own_module(config: Config, overrides: list[Override]) -> None:
-    """Raise UserError for what means nothing to a LightningModule of the user's own."""
-    target = config.module.target
+def check_module(config: Config, overrides: list[Override]) -> None:
+    """Raise UserError for an impossible monitor, and for what means nothing to a LightningModule of the user's own."""
+    target, monitor = config.module.target, config.module.monitor
+    if not config.module.is_own and monitor not in (None, *METRICS[:4]):
+        raise UserError(f"module.monitor={monitor}: no such metric.{did_you_mean(str(monitor), METRICS[:4])}")
+    if monitor is not None and config.module.mode is None:
+        raise UserError(f"module.monitor={monitor}: which values are better? Type module.mode=max or module.mode=min")
+    if not config.module.is_own:
+        return
     for override in overrides:
         key = override.key_or_group
         if any(key == one or key.startswith(f"{one}.") for one in NOT_OF_OWN_MODULE):
             raise UserError(f"{key}: has no meaning for {target}, which has a network, loss and optimizer of its own")
     if config.task == "bench":
         raise UserError(f"task=bench: measures the project's own training, not that of {target}")
-    if config.early_stopping.patience is not None and config.module.monitor is None:
+    if config.early_stopping.patience is not None and monitor is None:
         raise UserError("early_stopping.patience: needs a metric: module.monitor=NAME module.mode=min")
 
 

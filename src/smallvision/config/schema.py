@@ -243,7 +243,11 @@ class Module(Target):
     name: Name = "classifier"
     target: str = CLASSIFIER
     monitor: str | None = "val/acc"
-    mode: Literal["min", "max"] = "max"
+    mode: Literal["min", "max"] | None = None  # which of its values are better; None: as the end of its name says
+
+    def __post_init__(self) -> None:
+        if self.mode is None and self.monitor is not None:
+            self.mode = "max" if self.monitor.endswith("acc") else "min" if self.monitor.endswith("loss") else None
 
     @property
     def is_own(self) -> bool:

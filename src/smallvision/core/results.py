@@ -135,6 +135,8 @@ class Results:
         """The content of results.json."""
         tree = dataclasses.asdict(self)
         del tree["directory"]
+        metrics = {name: value for name, value in self.metrics.items() if value is not None and math.isfinite(value)}
+        tree["metrics"] = dict.fromkeys(self.metrics) | metrics  # JSON has no NaN
         return tree | tree.pop("extra")
 
     def write(self, run_dir: RunDir) -> None:

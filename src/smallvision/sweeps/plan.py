@@ -16,8 +16,8 @@ from optuna import pruners
 from optuna.distributions import CategoricalDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 
-from smallvision.config.compose import CHOICES, search_path, trained
-from smallvision.config.schema import CLASSIFIER, Sweep
+from smallvision.config.compose import CHOICES, has_own_module, search_path, trained
+from smallvision.config.schema import CLASSIFIER, Module, Sweep
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import folder_name, write_text
 from smallvision.sweeps.space import Dimension, grid, parse_space
@@ -249,12 +249,12 @@ def read_settings(config: DictConfig) -> Sweep:
     if OmegaConf.select(config, "sweep.metric") is None:
         raise UserError("sweep.metric: which of the module's? Type module.monitor=NAME, or sweep.metric=NAME")
     settings = Sweep.from_dict(OmegaConf.to_container(config.sweep, resolve=True), "sweep")
-    metrics, metric, module = {**METRICS}, settings.metric, OmegaConf.select(config, "module")
-    is_own = module is not None and module._target_ != CLASSIFIER
+    metrics, metric, is_own = {**METRICS}, settings.metric, has_own_module(config)
     if is_own:
-        metrics = {str(module.monitor): str(module.mode)}
+        module = Module("own", CLASSIFIER, monitor=config.module.monitor, mode=config.module.mode)
+        metrics |= {str(module.monitor): str(module.mode)}
         if settings.test_best:
-            raise UserError(f"sweep.test_best: {module._target_} has no test/acc")
+            raise UserError("sweep.test_best: a LightningModule of your own has no test/acc")
     if metric.startswith(("test", "train")) or not (is_own or metric in metrics):
         raise UserError(
             f"sweep.metric={metric}: a sweep ranks its trials by validation images, never by others;"

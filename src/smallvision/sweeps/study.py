@@ -357,7 +357,7 @@ class Study:
         if results.status == "pruned":
             self._end(trial, TrialState.PRUNED, f"{self.plan.pruner} pruner, after epoch {results.epochs}")
         elif value is None:
-            self.fail(run, Reason(f"{self.plan.metric}: the run has no such metric; was it validated?", refused=True))
+            self.fail(run, Reason(f"{self.plan.metric}: not measured in validation, NaN or infinite", refused=True))
         else:
             self._set(trial, f"value/{run.seed}", value)
             self._end_seed(run, self._attempt(trial.number), value)

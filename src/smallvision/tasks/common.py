@@ -84,7 +84,7 @@ def summary(console: Console, config: Config, experiment: Experiment, run_dir: R
     console.fields({"device": str(device), "run": str(run_dir.path)})
     if dataset.remark:
         console.print(f"  note       {dataset.remark}", style="yellow")
-    for message in imbalance(dataset):
+    for message in [] if config.module.is_own else imbalance(dataset):
         console.print(f"  classes    {message}", style="yellow")
 
 
@@ -158,7 +158,7 @@ def tested(console: Console, results: Results, which: str) -> None:
     """Print the test metrics, if any, with a 95 % interval, and what they do not show; ``which``: of what model."""
     data, count = results.data, results.tested
     accuracy, loss = results.metrics["test/acc"], results.metrics["test/loss"]
-    if accuracy is not None and loss is not None:
+    if accuracy is not None and loss is not None and count:
         low, high = wilson(round(accuracy * count), count)
         interval = f"95 % interval {low:.4f} to {high:.4f}, n = {count:,}"
         for line in (f"test  loss {loss:.4f}  acc {accuracy:.4f}  ({interval})", f"      {which}"):
@@ -171,6 +171,8 @@ def tested(console: Console, results: Results, which: str) -> None:
     elif own := {name: value for name, value in results.metrics.items() if value is not None and name[:4] == "test"}:
         for line in (f"test  {'  '.join(f'{name} {value:.4g}' for name, value in own.items())}", f"      {which}"):
             console.print(line, style="bold green")
+    elif results.times_tested:
+        console.print(f"      {which}; the test logged no metric named test/...")
     if results.cut_short is not None:
         console.print(f"      cut short by {results.cut_short}: ranked below whole runs", style="bold yellow")
     if data.stand_in_for is not None:

@@ -22,6 +22,7 @@ from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from smallvision.config.schema import Config, Loss
 from smallvision.config.targets import import_used, instantiate
@@ -43,7 +44,7 @@ from smallvision.training.callbacks.keep_probabilities import KeepProbabilities
 from smallvision.training.callbacks.metrics_csv import MetricsCSV
 from smallvision.training.checkpoint import FORMAT, Checkpoint, PlainCheckpointIO, load_weights
 from smallvision.training.classifier import Classifier
-from smallvision.training.model_spec import ModelSpec, no_larger_than, shape_str
+from smallvision.training.model_spec import ModelSpec, make_within, shape_str
 from smallvision.training.optimizers import make_optimizer
 from smallvision.training.predictor import Layer, Normalise, Predictor, Whiten
 from smallvision.training.processes import Environment, Group
@@ -185,12 +186,13 @@ def make_module(config: Config, dataset: ImageDataset, checkpoint: Checkpoint | 
     channels, *size = dataset.shape
     arguments = config.module.without_own_keys()
     make = partial(instantiate, "module", arguments, channels=channels, size=tuple(size), classes=len(dataset.classes))
-    if checkpoint is not None:
-        shapes = [weight.shape for weight in checkpoint.module_weights.values()]
-        with no_larger_than(shapes), torch.device("meta"):
-            make()
     with seeded(config.seed, "initialisation"):
-        module: pl.LightningModule = make()
+        if checkpoint is None:
+            module: pl.LightningModule = make()
+        else:
+            module = make_within((weight.shape for weight in checkpoint.module_weights.values()), make)
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
+        raise UserError(f"module={config.module.name}: has lazy layers, which no checkpoint fits; give their sizes")
     if checkpoint is not None:
         load_module(module, checkpoint)
     return module
@@ -278,8 +280,8 @@ def make_callbacks(
             raise UserError(f"callbacks: results.json needs {kind.__module__}.{kind.__name__}; leave it in")
     stopping = config.early_stopping
     if stopping.patience is not None:
-        monitor = config.module.monitor or ""
-        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=config.module.mode))
+        monitor, mode = config.module.monitor or "", config.module.mode or "max"
+        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=mode))
     return callbacks
 
 
@@ -303,7 +305,7 @@ def make_trainer(
     ]
     if group is not None and group.world_size > 1:
         plugins.append(Environment(group))
-        arguments["strategy"] = DDPStrategy(timeout=timeout)
+        arguments["strategy"] = DDPStrategy(timeout=timeout, find_unused_parameters=config.module.is_own)
         if device.kind == "cuda":
             arguments.setdefault("sync_batchnorm", True)
         elif arguments.pop("sync_batchnorm", True):  # torch's own needs GPUs

@@ -2,9 +2,10 @@
 
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from smallvision.core.errors import UserError
 from smallvision.core.rng import seeded
 
 Shape = tuple[int, int, int]
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,22 @@ class ModelSpec:
 
         Raises UserError where the network is larger than the file's own tensors, of those ``shapes``.
         """
+        return make_within(shapes, self.make_network)
+
+
+def make_within(shapes: Iterable[tuple[int, ...]], make: Callable[[], M]) -> M:
+    """What ``make`` builds, first without memory where it can be. Raises UserError where it is larger than a file of
+    tensors of those ``shapes``.
+    """
+    shapes = [*shapes]
+    try:
         with no_larger_than(shapes), torch.device("meta"):
-            self.make_network()
-        return self.make_network()
+            make()
+    except UserError as error:
+        if "meta tensors" not in str(error):  # their numbers, which some constructors look at
+            raise
+    with no_larger_than(shapes):
+        return make()
 
 
 def shape_str(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError, did_you_mean
@@ -19,6 +21,11 @@ from smallvision.training.checkpoint import copy
 
 MAX_TIME_FRACTION = 1 / 50  # that saves by time may take
 STEPS_TO_AGREE = 50
+HOOKS = ("on_train_batch_end", "on_validation_end")  # in which it is saved within an epoch
+
+
+def _nothing(*_: object) -> None:
+    """Instead of a hook that has been called."""
 
 
 class Checkpointing(AfterEpoch):
@@ -51,6 +58,7 @@ class Checkpointing(AfterEpoch):
         self.unsaved: list[str] = []
         self.saved_step = 0  # of the last.ckpt that lies there
         self._after_validation = False  # whether to save then
+        self._hooks: list[str] = []  # of the module, that are called here
         self._failing: set[Path] = set()
         self._saved_at = time.perf_counter()
         self._save_took = 0.0
@@ -73,10 +81,13 @@ class Checkpointing(AfterEpoch):
         if stopping is not None and stopping.wait_count >= max(stopping.patience, 1):
             trainer.should_stop = True  # it had stopped the run before
         self._saved_at, self.saved_step = time.perf_counter(), trainer.global_step
+        self._hooks = [hook for hook in HOOKS if is_overridden(hook, pl_module)]
+        pl_module.__dict__.update(dict.fromkeys(self._hooks, _nothing))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        self._call_module(trainer, pl_module, "on_train_batch_end", outputs, batch, batch_idx)
         if 0 < trainer.max_steps <= trainer.global_step:
             trainer.should_stop = True  # with this, Lightning validates what it ends with
         if trainer.should_stop or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
@@ -90,9 +101,23 @@ class Checkpointing(AfterEpoch):
                 self._save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._call_module(trainer, pl_module, "on_validation_end")
         if self._after_validation and within_epoch(trainer):
             self._save_last(trainer)
         self._after_validation = False
+
+    def _call_module(self, trainer: Trainer, pl_module: LightningModule, hook: str, *args: object) -> None:
+        """Call a hook of a module of the user's own before anything is saved, so that the checkpoint has what it does:
+        Lightning calls it after those of callbacks, where it then does nothing.
+        """
+        if hook in self._hooks:
+            del pl_module.__dict__[hook]
+            call._call_lightning_module_hook(trainer, hook, *args)
+            pl_module.__dict__[hook] = _nothing
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for hook in self._hooks:
+            pl_module.__dict__.pop(hook, None)
 
     def save_now(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it is that of this step."""

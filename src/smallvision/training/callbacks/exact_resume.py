@@ -19,6 +19,8 @@ from torchmetrics import Metric
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
 from smallvision.data.loader import BatchLoader
+from smallvision.training.callbacks import find_callback
+from smallvision.training.callbacks.metrics_csv import MetricsCSV
 from smallvision.training.checkpoint import Checkpoint
 from smallvision.training.classifier import Classifier
 
@@ -38,6 +40,7 @@ class ExactResume(Callback):
     def __init__(self, checkpoint: Checkpoint | None = None, console: Console | None = None) -> None:
         self.checkpoint, self.console = checkpoint, console
         self._groups: list[list[Tree]] = []
+        self._names: set[str] = set()  # of the module's weights and buffers
         self._logged: list[dict[str, list[Tensor]]] = []  # of the epoch that the checkpoint was saved in, not yet added
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -54,11 +57,18 @@ class ExactResume(Callback):
                 distributed.all_gather_object(ours["sums"], sums)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._names = {*pl_module.state_dict()}
         if self.checkpoint is not None and stage == "fit":
             _refuse_misfit(self.checkpoint, _fit_before_optimizers(self.checkpoint.raw, trainer, pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The optimizers have been made from the config and not yet been restored."""
+        made = sorted({*pl_module.state_dict()} - self._names)
+        if made:
+            raise UserError(
+                f"{type(pl_module).__name__}: made {made[0]} in setup or configure_model; make it in __init__, where it"
+                " gets the run's seed or a checkpoint's weights"
+            )
         if self.checkpoint is not None:
             _refuse_misfit(self.checkpoint, _fit_of_optimizers(self.checkpoint.raw, trainer))
         self._groups = [
@@ -93,8 +103,11 @@ class ExactResume(Callback):
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader) and self.checkpoint.position is not None:
             loader.load_state_dict(self.checkpoint.position)
-        if isinstance(pl_module, Classifier) or (self.checkpoint.position or {}).get("batch"):
+        within = 0 < (self.checkpoint.position or {}).get("batch", 0) < trainer.num_training_batches
+        if isinstance(pl_module, Classifier) or within:
             self._share_sums(trainer, pl_module)
+        if not within:
+            _step_plateaus(trainer)
 
     def _share_sums(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give each process its part of an epoch's sums; rank 0 all of them, where others have saved them."""
@@ -124,12 +137,33 @@ class ExactResume(Callback):
                     if metric.meta.is_mean_reduction:
                         metric.cumulated_batch_size = metric.cumulated_batch_size + count.to(metric.value.device)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What was logged before the save and not since counts as it was."""
+        trainer.fit_loop.restarting = False  # or Lightning leaves out a ReduceLROnPlateau
+        for part in self._logged:
+            for name, (value, count) in part.items():
+                trainer.callback_metrics[name.partition(".")[2]] = value / count if count else value
+        self._logged = []
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not called where a run goes on within an epoch."""
         self._logged = []
         loader = trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             loader.start_epoch(trainer.current_epoch)
+
+
+def _step_plateaus(trainer: Trainer) -> None:
+    """Have each ReduceLROnPlateau look at the last epoch, as Lightning does after the epoch's checkpoint was saved."""
+    metrics = find_callback(trainer, MetricsCSV)
+    if metrics is None or not metrics.history or not trainer.lightning_module.automatic_optimization:
+        return
+    row = metrics.history[-1]
+    for config in trainer.lr_scheduler_configs:
+        value = row.get(str(config.monitor))
+        due = config.interval == "epoch" and int(row["epoch"] or 0) % config.frequency == 0
+        if config.reduce_on_plateau and due and value is not None:
+            trainer.lightning_module.lr_scheduler_step(config.scheduler, value)
 
 
 def _sums(module: LightningModule) -> dict[str, Tensor | list[Tensor]]:

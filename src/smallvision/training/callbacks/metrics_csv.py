@@ -37,7 +37,9 @@ class MetricsCSV(AfterEpoch):
         self._lr: float | Tensor | None = None
         self._validated_step = -1  # the last one after which it was
         self._before: dict[str, Tensor] = {}  # the metrics when the validation under way began
-        self._validated: set[str] = set()  # metrics of validation
+        self._before_epoch: dict[str, Tensor] = {}
+        self._validated: set[str] = set()  # metrics of any validation
+        self._latest: set[str] = set()  # those of the last one
 
     def state_dict(self) -> dict[str, object]:
         return {"history": self.history}
@@ -58,22 +60,26 @@ class MetricsCSV(AfterEpoch):
         self.within = within
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        self._lr = optimizer.param_groups[0]["lr"]
+        self._lr = optimizer.param_groups[0]["lr"] if optimizer.param_groups else None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._before_epoch = {**trainer.callback_metrics}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before = {**trainer.callback_metrics}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated_step = trainer.global_step
-        logged = {name for name, value in trainer.callback_metrics.items() if self._before.get(name) is not value}
+        self._latest = logged = _changed(trainer.callback_metrics, self._before)
         self._validated |= logged
         if within_epoch(trainer):
             done = trainer.fit_loop.epoch_loop.batch_progress.current.ready / trainer.num_training_batches
             self._add(trainer, self.within, trainer.current_epoch + round(done, 6), logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        old = set() if self._validated_step == trainer.global_step else self._validated
-        self._add(trainer, self.history, trainer.current_epoch + 1, trainer.callback_metrics.keys() - old)
+        old = self._validated - (self._latest if self._validated_step == trainer.global_step else set())
+        logged = _changed(trainer.callback_metrics, self._before_epoch) - old
+        self._add(trainer, self.history, trainer.current_epoch + 1, logged)
 
     def lacks(self, metric: str, trainer: Trainer) -> bool:
         """Whether a module of the user's own does not log that metric, though the epoch is validated or never is."""
@@ -101,11 +107,18 @@ class MetricsCSV(AfterEpoch):
             self.error = error
 
 
+def _changed(metrics: dict[str, Tensor], before: dict[str, Tensor]) -> set[str]:
+    """The names of those that were logged since ``before``: Lightning keeps old values."""
+    return {name for name, value in metrics.items() if before.get(name) is not value}
+
+
 def own_names(metrics: Collection[str], logged: Collection[str]) -> Iterator[str]:
-    """Those that were ``logged``, without the NAME_step and NAME_epoch that Lightning adds to a NAME."""
+    """Those that were ``logged``, without the NAME_step and NAME_epoch that Lightning adds to a NAME, and without what
+    has a column of that name.
+    """
     for name in logged:
         stem, _, kind = name.rpartition("_")
-        if not (kind in ("step", "epoch") and stem in metrics):
+        if name not in FIRST and not (kind in ("step", "epoch") and stem in metrics):
             yield name
 
 

@@ -39,6 +39,7 @@ class Progress(AfterEpoch):
         self._shown = self._began = 0.0
         self._batches = 0  # of this process
         self._loss = RunningLoss()
+        self._monitor: str | None = None
         self._widths: dict[str, int] = {}  # of the columns of metrics
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,6 +50,8 @@ class Progress(AfterEpoch):
             self.console.fields({"compiled": f"in {compiler.seconds:.1f} s"})
         self.console.print()
         metrics = find_callback(trainer, MetricsCSV)
+        checkpointing = find_callback(trainer, Checkpointing)
+        self._monitor = None if checkpointing is None else checkpointing.monitor
         if metrics is not None and metrics.metrics is not None:
             self._begin_table(metrics.metrics)
         if self.console.terminal.is_terminal and not self.console.silent:
@@ -120,7 +123,8 @@ class Progress(AfterEpoch):
         self._print_row(row, f"{timer.images_per_second:,.0f}", mark)
 
     def _print_row(self, row: Row, last: str, mark: str = "") -> None:
-        names = dict.fromkeys([*self._widths, *metrics_of(row)])  # of a module of the user's own, known only now
+        metrics = metrics_of(row)  # those of a module of the user's own are known only now
+        names = dict.fromkeys([*self._widths, *(name for name in (self._monitor,) if name in metrics), *metrics])
         if len(self._widths) < min(len(names), MAX_METRICS):
             self._begin_table(names)
         cells = [f"{row['epoch']:>4.4g}/{self.epochs:<3}"]

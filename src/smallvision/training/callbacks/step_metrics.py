@@ -34,7 +34,7 @@ class StepMetrics(Callback):
         self._rate: float | Tensor | None = None  # of the step under way
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        rate = optimizer.param_groups[0]["lr"]
+        rate = optimizer.param_groups[0]["lr"] if optimizer.param_groups else None
         self._rate = rate.clone() if isinstance(rate, Tensor) else rate
 
     def on_train_batch_end(

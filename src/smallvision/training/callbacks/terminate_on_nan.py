@@ -102,6 +102,10 @@ def explain_refusal() -> Iterator[None]:
         yield
     except (MisconfigurationException, ValueError) as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if not str(frames[-1].f_globals.get("__name__")).startswith("lightning."):
+        module = str(frames[-1].f_globals.get("__name__"))
+        if module == "torch.optim.lr_scheduler":
+            reason = str(error).splitlines()[0]
+            raise UserError(f"scheduler: {reason}; its length was fixed when the run began") from None
+        if not module.startswith("lightning."):
             raise
         raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from None
