@@ -139,7 +139,7 @@ class ExactResume(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What was logged before the save and not since counts as it was."""
-        trainer.fit_loop.restarting = False  # or Lightning leaves out a ReduceLROnPlateau
+        trainer.fit_loop._restarting = False  # or Lightning leaves out a ReduceLROnPlateau
         for part in self._logged:
             for name, (value, count) in part.items():
                 trainer.callback_metrics[name.partition(".")[2]] = value / count if count else value
