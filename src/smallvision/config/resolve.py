@@ -15,7 +15,7 @@ from smallvision.config.schema import GROUPS, NOT_OF_OWN_MODULE, Config, Data, T
 from smallvision.config.targets import check_targets, use
 from smallvision.config.untrusted import check_checkpoint_file, load_run_config
 from smallvision.core.errors import UserError, did_you_mean
-from smallvision.core.results import METRICS, Results
+from smallvision.core.results import TRAIN_AND_VAL, Results
 from smallvision.core.run_dir import RunDir, as_typed, shell_line, using
 
 # Keys and sections that may be typed with resume=: when and where the run goes on, and what it saves and shows, but
@@ -176,23 +176,33 @@ def refuse_other_code(saved: dict[str, object], where: str, used: list[str]) -> 
 def refuse_other_keys(overrides: list[Override], allowed: tuple[str, ...], reason: str) -> None:
     """Raise UserError where anything else than the ``allowed`` keys and sections was typed."""
     for override in overrides:
-        key = override.key_or_group.split("@")[0].replace("/", ".")
-        if not any(key == one or key.startswith(f"{one}.") for one in allowed):
+        key = key_of(override)
+        if not is_within(key, allowed):
             raise UserError(f"{key}: cannot be changed here: {reason}")
+
+
+def key_of(override: Override) -> str:
+    """What was typed, as a key of the config."""
+    return override.key_or_group.split("@")[0].replace("/", ".")
+
+
+def is_within(key: str, sections: tuple[str, ...]) -> bool:
+    """Whether a key is one of the ``sections`` and keys, or within one."""
+    return any(key == one or key.startswith(f"{one}.") for one in sections)
 
 
 def check_module(config: Config, overrides: list[Override]) -> None:
     """Raise UserError for an impossible monitor, and for what means nothing to a LightningModule of the user's own."""
     target, monitor = config.module.target, config.module.monitor
-    if not config.module.is_own and monitor not in (None, *METRICS[:4]):
-        raise UserError(f"module.monitor={monitor}: no such metric.{did_you_mean(str(monitor), METRICS[:4])}")
+    if not config.module.is_own and monitor not in (None, *TRAIN_AND_VAL):
+        raise UserError(f"module.monitor={monitor}: no such metric.{did_you_mean(str(monitor), TRAIN_AND_VAL)}")
     if monitor is not None and config.module.mode is None:
         raise UserError(f"module.monitor={monitor}: which values are better? Type module.mode=max or module.mode=min")
     if not config.module.is_own:
         return
     for override in overrides:
-        key = override.key_or_group
-        if any(key == one or key.startswith(f"{one}.") for one in NOT_OF_OWN_MODULE):
+        key = key_of(override)
+        if is_within(key, NOT_OF_OWN_MODULE):
             raise UserError(f"{key}: has no meaning for {target}, which has a network, loss and optimizer of its own")
     if config.task == "bench":
         raise UserError(f"task=bench: measures the project's own training, not that of {target}")

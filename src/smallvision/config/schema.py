@@ -236,6 +236,11 @@ class Loss(Target):
         p: Literal[1, 2]
 
 
+def mode_of(metric: str) -> Literal["min", "max"] | None:
+    """Which values of a metric are better, as the end of its name says."""
+    return "max" if metric.endswith("acc") else "min" if metric.endswith("loss") else None
+
+
 @dataclass
 class Module(Target):
     """Which LightningModule, and the metric whose best value chooses the best epoch; None: it is the last."""
@@ -247,7 +252,7 @@ class Module(Target):
 
     def __post_init__(self) -> None:
         if self.mode is None and self.monitor is not None:
-            self.mode = "max" if self.monitor.endswith("acc") else "min" if self.monitor.endswith("loss") else None
+            self.mode = mode_of(self.monitor)
 
     @property
     def is_own(self) -> bool:

@@ -12,6 +12,8 @@ from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
+TRAIN_AND_VAL = METRICS[:4]
+FIRST = ("epoch", "step", "lr")  # columns of metrics.csv, before those of metrics
 MAX_ITEMS = 100_000  # of a list
 Row = dict[str, float | None]  # of metrics.csv: epoch, step, lr and metrics by their names
 K = TypeVar("K")
@@ -33,7 +35,7 @@ def _rank(row: Row, monitor: str, mode: str) -> tuple[float, float]:
 
 def metrics_of(row: Row) -> Row:
     """The metrics of a row."""
-    return {name: value for name, value in row.items() if name not in ("epoch", "step", "lr")}
+    return {name: value for name, value in row.items() if name not in FIRST}
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from optuna.distributions import CategoricalDistribution, distribution_to_json, 
 from optuna.exceptions import ExperimentalWarning
 
 from smallvision.config.compose import CHOICES, has_own_module, search_path, trained
-from smallvision.config.schema import CLASSIFIER, Module, Sweep
+from smallvision.config.schema import Sweep, mode_of
 from smallvision.core.errors import UserError
 from smallvision.core.run_dir import folder_name, write_text
 from smallvision.sweeps.space import Dimension, grid, parse_space
 from smallvision.sweeps.trial import TrialRun
 
 PLAN_FILE = "sweep.yaml"
-METRICS = {"val/acc": "max", "val/loss": "min"}  # which of their values are better
+METRICS = ("val/acc", "val/loss")
 NOT_IN_SWEEPS = {
     "resume": "the same sweep command again continues a sweep",
     "rerun": "a sweep composes its runs from the configs; type the values instead",
@@ -249,10 +249,11 @@ def read_settings(config: DictConfig) -> Sweep:
     if OmegaConf.select(config, "sweep.metric") is None:
         raise UserError("sweep.metric: which of the module's? Type module.monitor=NAME, or sweep.metric=NAME")
     settings = Sweep.from_dict(OmegaConf.to_container(config.sweep, resolve=True), "sweep")
-    metrics, metric, is_own = {**METRICS}, settings.metric, has_own_module(config)
+    metric, is_own = settings.metric, has_own_module(config)
+    metrics = {name: mode_of(name) for name in METRICS}  # which of their values are better
     if is_own:
-        module = Module("own", CLASSIFIER, monitor=config.module.monitor, mode=config.module.mode)
-        metrics |= {str(module.monitor): str(module.mode)}
+        monitor = str(config.module.monitor)
+        metrics[monitor] = config.module.mode or mode_of(monitor)
         if settings.test_best:
             raise UserError("sweep.test_best: a LightningModule of your own has no test/acc")
     if metric.startswith(("test", "train")) or not (is_own or metric in metrics):

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
@@ -89,7 +88,7 @@ def _run(config: Config, run_dir: RunDir, callbacks: Sequence[Callback], group: 
             )
         if fit.checkpointing.best is not None:
             best = group.from_first(partial(read_checkpoint, run_dir.best_checkpoint))
-            if config.test and experiment.data.sizes["test"] and fit.tests:
+            if config.test and experiment.data.sizes["test"] and experiment.has_test:
                 with group.explain_lost_process():
                     fit.test(best)
             if weights_file is not None and run_dir.is_writer and experiment.predictor is not None:
@@ -149,7 +148,6 @@ class Fit:
         self.checkpointing = self._callback(Checkpointing)
         self.metrics_csv, self.timer = self._callback(MetricsCSV), self._callback(EpochTimer)
         self.kept = self._callback(KeepProbabilities)
-        self.tests = is_overridden("test_step", experiment.model)
         self.status = "failed"
         self.reason: str | None = None
         self.test_metrics: Row = {}
@@ -244,7 +242,7 @@ class Fit:
         if self.status == "pruned":
             console.print(f"pruned after epoch {results.epochs}", style="bold")
         if self.status == "completed":
-            if self.tests:
+            if self.experiment.has_test:
                 common.tested(console, results, f"best epoch {results.best_epoch or '-'}, {results.tested_text}")
             else:
                 target = self.config.module.target
@@ -265,7 +263,7 @@ class Fit:
         goes_on = results.epochs == self.config.trainer.max_epochs  # and was not stopped early
         self.console.fields(
             {
-                **({"test again": command("task=test", checkpoint, *used)} if self.tests else {}),
+                **({"test again": command("task=test", checkpoint, *used)} if self.experiment.has_test else {}),
                 **({"continue": command(assign("resume", path), more, *used)} if goes_on else {}),
                 "compare": command("task=report", assign("runs", others)),
             }

@@ -3,8 +3,6 @@
 import time
 from functools import partial
 
-from lightning.pytorch.utilities.model_helpers import is_overridden
-
 from smallvision.config.schema import Config
 from smallvision.core.console import Console
 from smallvision.core.errors import UserError
@@ -34,7 +32,7 @@ def _run(config: Config, run_dir: RunDir, checkpoint: Checkpoint | BareWeights, 
     experiment, note = load(checkpoint, config, group)
     if not experiment.data.sizes["test"]:
         raise UserError(f"data={config.data.name}: has no test images")
-    if not is_overridden("test_step", experiment.model):
+    if not experiment.has_test:
         raise UserError(f"{config.module.target}: has no test_step")
     kept = KeepProbabilities()
     trainer = make_trainer(config, experiment.device, run_dir.path, [kept, KeyedRandomness(config.seed)], group=group)

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -66,6 +67,11 @@ class Experiment:
     device: devices.Device
     parameters: int
     layers: list[Layer]
+
+    @property
+    def has_test(self) -> bool:
+        """A LightningModule of the user's own need not have one."""
+        return is_overridden("test_step", self.model)
 
     @property
     def predictor(self) -> Predictor | None:

@@ -32,10 +32,10 @@ class Checkpointing(AfterEpoch):
     """Saves ``checkpoints/best.ckpt`` and ``checkpoints/last.ckpt``. Comes after :class:`MetricsCSV`.
 
     The best epoch is the one of the best ``monitor`` (``mode``: max or min), then the lowest val/loss, then the
-    earliest; without validation or ``monitor`` it is the last. Within an epoch
-    last.ckpt is saved every ``every_n_steps``, and every ``every_n_minutes`` as long as that takes at most 1/50 of the
-    time. The ``keep`` last ones stay. ``contents``: what each checkpoint holds under "smallvision", to rebuild the
-    model. What cannot be saved is printed once and listed in ``unsaved``; training goes on.
+    earliest; without validation or ``monitor`` it is the last. Within an epoch last.ckpt is saved every
+    ``every_n_steps``, and every ``every_n_minutes`` as long as that takes at most 1/50 of the time. The ``keep`` last
+    ones stay. ``contents``: what each checkpoint holds under "smallvision", to rebuild the model. What cannot be saved
+    is printed once and listed in ``unsaved``; training goes on.
     """
 
     def __init__(

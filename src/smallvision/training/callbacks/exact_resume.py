@@ -127,7 +127,7 @@ class ExactResume(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Add what was logged in the epoch before the save to what Lightning has added up since."""
-        for part in self._logged:
+        for part in filter(None, self._logged):
             for name, metric in _logged(trainer).items():
                 if name in part:
                     value, count = part.pop(name)

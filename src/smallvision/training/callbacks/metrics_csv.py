@@ -11,12 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from smallvision.core.errors import UserError
-from smallvision.core.results import METRICS, Row
+from smallvision.core.results import FIRST, TRAIN_AND_VAL, Row
 from smallvision.core.run_dir import RunDir, write_text
 from smallvision.training.callbacks import AfterEpoch, within_epoch
-
-FIRST = ("epoch", "step", "lr")  # columns
-TRAIN_AND_VAL = METRICS[:4]
 
 
 class MetricsCSV(AfterEpoch):
