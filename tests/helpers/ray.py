@@ -39,6 +39,7 @@ class Ray:
                              "--include-dashboard=false")  # fmt: skip
         paths = os.pathsep.join([str(TRAIN.parent / "src"), os.environ.get("PYTHONPATH", "")])
         own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled",
+               "GRPC_ENABLE_FORK_SUPPORT": "0",  # ray-project/ray#63202: else a client's process may die at its start
                "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "600"}  # fmt: skip
         self.environment = {**os.environ, **own}
         self.nodes: dict[int, subprocess.Popen[bytes]] = {}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 2.0  # from one look at the cluster's nodes to the next
 CONNECT_SECONDS = 5.0
+ATTEMPTS = 3  # to start a process for a client
 SAVE_SECONDS = 30.0  # for runs that were asked to stop when the sweep ends
 OBJECT_STORE = 100_000_000  # bytes, of a Ray that is started here: nothing is kept in it
 
@@ -107,13 +108,23 @@ def connect(address: str | None) -> None:
         if address not in (None, "auto", "local"):  # Ray itself would try for a minute
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(
-            address or "local", log_to_driver=False, logging_level=logging.ERROR, **(started if address is None else {})
-        )
+        init(address or "local", **(started if address is None else {}))
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise UserError(f"sweep.address={address}: {brief(error)}") from None
     ray._private.worker.print_to_stdstream = ignore  # that a node died, between the lines of the sweep
     STOP.install()  # Ray has put its own there
+
+
+def init(address: str, **settings: Any) -> None:
+    """``ray.init``, again where the cluster's process for a new client died at once: about one of fourteen starts by
+    ray-project/ray#63202."""
+    for attempts_left in reversed(range(ATTEMPTS)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **settings)
+            return
+        except ConnectionAbortedError as error:
+            if not attempts_left or "ray_client_server_" not in str(error):
+                raise
 
 
 def nodes() -> list[dict[str, float]]:
