@@ -1,12 +1,17 @@
-"""The first signal asks, the second stops."""
+"""The first signal asks, the second stops; and how a process shares the processors."""
 
+import json
+import os
+import platform
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from smallvision.core.errors import Interrupted
-from smallvision.core.system import StopRequest
+from smallvision.core.system import SCHED_SETATTR, SLICE_NANOSECONDS, SPIN_COUNT, StopRequest
 
 
 @pytest.fixture
@@ -39,3 +44,47 @@ def test_the_second_signal_stops_at_once(stop: StopRequest, second: signal.Signa
     with pytest.raises(Interrupted):
         signal.raise_signal(second)
     assert stop.signal == "SIGINT"
+
+
+# What share_processors sets, for this thread and one that begins later: scheduler, nice value, slice; the environment.
+SHARED = """
+import ctypes, json, os, struct, threading
+from smallvision.core.system import SCHED_SETATTR, share_processors
+os.nice(5)
+share_processors()
+found = []
+def read():
+    attributes = ctypes.create_string_buffer(48)
+    ctypes.CDLL(None).syscall(NUMBER, 0, attributes, 48, 0)
+    _, policy, _, nice, _, runtime, _, _ = struct.unpack("IIQiIQQQ", attributes.raw)
+    found.append([policy, nice, runtime])
+read() if NUMBER else None
+thread = threading.Thread(target=read if NUMBER else None)
+thread.start()
+thread.join()
+print(json.dumps([found, os.environ.get("GOMP_SPINCOUNT")]))
+"""
+
+
+def shared(**environment: str) -> list[object]:
+    number = {name: number + 1 for name, number in SCHED_SETATTR.items()}.get(platform.machine())  # sched_getattr
+    names = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = SHARED.replace("NUMBER", str(number))
+    out = subprocess.run([sys.executable, "-c", code], env=names | environment, check=True, capture_output=True).stdout
+    found: list[object] = json.loads(out)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in SCHED_SETATTR, reason="a way of Linux")
+def test_threads_have_short_slices_and_the_nice_value_of_the_user() -> None:
+    threads, _ = shared()
+    version = tuple(map(int, platform.release().split(".")[:2]))
+    assert threads == [[os.SCHED_OTHER, os.nice(0) + 5, SLICE_NANOSECONDS if version >= (6, 12) else 0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "spin"),
+    [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_threads_wait_for_each_other_as_the_user_wants(environment: dict[str, str], spin: str | None) -> None:
+    assert shared(**environment)[1] == spin
