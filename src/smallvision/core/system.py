@@ -1,6 +1,7 @@
 """The machine: processors and GPUs that this process may use, and the signals that stop it. Needs no torch."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, UserError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes
+MEMORY = Path("/proc/meminfo")
 ONE_SIGNAL = 0.5  # seconds
 GPUS = Path("/dev")  # holds nvidia0, nvidia1, ...
 
@@ -26,6 +29,14 @@ def cores() -> int:
         return bound
     quota, period = CPU_QUOTA.read_text().split()
     return bound if quota == "max" else min(bound, max(1, round(int(quota) / int(period))))
+
+
+def available_memory() -> int:
+    """Bytes that are free or hold what can be read again, at most the container's limit."""
+    available = re.search(r"MemAvailable: *(\d+)", MEMORY.read_text() if MEMORY.is_file() else "")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = MEMORY_LIMIT.read_text().strip() if MEMORY_LIMIT.is_file() else "max"
+    return min(int(available[1]) * 1024 if available else total, total if limit == "max" else int(limit))
 
 
 def gpus() -> list[str]:
