@@ -137,7 +137,7 @@ def test_a_member_that_is_no_array_is_refused(file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("x_train.npy", b"hello")
         archive.writestr("y_train.npy", b"hello")
-    with pytest.raises(UserError, match="x_train is not an array|not an npz of plain arrays"):
+    with pytest.raises(UserError, match=r"x_train is not an array|not an npz of plain arrays"):
         arrays(str(file))
 
 

@@ -15,7 +15,7 @@ from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
 from smallvision.data.memory_map import find_map
 
-CHUNK = 4096  # images copied at a time
+CHUNK, CHUNK_BYTES = 4096, 2**24  # copied at a time: at most so many images, of at most so many bytes
 
 
 class Arrays(NamedTuple):
@@ -106,7 +106,8 @@ def digest(array: Tensor) -> str:
 def chunks(images: Tensor, indices: Tensor | None = None) -> Iterator[Tensor]:
     """The images, or those of ``indices``, a part at a time, so that the pages of a map do not fill the memory."""
     mapped = find_map(images.data_ptr())
-    for part in (images if indices is None else indices).split(CHUNK):
+    size = max(1, min(CHUNK, CHUNK_BYTES // max(1, images[:1].numel())))
+    for part in (images if indices is None else indices).split(size):
         chunk = part if indices is None else images[part]
         yield chunk
         if mapped is not None:
