@@ -1,5 +1,6 @@
 """The decoded images of a folder are kept in one file: the same data set as decoding gives, without decoding."""
 
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -27,6 +28,7 @@ from smallvision.data import memory_map
 from smallvision.data.dataset import ImageDataset, digest, mean_and_std
 from smallvision.data.folder import folder
 from smallvision.data.image_files import open_image
+from smallvision.data.loader import BatchLoader
 
 FORK = multiprocessing.get_context("fork")
 
@@ -463,6 +465,30 @@ def test_pages_are_released_when_many_were_read(photos: Path, monkeypatch: pytes
     assert released == [1]
     mapped.use(999)
     assert released == [1]
+
+
+def test_only_of_a_file_that_exceeds_the_memory_the_system_reads_what_is_asked_for(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice: list[int] = []
+    monkeypatch.setattr(memory_map.MemoryMap, "madvise", lambda _, number: advice.append(number))
+    data = load(photos)
+
+    def epoch(shuffle: bool) -> None:
+        loader = BatchLoader(
+            data.train_images, data.train_labels, torch.arange(9), batch_size=4, shuffle=shuffle, training=True
+        )
+        assert sum(len(labels) for _, labels in loader) == 9
+
+    epoch(shuffle=True)
+    digest(data.train_images)
+    assert advice == []
+    monkeypatch.setattr(memory_map, "available_memory", lambda: 99)
+    epoch(shuffle=True)
+    epoch(shuffle=False)
+    assert advice == [mmap.MADV_RANDOM]
+    digest(data.train_images)
+    assert advice == [mmap.MADV_RANDOM, mmap.MADV_SEQUENTIAL]
 
 
 def test_images_in_memory_are_in_no_map(photos: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import os
 import re
 import time
@@ -88,9 +89,10 @@ def load(files: ImageFiles, file: Path | None) -> DecodedImages:
                     if found is None:
                         _write(file, files)
             found = found or _up_to_date(file, files)
-            if found is not None:
-                _report_disk(found, file)
-                return found
+            if found is None:
+                raise OSError(errno.EIO, "the file is not as it was written")
+            _report_disk(found, file)
+            return found
         except OSError as error:
             kept = f"data_dir={file.parents[1]}: cannot keep {files.bytes / 1e6:,.1f} MB of images ({error.strerror})"
             if files.bytes > available_memory() // 2:
@@ -227,6 +229,8 @@ def _report_disk(found: DecodedImages, file: Path) -> None:
     images, available = found.images, available_memory()
     if images.nbytes <= available:
         return
+    if (mapped := find_map(images.ctypes.data)) is not None:
+        mapped.expect(mmap.MADV_RANDOM)
     rows, started = np.random.default_rng(0).integers(0, len(images), SAMPLE), time.perf_counter()
     with file.open("rb") as stream:
         for row in rows:

@@ -1,6 +1,7 @@
 """Batches by index from images that lie on the training device, augmented there: no workers, no loop over images."""
 
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -55,6 +56,8 @@ class BatchLoader:
         self.device = torch.device(device)
         self.epoch = self.batch = 0
         self.map = find_map(images.data_ptr()) if images.device.type == "cpu" else None
+        if self.map is not None and shuffle:
+            self.map.expect(mmap.MADV_RANDOM)
         if augmentation and augmentation.flip == "alternating":
             # One uniform an image; adding 1/2 in every other epoch takes it to the other side of 1/2.
             self.flips = torch.rand(len(images), generator=stream(seed, "flip")).to(self.device)

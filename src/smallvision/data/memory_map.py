@@ -9,6 +9,8 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
+from smallvision.core.system import available_memory
+
 RESIDENT = 2**28  # bytes of a map that may count as this process's memory
 FAULT = 2**16  # bytes that Linux maps around one that is read
 NORESERVE = 0x4000 if hasattr(mmap, "MADV_DONTNEED") else 0  # Linux's MAP_NORESERVE, which Python names from 3.13 on
@@ -32,6 +34,11 @@ class MemoryMap(mmap.mmap):
         if self.used > RESIDENT < len(self) and NORESERVE:
             self.madvise(mmap.MADV_DONTNEED)
             self.used = 0
+
+    def expect(self, advice: int) -> None:
+        """How a file that exceeds the memory is read from now on. Of others the system reads what lies around, too."""
+        if len(self) > available_memory():
+            self.madvise(advice)
 
 
 _maps: WeakSet[MemoryMap] = WeakSet()
