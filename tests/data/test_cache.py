@@ -1,6 +1,5 @@
 """The decoded images of a folder are kept in one file: the same data set as decoding gives, without decoding."""
 
-import mmap
 import multiprocessing
 import os
 import shutil
@@ -28,7 +27,6 @@ from smallvision.data import memory_map
 from smallvision.data.dataset import ImageDataset, digest, mean_and_std
 from smallvision.data.folder import folder
 from smallvision.data.image_files import open_image
-from smallvision.data.loader import BatchLoader
 
 FORK = multiprocessing.get_context("fork")
 
@@ -467,28 +465,21 @@ def test_pages_are_released_when_many_were_read(photos: Path, monkeypatch: pytes
     assert released == [1]
 
 
-def test_only_of_a_file_that_exceeds_the_memory_the_system_reads_what_is_asked_for(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    advice: list[int] = []
-    monkeypatch.setattr(memory_map.MemoryMap, "madvise", lambda _, number: advice.append(number))
-    data = load(photos)
-
-    def epoch(shuffle: bool) -> None:
-        loader = BatchLoader(
-            data.train_images, data.train_labels, torch.arange(9), batch_size=4, shuffle=shuffle, training=True
-        )
-        assert sum(len(labels) for _, labels in loader) == 9
-
-    epoch(shuffle=True)
-    digest(data.train_images)
-    assert advice == []
-    monkeypatch.setattr(memory_map, "available_memory", lambda: 99)
-    epoch(shuffle=True)
-    epoch(shuffle=False)
-    assert advice == [mmap.MADV_RANDOM]
-    digest(data.train_images)
-    assert advice == [mmap.MADV_RANDOM, mmap.MADV_SEQUENTIAL]
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_batches_are_read_from_the_file_as_memory_gives_them(tmp_path: Path, channels_last: bool) -> None:
+    (tmp_path / "pixels").write_bytes(b"head" + np.random.default_rng(0).bytes(20 * 60))
+    flat = torch.from_numpy(memory_map.map_file(tmp_path / "pixels")[4:])
+    images = flat.view(20, 4, 5, 3).permute(0, 3, 1, 2) if channels_last else flat.view(20, 3, 4, 5)
+    mapped = memory_map.find_map(images.data_ptr())
+    assert mapped is not None
+    for part in (images, images[7:]):
+        for rows in (torch.tensor([5, 0, 12, 5]), torch.arange(0)):
+            taken = mapped.take(part, rows)
+            assert torch.equal(taken, part[rows])
+            assert not len(rows) or taken.stride() == part[rows].stride()
+    os.truncate(tmp_path / "pixels", 100)
+    with pytest.raises(UserError, match="pixels: was changed while it was read"):
+        mapped.take(images, torch.tensor([3]))
 
 
 def test_images_in_memory_are_in_no_map(photos: Path) -> None:

@@ -1,7 +1,6 @@
 """A data set: its images and labels, what identifies it, how it is split and normalised."""
 
 import hashlib
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -108,13 +107,13 @@ def chunks(images: Tensor, indices: Tensor | None = None) -> Iterator[Tensor]:
     """The images, or those of ``indices``, a part at a time, so that the pages of a map do not fill the memory."""
     mapped = find_map(images.data_ptr())
     size = max(1, min(CHUNK, CHUNK_BYTES // max(1, images[:1].numel())))
-    if mapped is not None:
-        mapped.expect(mmap.MADV_SEQUENTIAL)
     for part in (images if indices is None else indices).split(size):
-        chunk = part if indices is None else images[part]
-        yield chunk
+        if indices is not None:
+            yield images[part] if mapped is None else mapped.take(images, part)
+            continue
+        yield part
         if mapped is not None:
-            mapped.use(chunk.nbytes)
+            mapped.use(part.nbytes)
 
 
 def validation_size(labels: Tensor, wanted: float | None) -> int:
