@@ -16,7 +16,7 @@ from smallvision.core.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESIDENT = 2**28  # bytes of a map that may count as this process's memory
+RESIDENT = 2**26  # bytes of a map that may count as this process's memory
 NORESERVE = 0x4000 if hasattr(mmap, "MADV_DONTNEED") else 0  # Linux's MAP_NORESERVE, which Python names from 3.13 on
 
 # What zipfile and numpy raise over damaged files: RuntimeError where a flag says encrypted or a method is
@@ -46,6 +46,8 @@ class MemoryMap(mmap.mmap):
         """
         channels_last = not images.is_contiguous()
         stored = images.permute(0, 2, 3, 1) if channels_last else images
+        if not stored.is_contiguous():
+            return images[rows]
         taken = stored.new_empty((len(rows), *stored.shape[1:]))
         size, start, view = stored[:1].nbytes, images.data_ptr() - self.address, taken.view(-1).numpy().data
         for index, row in enumerate(rows.tolist()):
