@@ -39,7 +39,7 @@ from smallvision.core.system import STOP, check_device, share_processors
 if TYPE_CHECKING:
     from smallvision.training.checkpoint import BareWeights, Checkpoint
 
-WITHOUT_RUN_DIR = ("report", "serve")
+WITHOUT_RUN_DIR = ("report", "serve", "clean")
 TITLES = {
     "fit": "training {trained} on data={data.name}", "test": "testing {checkpoint}",
     "predict": "predicting with {checkpoint}", "export": "exporting {checkpoint} as {format}",

@@ -1,4 +1,4 @@
-"""The first signal asks, the second stops; and how a process shares the processors."""
+"""The first signal asks, the second stops; how a process shares the processors; the memory that is left."""
 
 import json
 import os
@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from smallvision.core import system
 from smallvision.core.errors import Interrupted
-from smallvision.core.system import SCHED_SETATTR, SLICE_NANOSECONDS, SPIN_COUNT, StopRequest
+from smallvision.core.system import SCHED_SETATTR, SLICE_NANOSECONDS, SPIN_COUNT, StopRequest, available_memory
 
 
 @pytest.fixture
@@ -88,3 +90,17 @@ def test_threads_have_short_slices_and_the_nice_value_of_the_user() -> None:
 )
 def test_threads_wait_for_each_other_as_the_user_wants(environment: dict[str, str], spin: str | None) -> None:
     assert shared(**environment)[1] == spin
+
+
+def test_available_memory_is_what_the_kernel_says_and_at_most_the_containers_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(system, "MEMORY_LIMIT", tmp_path / "memory.max")
+    everything = available_memory()
+    assert everything > 2**20
+    (tmp_path / "meminfo").write_text("MemTotal:  9999 kB\nMemAvailable:    1000 kB\n")
+    assert available_memory() == 1_024_000
+    for limit, expected in (("max", 1_024_000), ("5000", 5000)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert available_memory() == expected

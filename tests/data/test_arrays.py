@@ -1,4 +1,4 @@
-"""npz files in the Keras layout, friendly and hostile."""
+"""npz files in the Keras layout and folders of npy files, read or mapped, friendly and hostile."""
 
 import os
 import zipfile
@@ -12,6 +12,8 @@ import torch
 from smallvision.core.errors import UserError
 from smallvision.data import arrays as module
 from smallvision.data.arrays import arrays
+from smallvision.data.dataset import ImageDataset
+from smallvision.data.memory_map import find_map
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -24,9 +26,15 @@ def save(file: Path, **changes: Any) -> str:
     return str(file)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
+@pytest.fixture(params=["read", "mapped"])
+def file(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where an npz file may be put; it is read, or its images are mapped."""
+    monkeypatch.setattr(module, "MAP_FROM", 0 if request.param == "mapped" else 2**30)
     return tmp_path / "own.npz"
+
+
+def is_mapped(images: torch.Tensor) -> bool:
+    return find_map(images.data_ptr()) is not None
 
 
 def test_colour_images_come_out_channels_first(file: Path) -> None:
@@ -129,7 +137,7 @@ def test_a_member_that_is_no_array_is_refused(file: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("x_train.npy", b"hello")
         archive.writestr("y_train.npy", b"hello")
-    with pytest.raises(UserError, match="x_train is not an array"):
+    with pytest.raises(UserError, match=r"x_train is not an array|not an npz of plain arrays"):
         arrays(str(file))
 
 
@@ -175,3 +183,77 @@ def test_a_missing_file_and_a_file_of_another_kind_are_refused_by_name(file: Pat
     file.write_text("not a zip")
     with pytest.raises(UserError, match=r"own\.npz: truncated, altered or not"):
         arrays(str(file))
+
+
+# Maps -----------------------------------------------------------------------------------------------------
+
+BOTH = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:4], "y_test": LABELS[:4]}
+
+
+def save_folder(folder: Path, **arrays_by_key: Any) -> str:
+    folder.mkdir()
+    for key, array in arrays_by_key.items():
+        np.save(folder / f"{key}.npy", array)
+    return str(folder)
+
+
+def assert_same(one: ImageDataset, other: ImageDataset) -> None:
+    for key in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(one, key), getattr(other, key)), key
+        assert getattr(one, key).stride() == getattr(other, key).stride(), key
+    assert (one.classes, one.fingerprint) == (other.classes, other.fingerprint)
+
+
+def test_what_is_mapped_is_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = {**BOTH, "classes": np.array(["cat", "dog", "cow"])}
+    np.savez(tmp_path / "plain.npz", **stored)
+    np.savez_compressed(tmp_path / "packed.npz", **stored)
+    save_folder(tmp_path / "folder", **stored)
+    read = arrays(str(tmp_path / "plain.npz"))
+    assert not is_mapped(read.train_images)
+    monkeypatch.setattr(module, "MAP_FROM", 0)
+    for name, mapped in (("plain.npz", True), ("packed.npz", False), ("folder", True)):
+        data = arrays(str(tmp_path / name))
+        assert_same(data, read)
+        assert [is_mapped(data.train_images), is_mapped(data.test_images)] == [mapped, mapped], name
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5, 4, 1), (6, 5, 4, 3)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_layout_is_mapped_or_read_to_the_same(
+    tmp_path: Path, shape: tuple[int, ...], order: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.asarray(IMAGES.reshape(-1)[: np.prod(shape)].reshape(shape), order=order)
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=LABELS)
+    read = arrays(str(tmp_path / "own.npz"))
+    monkeypatch.setattr(module, "MAP_FROM", 0)
+    assert_same(arrays(str(tmp_path / "own.npz")), read)
+
+
+def test_a_folder_of_npy_files_is_refused_by_what_is_wrong_with_it(file: Path) -> None:
+    folder = save_folder(file.with_name("folder"), x_train=IMAGES)
+    with pytest.raises(UserError, match="folder: has no y_train"):
+        arrays(folder)
+    np.save(file.with_name("folder") / "y_train.npy", LABELS)
+    raw = (file.with_name("folder") / "x_train.npy").read_bytes()
+    for length in (0, 5, 50, len(raw) - 1):
+        (file.with_name("folder") / "x_train.npy").write_bytes(raw[:length])
+        with pytest.raises(UserError, match="folder: truncated, altered or not"):
+            arrays(folder)
+
+
+def test_an_archive_with_other_parts_and_extra_fields_gives_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "own.npz", **BOTH)
+    monkeypatch.setattr(module, "MAP_FROM", 0)
+    expected = arrays(str(tmp_path / "own.npz"))
+    with zipfile.ZipFile(tmp_path / "own.npz") as archive, zipfile.ZipFile(tmp_path / "other.npz", "w") as other:
+        other.writestr("a comment", "of some length")
+        for name in archive.namelist():
+            entry = zipfile.ZipInfo(name)
+            entry.extra = b"\x99\x99\4\0abcd"  # stands in the local header, too
+            other.writestr(entry, archive.read(name))
+    data = arrays(str(tmp_path / "other.npz"))
+    assert is_mapped(data.train_images)
+    assert_same(data, expected)

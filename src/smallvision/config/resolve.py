@@ -34,7 +34,7 @@ WITH_CHECKPOINT = {
     "serve": ("task", "use", "checkpoint", "serve", "tta", "device", "hydra"),
 }
 WITH_STATE_DICT = ("model", "experiment")  # with task=test of a plain state dict, which does not hold its network
-TASKS_WITHOUT_DATA = ("predict", "export", "serve")
+TASKS_WITHOUT_DATA = ("predict", "export", "serve", "clean")
 # Training images of data sets whose size is known before they are read.
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "digits": 1_437}
 # Optional packages: the modules that a choice needs, by the names to install them by.
@@ -295,7 +295,7 @@ def _check_data(data: Data) -> None:
     if isinstance(path, str):
         expanded = os.path.expanduser(path)  # noqa: PTH111 - Path's own raises for an unknown user
         is_folder = data.name == "folder"
-        if not (os.path.isdir(expanded) if is_folder else os.path.isfile(expanded)):  # noqa: PTH112, PTH113
+        if not (os.path.isdir(expanded) if is_folder else os.path.exists(expanded)):  # noqa: PTH110, PTH112
             raise UserError(f"data.path={path}: no such {'folder' if is_folder else 'file'}")
     count = data.extra.get("images") if data.name == "shapes" else TRAINING_IMAGES.get(data.name)
     if isinstance(count, int) and isinstance(data.val_size, int) and data.val_size >= count:

@@ -347,7 +347,7 @@ class Descent(Section):
 class Config(Section):
     """A whole run. ``checkpoint`` says how a fit saves checkpoints; for other tasks it is the file to start from."""
 
-    task: Literal["fit", "test", "predict", "export", "serve", "report", "bench", "descent"]
+    task: Literal["fit", "test", "predict", "export", "serve", "report", "bench", "descent", "clean"]
     seed: Seed  # names every random stream
     data_dir: str
     trainer: Trainer

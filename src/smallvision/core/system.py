@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import signal
 import struct
 import sys
@@ -18,6 +19,8 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in 
 SPIN_COUNT = "10000"  # of GCC's OpenMP, which torch has on Linux
 SLICE_NANOSECONDS = 100_000  # the shortest that Linux knows
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the numbers of that system call
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes
+MEMORY = Path("/proc/meminfo")
 ONE_SIGNAL = 0.5  # seconds
 GPUS = Path("/dev")  # holds nvidia0, nvidia1, ...
 
@@ -49,6 +52,14 @@ def share_processors() -> None:
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         attributes = struct.pack("IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, SLICE_NANOSECONDS, 0, 0)
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)
+
+
+def available_memory() -> int:
+    """Bytes that are free or hold what can be read again, at most the container's limit."""
+    available = re.search(r"MemAvailable: *(\d+)", MEMORY.read_text() if MEMORY.is_file() else "")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = MEMORY_LIMIT.read_text().strip() if MEMORY_LIMIT.is_file() else "max"
+    return min(int(available[1]) * 1024 if available else total, total if limit == "max" else int(limit))
 
 
 def gpus() -> list[str]:

@@ -1,10 +1,12 @@
-"""Arrays become a data set: those of npz files (`data=arrays`), and what code of the user's gives (`data=own`)."""
+"""Arrays become a data set: those of files (`data=arrays`), and what code of the user's gives (`data=own`)."""
 
+import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +15,13 @@ from torch import Tensor
 
 from smallvision.core.errors import UserError
 from smallvision.data.dataset import Arrays, ImageDataset
+from smallvision.data.memory_map import UNREADABLE, map_file
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")  # in the order of Arrays
 # Of the unpacked arrays, against zip bombs: no photographs or drawings compress to a hundredth.
 MAX_BYTES, MAX_RATIO, ANY_RATIO_BELOW = 16 * 2**30, 100, 2**30
+MAP_FROM = 2**28  # bytes; smaller arrays are read, after which the file may change
 MAX_CLASSES = 100_000  # the largest label decides the number of classes
-# What zipfile and numpy raise over damaged files: RuntimeError where a flag says encrypted or a method is
-# unknown, MemoryError where a header claims more than there is.
-UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 Array = Tensor | npt.NDArray[np.generic]
 GIVES = (
@@ -32,7 +31,7 @@ GIVES = (
 
 
 def arrays(path: str) -> ImageDataset:
-    """The images of the npz file ``path``.
+    """The images of ``path``: an npz file, or a folder of x_train.npy, y_train.npy and so on.
 
     Its array of strings ``classes``, where it has one, names the classes; otherwise they are numbered.
     """
@@ -46,10 +45,11 @@ def arrays(path: str) -> ImageDataset:
 
 
 def read_npz(file: Path) -> tuple[Arrays, list[str] | None]:
-    """The four arrays, and the class names where the file has them.
+    """The four arrays, and the class names where the file (or folder of npy files) has them.
 
-    Images may be N x H x W or N x H x W x C, uint8; labels any integers. Nothing is unpickled. Raises
-    UserError, naming the file, where it is missing, damaged or has another layout.
+    Large arrays of images that are stored as they are, are mapped and not read: their file must stay as it is. Images
+    may be N x H x W or N x H x W x C, uint8; labels any integers. Nothing is unpickled. Raises UserError, naming the
+    file, where it is missing, damaged or has another layout.
     """
     stored = _load(file)
     if ("x_test" in stored) != ("y_test" in stored):
@@ -64,26 +64,76 @@ def read_npz(file: Path) -> tuple[Arrays, list[str] | None]:
 
 
 def _load(file: Path) -> dict[str, npt.NDArray[np.generic]]:
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"{file}: no such file")
     try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_BYTES:
-            raise UserError(f"{file}: {size / 2**30:.0f} GiB unpacked, more than the {MAX_BYTES // 2**30} allowed")
-        if size > max(ANY_RATIO_BELOW, MAX_RATIO * file.stat().st_size):
-            raise UserError(f"{file}: {size / 2**30:.0f} GiB unpacked, more than {MAX_RATIO} times the file: no images")
-        with np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in ("x_train", "y_train") if key not in archive]
-            if missing:
-                raise UserError(f"{file}: has no {missing[0]}; the keys are {', '.join(KEYS)}")
-            stored = {key: archive[key] for key in (*KEYS, "classes") if key in archive}
+        stored = _load_folder(file) if file.is_dir() else _load_archive(file)
         for key, array in stored.items():
             if not isinstance(array, np.ndarray):  # numpy returns members that are not arrays as bytes
                 raise ValueError(f"{key} is not an array")
     except UNREADABLE as error:
         raise UserError(f"{file}: truncated, altered or not an npz of plain arrays ({error})") from None
+    missing = [key for key in ("x_train", "y_train") if key not in stored]
+    if missing:
+        raise UserError(f"{file}: has no {missing[0]}; the keys are {', '.join(KEYS)}")
     return stored
+
+
+def _load_folder(folder: Path) -> dict[str, npt.NDArray[np.generic]]:
+    files = {key: folder / f"{key}.npy" for key in (*KEYS, "classes")}
+    stored = {}
+    for key, file in files.items():
+        if file.is_file():
+            with file.open("rb") as stream:
+                mapped = _map(file, stream, 0, file.stat().st_size)
+            stored[key] = np.load(file, allow_pickle=False) if mapped is None else mapped
+    return stored
+
+
+def _load_archive(file: Path) -> dict[str, npt.NDArray[np.generic]]:
+    on_disk = file.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(MAX_BYTES, on_disk):
+            raise UserError(f"{file}: {size / 2**30:.0f} GiB unpacked, more than the {MAX_BYTES // 2**30} allowed")
+        if size > max(ANY_RATIO_BELOW, MAX_RATIO * on_disk):
+            raise UserError(f"{file}: {size / 2**30:.0f} GiB unpacked, more than {MAX_RATIO} times the file: no images")
+        mapped = {key: _map_member(file, archive, f"{key}.npy") for key in KEYS}
+    with np.load(file, allow_pickle=False) as loader:
+        found = [key for key in (*KEYS, "classes") if key in loader]
+        return {key: loader[key] if (array := mapped.get(key)) is None else array for key in found}
+
+
+def _map_member(file: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[np.uint8] | None:
+    """As :func:`_map`, where the archive has it uncompressed. Raises one of UNREADABLE where it is damaged."""
+    entry = archive.NameToInfo.get(name)
+    if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+        return None
+    with file.open("rb") as stream, archive.open(entry) as member:
+        stream.seek(entry.header_offset + 26)
+        start = entry.header_offset + 30 + sum(struct.unpack("<HH", stream.read(4)))  # after its name and extra field
+        mapped = _map(file, member, start, entry.file_size)
+        stream.seek(start)
+        crc, left = 0, 0 if mapped is None else entry.file_size
+        while left > 0 and (part := stream.read(min(left, 2**22))):
+            crc, left = zlib.crc32(part, crc), left - len(part)
+    if mapped is not None and crc != entry.CRC:
+        raise ValueError(f"bad CRC-32 of {name}")
+    return mapped
+
+
+def _map(file: Path, member: IO[bytes], start: int, size: int) -> npt.NDArray[np.uint8] | None:
+    """The array of a large npy file, which begins at ``start`` of ``file``, without reading it; None where it cannot be
+    mapped. ``member``: what reads its header.
+    """
+    if size < MAP_FROM:
+        return None
+    old = np.lib.format.read_magic(member) == (1, 0)
+    read_header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(member)
+    if dtype != np.uint8 or fortran_order or member.tell() + math.prod(shape) != size:
+        return None
+    return map_file(file)[start + member.tell() : start + size].reshape(shape)
 
 
 def as_images(where: str, array: npt.NDArray[np.generic]) -> Tensor:

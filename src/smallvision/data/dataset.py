@@ -1,6 +1,7 @@
-"""A data set in memory: its images and labels, what identifies it, how it is split and normalised."""
+"""A data set: its images and labels, what identifies it, how it is split and normalised."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from smallvision.core.errors import UserError
 from smallvision.core.rng import stream
+from smallvision.data.memory_map import find_map
 
-CHUNK = 4096  # images copied at a time
+CHUNK, CHUNK_BYTES = 4096, 2**24  # copied at a time: at most so many images, of at most so many bytes
 
 
 class Arrays(NamedTuple):
@@ -37,7 +39,8 @@ class ImageDataset:
 
     ``source``: where the bytes came from, for people to read. ``stand_in_for``: the data set that was asked for,
     where this one replaces it. ``remark``: what else one must know to read the results. ``digests``: SHA-256 of
-    arrays that were hashed already.
+    arrays that were hashed already. ``sums``: int64, N x C x 2, of the pixels of each training image and of their
+    squares, where they are known.
 
     Raises UserError, naming ``source``, where the arrays do not fit together.
     """
@@ -52,6 +55,7 @@ class ImageDataset:
     stand_in_for: str | None = None
     remark: str | None = None
     digests: dict[str, str] = field(default_factory=dict, repr=False)
+    sums: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         parts = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
@@ -94,9 +98,22 @@ class ImageDataset:
 def digest(array: Tensor) -> str:
     """SHA-256 of the array's bytes in the order of its dimensions, whatever its memory layout."""
     total = hashlib.sha256()
-    for chunk in array.split(CHUNK):
+    for chunk in chunks(array):
         total.update(np.ascontiguousarray(chunk.numpy()).data)
     return total.hexdigest()
+
+
+def chunks(images: Tensor, indices: Tensor | None = None) -> Iterator[Tensor]:
+    """The images, or those of ``indices``, a part at a time, so that the pages of a map do not fill the memory."""
+    mapped = find_map(images.data_ptr())
+    size = max(1, min(CHUNK, CHUNK_BYTES // max(1, images[:1].numel())))
+    for part in (images if indices is None else indices).split(size):
+        if indices is not None:
+            yield images[part] if mapped is None else mapped.take(images, part)
+            continue
+        yield part
+        if mapped is not None:
+            mapped.use(part.nbytes)
 
 
 def validation_size(labels: Tensor, wanted: float | None) -> int:
@@ -143,18 +160,25 @@ def stratified_split(labels: Tensor, size: int, seed: int, each_class: bool = Fa
     return by_class[~is_validation].sort().values, by_class[is_validation].sort().values
 
 
-def mean_and_std(images: Tensor) -> tuple[list[float], list[float]]:
-    """Per channel over all pixels of ``images`` (uint8, N x C x H x W), as fractions of 255.
+def mean_and_std(
+    images: Tensor, indices: Tensor | None = None, sums: Tensor | None = None
+) -> tuple[list[float], list[float]]:
+    """Per channel over all pixels of ``images`` (uint8, N x C x H x W) or those of ``indices``, as fractions of
+    255.
 
-    A constant channel gets a standard deviation of 1.
+    ``sums``: as in :class:`ImageDataset`. They and the pixels give the same bits: sums of whole numbers are exact. A
+    constant channel gets a standard deviation of 1.
     """
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for chunk in images.split(CHUNK):
-        pixels = chunk.transpose(0, 1).flatten(1).float()
-        total += pixels.sum(1, dtype=torch.float64)
-        squares += pixels.square().sum(1, dtype=torch.float64)
-    count = images.numel() / images.shape[1]
+    count = (len(images) if indices is None else len(indices)) * images[0, 0].numel()
+    if sums is not None:
+        total, squares = (sums if indices is None else sums[indices]).sum(0).double().unbind(1)
+    else:
+        total = torch.zeros(images.shape[1], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for chunk in chunks(images, indices):
+            pixels = chunk.transpose(0, 1).flatten(1).float()
+            total += pixels.sum(1, dtype=torch.float64)
+            squares += pixels.square().sum(1, dtype=torch.float64)
     mean = total / count
     variance = (squares / count - mean.square()).clamp_min(0)
     std = torch.where(variance > 0, variance.sqrt(), 255.0)

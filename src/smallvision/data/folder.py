@@ -1,7 +1,6 @@
 """`data=folder`: a tree of image files, one folder per class."""
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,65 +9,91 @@ import torch
 from torch import Tensor
 
 from smallvision.core.errors import UserError
-from smallvision.data.dataset import ImageDataset, stratified_split
-from smallvision.data.image_files import SUFFIXES, flatten_alpha, open_image, stretch
+from smallvision.data import cache
+from smallvision.data.dataset import Arrays, ImageDataset, stratified_split
+from smallvision.data.image_files import SUFFIXES
 
 
-def folder(path: str, size: int = 32, channels: int = 3, test_fraction: float = 0.2) -> ImageDataset:
+def folder(
+    path: str, size: int = 32, channels: int = 3, test_fraction: float = 0.2, data_dir: str | None = None
+) -> ImageDataset:
     """Every image below ``path``, stretched to ``channels`` x ``size`` x ``size``; transparency becomes white.
 
     ``path/train/CLASS/*`` and ``path/test/CLASS/*`` where both exist, else ``path/CLASS/*``, of which the
     fraction ``test_fraction`` becomes the test set, stratified, the same images in every run. Classes are the
-    folders' names, sorted. Raises UserError, naming the file or folder.
+    folders' names, sorted. The images are decoded once and kept in ``data_dir/cache``; None: at each call, in memory.
+    Raises UserError, naming the file or folder.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={path}: no such folder")
     split = (root / "train").is_dir() and (root / "test").is_dir()
     train_root = root / "train" if split else root
-    classes = _subfolders(train_root)
+    file = None
+    if data_dir is not None:
+        file = cache.cache_file(data_dir, root, size, channels, "split" if split else test_fraction)
+    classes = _subfolders(train_root, file)
     if "train" in classes and set(classes) <= {"train", "val", "valid", "validation"}:
         raise UserError(f"{root}: has train but no test; name the folder of test images {root / 'test'}")
     if len(classes) < 2:
         raise UserError(f"{root}: needs a folder per class, at least two; found {len(classes)}")
-    images, labels = _read(train_root, classes, size, channels)
+    names, stats, labels = _find(root, "train/" * split, classes)
+    count = len(names)
     if split:
-        extra = set(_subfolders(root / "test")) - set(classes)
+        extra = set(_subfolders(root / "test", file)) - set(classes)
         if extra:
             raise UserError(f"{root / 'test' / min(extra)}: a class that {root / 'train'} does not have")
-        test_images, test_labels = _read(root / "test", classes, size, channels)
+        tests = _find(root, "test/", classes)
+        names, stats, labels = names + tests[0], np.concatenate([stats, tests[1]]), torch.cat([labels, tests[2]])
     else:
-        held_out = round(len(labels) * test_fraction)
-        if held_out >= len(labels):
-            raise UserError(
-                f"data.test_fraction={test_fraction}: leaves none of {root}'s {len(labels)} images to train on"
-            )
-        train, test = stratified_split(labels, held_out, seed=0)
-        test_images, test_labels = images[test], labels[test]
-        images, labels = images[train], labels[train]
+        held_out = round(count * test_fraction)
+        if held_out >= count:
+            raise UserError(f"data.test_fraction={test_fraction}: leaves none of {root}'s {count} images to train on")
+        order = torch.cat(stratified_split(labels, held_out, seed=0))
+        names, stats, labels = [names[row] for row in order], stats[order], labels[order]
+        count -= held_out
+    found = cache.load(cache.ImageFiles(root, names, stats, count, (channels, size, size)), file)
+    images, digests = torch.from_numpy(found.images), dict(zip(Arrays._fields[::2], found.digests, strict=True))
+    arrays = images[:count], labels[:count], images[count:], labels[count:]
     source = str(root) if split else f"{root}, {test_fraction:.0%} held out as its test set"
-    return ImageDataset(root.resolve().name, source, classes, images, labels, test_images, test_labels)
+    return ImageDataset(
+        root.resolve().name, source, classes, *arrays, digests=digests, sums=torch.from_numpy(found.sums[:count])
+    )
 
 
-def _subfolders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _subfolders(root: Path, file: Path | None) -> list[str]:
+    """Those of the classes; not that of the cache's ``file``, which may lie there."""
+    ours = None if file is None or not (file.parent / cache.TAG).is_file() else file.parent.resolve()
+    folders = (entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in folders if ours is None or entry.resolve() != ours)
 
 
-def _read(root: Path, classes: list[str], size: int, channels: int) -> tuple[Tensor, Tensor]:
-    files = [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-    ]
-    if not files:
-        raise UserError(f"{root}: no image files in its class folders")
-    paths, labels = zip(*files, strict=True)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        images = torch.from_numpy(np.stack(list(pool.map(partial(_decode, size, channels), paths))))
-    return images.view(-1, size, size, channels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+def _find(root: Path, prefix: str, classes: list[str]) -> tuple[list[str], npt.NDArray[np.int64], Tensor]:
+    """The image files of those classes: names below ``root``, ``stats`` as in :class:`cache.ImageFiles`, labels."""
+    names: list[str] = []
+    stats: list[tuple[int, int, int]] = []
+    counts = [0]
+    for name in classes:
+        _walk(str(root), f"{prefix}{name}", names, stats)
+        counts.append(len(names))
+    if not names:
+        raise UserError(f"{root / prefix}: no image files in its class folders")
+    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts).diff())
+    return names, np.array(stats, np.int64), labels
 
 
-def _decode(size: int, channels: int, file: Path) -> npt.NDArray[np.uint8]:
-    with open_image(file, str(file)) as image:
-        return np.asarray(stretch(flatten_alpha(image), channels, (size, size)))
+def _walk(root: str, below: str, names: list[str], stats: list[tuple[int, int, int]]) -> None:
+    """Add the image files in the folder ``below``, in the order of the parts of their names."""
+    folder = os.path.join(root, below)  # noqa: PTH118 - a Path for each of a million files takes seconds
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name) if os.path.isdir(folder) else []  # noqa: PTH112
+    for entry in entries:
+        stem, _, ending = entry.name.rpartition(".")
+        if stem and f".{ending.lower()}" in SUFFIXES:
+            try:
+                found = entry.stat()
+                stats.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            except OSError:  # a link to nothing, which the decoder names
+                stats.append((cache.CHANGED, 0, 0))
+            names.append(f"{below}/{entry.name}")
+        if entry.is_dir(follow_symlinks=False):
+            _walk(root, f"{below}/{entry.name}", names, stats)

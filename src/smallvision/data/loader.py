@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smallvision.core.rng import stream
+from smallvision.data.memory_map import find_map
 
 Batch = tuple[Tensor, Tensor]
 
@@ -53,6 +54,7 @@ class BatchLoader:
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
         self.epoch = self.batch = 0
+        self.map = find_map(images.data_ptr()) if images.device.type == "cpu" else None
         if augmentation and augmentation.flip == "alternating":
             # One uniform an image; adding 1/2 in every other epoch takes it to the other side of 1/2.
             self.flips = torch.rand(len(images), generator=stream(seed, "flip")).to(self.device)
@@ -114,7 +116,8 @@ class BatchLoader:
         if self.training:
             chosen = chosen[: count // self.world_size * self.world_size]
         local = chosen[self.rank :: self.world_size]
-        images, labels = self.images[local], self.labels[local]
+        images = self.images[local] if self.map is None else self.map.take(self.images, local)
+        labels = self.labels[local]
         if images.device != self.device:
             images, labels = images.to(self.device), labels.to(self.device)
         if self.augmentation:

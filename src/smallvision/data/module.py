@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from smallvision.core.errors import UserError
-from smallvision.data.dataset import ImageDataset, mean_and_std, stratified_split, validation_size
+from smallvision.data.dataset import ImageDataset, chunks, mean_and_std, stratified_split, validation_size
 from smallvision.data.loader import Augmentation, Batch, BatchLoader
 
 Part = Literal["train", "val", "test"]
@@ -61,7 +61,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _normalisation(self, mean: list[float] | None, std: list[float] | None) -> tuple[list[float], list[float]]:
         if mean is None or std is None:
-            return mean_and_std(self.dataset.train_images[self.indices["train"]])
+            return mean_and_std(self.dataset.train_images, self.indices["train"], self.dataset.sums)
         channels = self.dataset.shape[0]
         for key, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
@@ -124,5 +124,6 @@ class ImageDataModule(pl.LightningDataModule):
         if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
             return images, labels
         if part not in self._resident:
-            self._resident[part] = images.to(device), labels.to(device)
+            moved = images if images.device == device else torch.cat([chunk.to(device) for chunk in chunks(images)])
+            self._resident[part] = moved, labels.to(device)
         return self._resident[part]
