@@ -16,7 +16,7 @@ from smallvision.core import ranks
 from smallvision.core.errors import Interrupted, UserError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
-SPIN_COUNT = "10000"  # of GCC's OpenMP, which torch has on Linux
+SPIN_COUNT = "30000"  # of GCC's OpenMP, which torch has on Linux
 SLICE_NANOSECONDS = 100_000  # the shortest that Linux knows
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the numbers of that system call
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes
@@ -40,7 +40,7 @@ def cores() -> int:
 def share_processors() -> None:
     """Before torch is imported: have its threads not hold each other up where other programs keep the processors busy.
 
-    A thread that waits for the others sleeps after some 0.3 ms, where OpenMP's would spin for 10 ms; one that goes on
+    A thread that waits for the others sleeps after about 1 ms, where OpenMP's would spin for 10 ms; one that goes on
     need not wait until another program's slice of some 3 ms is over, but it has the processor for short slices (Linux
     6.12 and later). What the user has set stays. The results are the same.
     """
