@@ -7,9 +7,10 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -363,7 +364,11 @@ def test_of_two_processes_that_start_at_once_one_decodes_and_both_map(photos: Pa
     ]
     for process in both:
         process.start()
-    found = [queue.get(timeout=120) for _ in both]
+    found: list[tuple[int, str, int]] = []
+    while len(found) < len(both):
+        assert not any(process.exitcode for process in both)
+        with suppress(Empty):
+            found.append(queue.get(timeout=0.1))
     for process in both:
         process.join()
     expected = uncached(photos)
