@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 from helpers.configs import resolved
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from smallvision.config.targets import check_targets
 from smallvision.core.console import Console
@@ -12,7 +14,13 @@ from smallvision.core.errors import UserError
 from smallvision.core.run_dir import RunDir
 from smallvision.training.callbacks.checkpointing import Checkpointing
 from smallvision.training.callbacks.progress import Progress
-from smallvision.training.factory import make_callbacks, make_data, make_experiment
+from smallvision.training.factory import (
+    STEP_HOOKS,
+    leave_out_unused_hooks,
+    make_callbacks,
+    make_data,
+    make_experiment,
+)
 
 TINY = ("model=linear", "data=shapes", "data.images=60", "data.test_images=10", "data.val_size=10", "data.size=8")
 DEFAULT = [
@@ -81,3 +89,23 @@ def test_callbacks_that_cannot_be_are_refused(tmp_path: Path, typed: str, messag
 
 def test_the_shipped_callbacks_are_on_the_list() -> None:
     check_targets(resolved(*TINY))
+
+
+class CountsBackward(Callback):
+    calls = 0
+
+    def on_after_backward(self, *_: object) -> None:
+        self.calls += 1
+
+
+def test_lightning_calls_the_hooks_that_a_callback_has_and_no_others() -> None:
+    callback = CountsBackward()
+    leave_out_unused_hooks(callback, Callback)
+    unused = [hook for hook in STEP_HOOKS if getattr(callback, hook) is None]
+    assert sorted([*unused, "on_after_backward"]) == sorted(STEP_HOOKS)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=3, callbacks=[callback], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(BoringModel())
+    assert callback.calls == 3

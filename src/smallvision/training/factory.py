@@ -55,6 +55,8 @@ from smallvision.training.state_dict import load_pretrained
 # That many images give the directions of patches well enough; all numbers of all patches are in memory.
 WHITEN_IMAGES, WHITEN_NUMBERS = 5_000, 100_000_000
 NEEDED = (EpochTimer, MetricsCSV, Checkpointing, KeepProbabilities)  # results.json is made from these
+STEP_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward",
+              "on_after_backward", "on_before_optimizer_step")  # fmt: skip
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
@@ -184,6 +186,7 @@ def make_experiment(
         partial(make_scheduler, config.scheduler),
         *make_losses(config.loss, weights),
     )
+    leave_out_unused_hooks(model, pl.LightningModule)
     return Experiment(data, model, device, predictor.parameter_count, layers)
 
 
@@ -320,6 +323,8 @@ def make_trainer(
     if arguments["deterministic"]:
         # Refuses what is not reproducible, but need not fill fresh memory, which costs time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    for callback in callbacks:
+        leave_out_unused_hooks(callback, Callback)
     try:
         return pl.Trainer(
             accelerator=device.accelerator,
@@ -338,6 +343,15 @@ def make_trainer(
         )
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def leave_out_unused_hooks(owner: Callback | pl.LightningModule, base: type) -> None:
+    """Set the hooks of each step that ``owner`` does not define to None, which Lightning does not call: sixty calls a
+    step of functions that do nothing.
+    """
+    for hook in STEP_HOOKS:
+        if getattr(type(owner), hook) is getattr(base, hook) and hook not in vars(owner):
+            setattr(owner, hook, None)
 
 
 class NoProfiler(PassThroughProfiler):
