@@ -84,6 +84,35 @@ def test_threads_have_short_slices_and_the_nice_value_of_the_user() -> None:
     assert threads == [[os.SCHED_OTHER, min(os.nice(0) + 5, 19), SLICE_NANOSECONDS if version >= (6, 12) else 0]] * 2
 
 
+# A thread of OpenMP's for each processor; ends when each but the main one has been bound, and prints to which.
+BOUND = """
+import json, os, threading, subprocess, sys
+from smallvision.core.system import share_processors
+share_processors()
+before = set(os.listdir("/proc/self/task"))
+import torch
+processors = os.sched_getaffinity(0)
+torch.set_num_threads(len(processors))
+matrix, bound = torch.eye(512), []
+while len(bound) < len(processors) - 1:
+    for _ in range(100):
+        matrix = matrix @ matrix
+    masks = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+    bound = [mask for mask in masks if mask != processors]
+child = subprocess.run(["nproc"], capture_output=True, text=True).stdout
+print(json.dumps([sorted(map(sorted, bound)), sorted(processors), int(child)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in SCHED_SETATTR, reason="a way of Linux")
+def test_each_thread_that_computes_gets_a_processor_and_what_the_run_starts_gets_all() -> None:
+    names = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    out = subprocess.run([sys.executable, "-c", BOUND], env=names, check=True, capture_output=True).stdout
+    bound, processors, of_a_child = json.loads(out)
+    assert bound == [[processor] for processor in processors[1:]]
+    assert of_a_child == len(processors)
+
+
 @pytest.mark.parametrize(
     ("environment", "spin"),
     [({}, SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],

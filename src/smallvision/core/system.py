@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,7 +19,9 @@ from smallvision.core.errors import Interrupted, UserError
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
 SPIN_COUNT = "30000"  # of GCC's OpenMP, which torch has on Linux
 SLICE_NANOSECONDS = 100_000  # the shortest that Linux knows
+COMPUTING = 10  # ticks, hundredths of a second, of processor time in a second: a thread that computes
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the numbers of that system call
+TASKS = Path("/proc/self/task")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes
 MEMORY = Path("/proc/meminfo")
 ONE_SIGNAL = 0.5  # seconds
@@ -42,7 +45,7 @@ def share_processors() -> None:
 
     A thread that waits for the others sleeps after about 1 ms, where OpenMP's would spin for 10 ms; one that goes on
     need not wait until another program's slice of some 3 ms is over, but it has the processor for short slices (Linux
-    6.12 and later). What the user has set stays. The results are the same.
+    6.12 and later); and no two of them are on one processor. What the user has set stays. The results are the same.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
@@ -52,6 +55,35 @@ def share_processors() -> None:
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         attributes = struct.pack("IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, SLICE_NANOSECONDS, 0, 0)
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)
+        if not {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"} & os.environ.keys():
+            threading.Thread(target=_keep_threads_apart, daemon=True).start()
+
+
+def _keep_threads_apart() -> None:
+    """Once a second: where as many threads compute as there are processors, each but the main one gets its own.
+
+    Beside other programs Linux leaves two threads of a run on one processor for minutes, where each waits for the
+    other: two runs side by side then have a tenth of their speed. The main thread is free, as whatever it starts would
+    be bound as well.
+    """
+    before: dict[str, int] = {}
+    while True:
+        time.sleep(1)
+        with suppress(OSError):  # a thread has just ended
+            now = _native_threads()
+            computing = sorted(task for task, ticks in now.items() if ticks - before.get(task, ticks) >= COMPUTING)
+            before = now
+            processors = sorted(os.sched_getaffinity(os.getpid()))
+            if len(computing) == len(processors) - 1:
+                for task, processor in zip(computing, processors[1:], strict=True):
+                    os.sched_setaffinity(int(task), {processor})
+
+
+def _native_threads() -> dict[str, int]:
+    """This process's threads but Python's own, with the processor time that each has had, in ticks."""
+    python = {str(thread.native_id) for thread in threading.enumerate()}
+    stats = {task.name: (task / "stat").read_text() for task in TASKS.iterdir() if task.name not in python}
+    return {task: sum(map(int, stat.rpartition(")")[2].split()[11:13])) for task, stat in stats.items()}
 
 
 def available_memory() -> int:
