@@ -50,6 +50,31 @@ def test_only_training_is_shuffled_and_augmented() -> None:
     assert torch.equal(images, DATASET.test_images)
 
 
+def test_the_first_epochs_train_on_smaller_images_and_only_training_does() -> None:
+    data = module(small_size=4, small_epochs=2, flip=True)
+    loader = data.train_dataloader()
+    sizes = [{tuple(images.shape[1:]) for images, _ in loader} for _ in range(3)]
+    assert sizes == [{(3, 4, 4)}, {(3, 4, 4)}, {(3, 6, 6)}]
+    assert {tuple(images.shape[1:]) for images, _ in data.val_dataloader()} == {(3, 6, 6)}
+    loader.load_state_dict({"epoch": 1, "batch": 3})  # of a run that goes on within its second epoch
+    assert [(images.dtype, tuple(images.shape[1:])) for images, _ in loader] == [(torch.uint8, (3, 4, 4))] * 2
+
+
+def test_a_smaller_image_is_the_average_of_its_pixels_and_in_proportion() -> None:
+    ramps = torch.arange(8, dtype=torch.uint8).mul(10).expand(50, 3, 4, 8).contiguous()
+    wide = replace(DATASET, train_images=ramps, test_images=ramps[:13])
+    data = module(wide, small_size=2, small_epochs=1)
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape[1:] == (3, 2, 4)
+    assert images[0, 0].tolist() == [[7, 25, 45, 63]] * 2  # a triangle two new pixels wide, cut at the edge
+
+
+def test_smaller_images_that_are_not_smaller_are_refused() -> None:
+    assert module(small_size=6).small_shape is None  # in no epoch
+    with pytest.raises(UserError, match=r"progressive_resizing\.size=6: the images have only 6 pixels"):
+        module(small_size=6, small_epochs=1)
+
+
 def test_without_shuffle_training_images_come_in_their_stored_order() -> None:
     loader = module(shuffle=False, flip=True).train_dataloader()
     assert loader.augmentation

@@ -91,6 +91,16 @@ def test_the_shipped_callbacks_are_on_the_list() -> None:
     check_targets(resolved(*TINY))
 
 
+def test_a_network_of_one_size_refuses_smaller_images_before_the_first_step() -> None:
+    small = ("data.progressive_resizing.size=6", "data.progressive_resizing.epochs=1")
+    config = resolved(*TINY, *small)
+    with pytest.raises(UserError, match=r"^model: cannot take images of 1x6x6: "):
+        make_experiment(config, make_data(config))
+    config = resolved(*TINY[1:], "model=cifar10", "model.widths=[4]", "model.depths=[0]", *small)
+    experiment = make_experiment(config, make_data(config))
+    assert experiment.data.small_shape == (1, 6, 6)
+
+
 class CountsBackward(Callback):
     calls = 0
 

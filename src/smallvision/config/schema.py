@@ -69,6 +69,14 @@ class Normalisation(Section):
 
 
 @dataclass
+class ProgressiveResizing(Section):
+    """Smaller training images in the first epochs, which take less work; validation and test keep the full size."""
+
+    size: Annotated[int, Range(0, 1023)]  # pixels, their height; 0: that of the images
+    epochs: Natural
+
+
+@dataclass
 class Data(Target):
     """Which images, and in what batches."""
 
@@ -79,6 +87,7 @@ class Data(Target):
     drop_last: bool  # leave out a last batch that is not full
     shuffle: bool  # training images in another order each epoch
     augmentation: Augmentation
+    progressive_resizing: ProgressiveResizing
     normalisation: Normalisation
 
     class Known:

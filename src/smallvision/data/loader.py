@@ -26,6 +26,9 @@ class BatchLoader:
     ``world_size`` takes every ``world_size``-th image of each batch. In ``training``, which ``shuffle``
     implies, every process gets as many: the remainder of the last batch is dropped.
 
+    In the first ``small_epochs`` epochs images are resized to ``small_size`` (height, width), after they are augmented:
+    progressive resizing (J. Howard, in fast.ai's entry to DAWNBench, 2018).
+
     The state is the position of the next batch, ``epoch`` and ``batch``. Only a training loader goes on from
     there; any other starts at its first batch.
     """
@@ -44,6 +47,8 @@ class BatchLoader:
         shuffle: bool = False,
         drop_last: bool = False,
         augmentation: "Augmentation | None" = None,
+        small_size: tuple[int, int] | None = None,
+        small_epochs: int = 0,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
@@ -51,6 +56,7 @@ class BatchLoader:
         self.images, self.labels, self.indices = images, labels, indices
         self.batch_size, self.seed = batch_size, seed
         self.training, self.shuffle, self.augmentation = training or shuffle, shuffle, augmentation
+        self.small_size, self.small_epochs = small_size, small_epochs
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
         self.epoch = self.batch = 0
@@ -126,6 +132,9 @@ class BatchLoader:
             if self.augmentation.flip == "alternating":
                 uniforms[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch % 2 / 2) % 1
             images = self.augmentation(images, uniforms[self.rank :: self.world_size])
+        if self.small_size is not None and self.epoch < self.small_epochs and len(images):
+            floats = F.interpolate(images.float(), self.small_size, mode="bilinear", antialias=True)
+            images = floats.round_().to(images.dtype)
         return images, labels
 
 

@@ -41,6 +41,8 @@ class ImageDataModule(pl.LightningDataModule):
         cutout: int = 0,
         rotate: float = 0.0,
         scale: float = 0.0,
+        small_size: int = 0,
+        small_epochs: int = 0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
     ) -> None:
@@ -57,6 +59,11 @@ class ImageDataModule(pl.LightningDataModule):
         self.mean, self.std = self._normalisation(mean, std)
         fill = tuple(round(255 * value) for value in self.mean)
         self.augmentation = Augmentation(flip, shift, cutout, rotate, scale, fill)
+        channels, height, width = dataset.shape
+        self.small_epochs = small_epochs if small_size else 0
+        self.small_shape = (channels, small_size, round(width * small_size / height)) if self.small_epochs else None
+        if self.small_shape is not None and small_size >= height:
+            raise UserError(f"data.progressive_resizing.size={small_size}: the images have only {height} pixels")
         self._resident: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _normalisation(self, mean: list[float] | None, std: list[float] | None) -> tuple[list[float], list[float]]:
@@ -109,6 +116,8 @@ class ImageDataModule(pl.LightningDataModule):
             shuffle=training and self.shuffle,
             drop_last=training and self.drop_last,
             augmentation=self.augmentation if training else None,
+            small_size=self.small_shape and self.small_shape[1:] if training else None,
+            small_epochs=self.small_epochs,
             rank=rank,
             world_size=world_size,
             device=device,

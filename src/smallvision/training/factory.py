@@ -99,6 +99,8 @@ def make_data(config: Config) -> ImageDataModule:
         drop_last=data.drop_last,
         shuffle=data.shuffle,
         **data.augmentation.to_dict(),
+        small_size=data.progressive_resizing.size,
+        small_epochs=data.progressive_resizing.epochs,
         mean=data.normalisation.mean,
         std=data.normalisation.std,
     )
@@ -174,6 +176,8 @@ def make_experiment(
     else:
         predictor = Predictor.with_weights(checkpoint, config)
     layers = predictor.layers()
+    if data.small_shape is not None:
+        predictor.layers(data.small_shape)  # refused here, not within the first step
     if checkpoint is None and config.task != "test":
         refuse_lone_image(predictor, data)
     device = devices.choose(config.device, sum(layer.flops for layer in layers))

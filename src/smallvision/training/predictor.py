@@ -114,18 +114,22 @@ class Predictor(nn.Module):
         """Floating-point operations of one image, forward. Raises UserError where the network cannot take it."""
         return sum(layer.flops for layer in self.layers())
 
-    def layers(self) -> list["Layer"]:
-        """Those without layers of their own, and last what is outside of any. Raises UserError as :meth:`flops`."""
+    def layers(self, shape: tuple[int, int, int] | None = None) -> list["Layer"]:
+        """Those without layers of their own, and last what is outside of any. Raises UserError as :meth:`flops`.
+
+        ``shape``: of the image, where it is not the one that the network was made for.
+        """
+        shape = shape or self.spec.shape
         training = self.training
         counter = FlopCounterMode(display=False)
         try:
             with counter, torch.no_grad():
-                self.eval().classify(self.normalise.scale.new_zeros(1, *self.spec.shape))
+                self.eval().classify(self.normalise.scale.new_zeros(1, *shape))
         except (RuntimeError, ValueError, AssertionError) as error:
             reason = (str(error).splitlines() or ["too small"])[0]
             if isinstance(self.network, PretrainedNetwork):
                 reason += "; another size: model.image_size=224"
-            raise UserError(f"model: cannot take images of {shape_str(self.spec.shape)}: {reason}") from None
+            raise UserError(f"model: cannot take images of {shape_str(shape)}: {reason}") from None
         finally:
             self.train(training)
         counts, root, found = counter.get_flop_counts(), type(self.network).__name__, []

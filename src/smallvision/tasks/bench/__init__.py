@@ -24,6 +24,7 @@ def run(config: Config, run_dir: RunDir | None, checkpoint: Checkpoint | BareWei
     """Time every contender ``bench.rounds`` times, in turn; medians and ratios go to results.json and bench.png."""
     console = Console()
     assert run_dir is not None
+    config = config.updated({"data": {"progressive_resizing": {"size": 0, "epochs": 0}}})  # every epoch alike
     assert config.bench is not None
     experiment = make_experiment(config, make_data(config))
     run_dir.describe(config.to_dict(), experiment.device.hardware)
