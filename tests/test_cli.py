@@ -263,6 +263,26 @@ def test_the_first_lines_come_before_torch(work: Path) -> None:
     assert done.stdout.splitlines() == ["smallvision: training model=mnist on data=shapes", "  loading    PyTorch"]
 
 
+# What is registered first runs last, after the command line's own end.
+KEPT = """
+import atexit, gc, sys
+def images_that_are_left():
+    import torch
+    gc.unfreeze()
+    tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor]
+    print([tuple(one.shape) for one in tensors if one.dtype == torch.uint8 and one.ndim == 4])
+atexit.register(images_that_are_left)
+from smallvision import cli
+cli.main()
+"""
+
+
+def test_the_images_are_given_back_before_the_program_ends(work: Path) -> None:
+    typed = ("model=linear", *SMALL, "trainer.max_epochs=1", "report=false")
+    done = subprocess.run([sys.executable, "-c", KEPT, *typed], cwd=work, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_sweep_of_nothing_asks_for_something_to_search(work: Path) -> None:
     done = run(work, "-m")
     assert (done.returncode, done.stdout) == (2, "smallvision: a sweep of model=mnist on data=mnist\n")

@@ -53,7 +53,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of __main__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
     share_processors()
-    atexit.register(gc.freeze)  # or Python's end takes seconds: it searches all that torch imported for garbage
+    atexit.register(release)
     with exit_codes():
         if ranks.world_size() == 1:
             command_line()
@@ -67,6 +67,18 @@ def main() -> None:
             command_line()
         finally:
             processes.dismiss()
+
+
+def release() -> None:
+    """At the end: torch's libraries need memory once more, so the images are given back first.
+
+    What was imported is not searched for garbage, which would take seconds.
+    """
+    factory = sys.modules.get("smallvision.training.factory")
+    if factory is not None:
+        factory.load_images.cache_clear()
+        gc.collect()
+    gc.freeze()
 
 
 def command_line() -> None:
@@ -177,6 +189,7 @@ def run_task(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | B
 
             return collect.report(Path(str(config.runs)), config.storage)
     task = importlib.import_module(f"smallvision.tasks.{config.task}")
+    gc.freeze()  # what was imported is no garbage
     return task.run(config, run_dir, checkpoint)
 
 
