@@ -19,7 +19,7 @@ from smallvision.core.errors import Interrupted, UserError
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time in a period, and the period
 SPIN_COUNT = "30000"  # of GCC's OpenMP, which torch has on Linux
 SLICE_NANOSECONDS = 100_000  # the shortest that Linux knows
-COMPUTING = 10  # ticks, hundredths of a second, of processor time in a second: a thread that computes
+COMPUTING = 5  # ticks, hundredths of a second, of processor time in half a second: a thread that computes
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the numbers of that system call
 TASKS = Path("/proc/self/task")
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes
@@ -60,30 +60,30 @@ def share_processors() -> None:
 
 
 def _keep_threads_apart() -> None:
-    """Once a second: where as many threads compute as there are processors, each but the main one gets its own.
+    """Twice a second: where as many threads compute as there are processors, each gets its own.
 
     Beside other programs Linux leaves two threads of a run on one processor for minutes, where each waits for the
-    other: two runs side by side then have a tenth of their speed. The main thread is free, as whatever it starts would
-    be bound as well.
+    other: two runs side by side then have a tenth of their speed. OpenMP's threads are bound. One of Python's is moved
+    only, and free again before it can start a program, which would be bound as well.
     """
     before: dict[str, int] = {}
     while True:
-        time.sleep(1)
+        time.sleep(0.5)
         with suppress(OSError):  # a thread has just ended
-            now = _native_threads()
-            computing = sorted(task for task, ticks in now.items() if ticks - before.get(task, ticks) >= COMPUTING)
-            before = now
-            processors = sorted(os.sched_getaffinity(os.getpid()))
-            if len(computing) == len(processors) - 1:
-                for task, processor in zip(computing, processors[1:], strict=True):
-                    os.sched_setaffinity(int(task), {processor})
-
-
-def _native_threads() -> dict[str, int]:
-    """This process's threads but Python's own, with the processor time that each has had, in ticks."""
-    python = {str(thread.native_id) for thread in threading.enumerate()}
-    stats = {task.name: (task / "stat").read_text() for task in TASKS.iterdir() if task.name not in python}
-    return {task: sum(map(int, stat.rpartition(")")[2].split()[11:13])) for task, stat in stats.items()}
+            stats = {task.name: (task / "stat").read_text().rpartition(")")[2].split() for task in TASKS.iterdir()}
+            ticks = {task: int(stat[11]) + int(stat[12]) for task, stat in stats.items()}
+            computing = sorted(task for task, now in ticks.items() if now - before.get(task, now) >= COMPUTING)
+            before, python = ticks, {str(thread.native_id) for thread in threading.enumerate()}
+            workers = [task for task in computing if task not in python]
+            first, *others = processors = sorted(os.sched_getaffinity(os.getpid()))
+            if len(workers) != len(others):
+                continue
+            for task, processor in zip(workers, others, strict=True):
+                os.sched_setaffinity(int(task), {processor})
+            for task in computing:
+                if task in python and int(stats[task][36]) != first:
+                    os.sched_setaffinity(int(task), {first})
+                    os.sched_setaffinity(int(task), processors)
 
 
 def available_memory() -> int:
