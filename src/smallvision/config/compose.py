@@ -250,8 +250,8 @@ def _shortened(text: str) -> str:
 
 
 def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> str:
-    """A key that ends alike or is known by that name elsewhere, or the nearest one of the same section; in a config
-    of the same choices where these can be composed.
+    """What is known by that name elsewhere, or a key that ends alike, or the nearest one of the same section; in a
+    config of the same choices where these can be composed.
     """
     chosen = [override for override in overrides if override.split("=")[0] in CHOICES]
     try:
@@ -263,7 +263,7 @@ def _nearest_key(key: str, overrides: list[str], directory: Path, name: str) -> 
     )
     prefix, path = "", key.replace("/", ".").split(".")
     alike = [known for known in _keys(node) if known.endswith(f".{path[-1]}")]
-    meant = min(alike, key=len) if alike else alias(path[-1], overrides) or key
+    meant = alias(path[-1], overrides) or min(alike, key=len, default=key)
     tasks = [file.stem for file in sorted((directory / "task").glob("*.yaml")) if f"\n{path[0]}:" in file.read_text()]
     if tasks and path[0] not in composed:
         return f" It goes with task={' or '.join(tasks)}."

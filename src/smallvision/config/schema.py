@@ -72,8 +72,8 @@ class Normalisation(Section):
 class ProgressiveResizing(Section):
     """Smaller training images in the first epochs, which take less work; validation and test keep the full size."""
 
-    size: Annotated[int, Range(0, 1023)]  # pixels, their height; 0: that of the images
-    epochs: Natural
+    size: Annotated[int, Range(0, 1023)] = 0  # pixels, their height; 0: that of the images
+    epochs: Natural = 0
 
 
 @dataclass
@@ -87,8 +87,8 @@ class Data(Target):
     drop_last: bool  # leave out a last batch that is not full
     shuffle: bool  # training images in another order each epoch
     augmentation: Augmentation
-    progressive_resizing: ProgressiveResizing
     normalisation: Normalisation
+    progressive_resizing: ProgressiveResizing = field(default_factory=ProgressiveResizing)
 
     class Known:
         """Arguments of the data sets that come with the project."""
