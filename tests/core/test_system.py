@@ -86,10 +86,9 @@ def test_threads_have_short_slices_and_the_nice_value_of_the_user() -> None:
 
 # A thread of OpenMP's for each processor; ends when each but the main one has been bound, and prints to which.
 BOUND = """
-import json, os, threading, subprocess, sys
+import json, os, subprocess
 from smallvision.core.system import share_processors
 share_processors()
-before = set(os.listdir("/proc/self/task"))
 import torch
 processors = os.sched_getaffinity(0)
 torch.set_num_threads(len(processors))
@@ -97,8 +96,8 @@ matrix, bound = torch.eye(512), []
 while len(bound) < len(processors) - 1:
     for _ in range(100):
         matrix = matrix @ matrix
-    masks = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
-    bound = [mask for mask in masks if mask != processors]
+    others = {int(task) for task in os.listdir("/proc/self/task")} - {os.getpid()}
+    bound = [mask for mask in map(os.sched_getaffinity, others) if mask != processors]
 child = subprocess.run(["nproc"], capture_output=True, text=True).stdout
 print(json.dumps([sorted(map(sorted, bound)), sorted(processors), int(child)]))
 """

@@ -70,7 +70,7 @@ def test_a_smaller_image_is_the_average_of_its_pixels_and_in_proportion() -> Non
 
 
 def test_smaller_images_that_are_not_smaller_are_refused() -> None:
-    assert module(small_size=6).small_shape is None  # in no epoch
+    assert module(small_size=6).small_size is None  # in no epoch
     with pytest.raises(UserError, match=r"progressive_resizing\.size=6: the images have only 6 pixels"):
         module(small_size=6, small_epochs=1)
 

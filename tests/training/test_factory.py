@@ -98,7 +98,7 @@ def test_a_network_of_one_size_refuses_smaller_images_before_the_first_step() ->
         make_experiment(config, make_data(config))
     config = resolved(*TINY[1:], "model=cifar10", "model.widths=[4]", "model.depths=[0]", *small)
     experiment = make_experiment(config, make_data(config))
-    assert experiment.data.small_shape == (1, 6, 6)
+    assert experiment.data.small_size == (6, 6)
 
 
 class CountsBackward(Callback):

@@ -133,8 +133,8 @@ class BatchLoader:
                 uniforms[:, 0] = (self.flips[chosen.to(self.device)] + self.epoch % 2 / 2) % 1
             images = self.augmentation(images, uniforms[self.rank :: self.world_size])
         if self.small_size is not None and self.epoch < self.small_epochs and len(images):
-            floats = F.interpolate(images.float(), self.small_size, mode="bilinear", antialias=True)
-            images = floats.round_().to(images.dtype)
+            resized = F.interpolate(images.float(), self.small_size, mode="bilinear", antialias=True)
+            images = resized.round_().to(images.dtype)
         return images, labels
 
 

@@ -59,11 +59,12 @@ class ImageDataModule(pl.LightningDataModule):
         self.mean, self.std = self._normalisation(mean, std)
         fill = tuple(round(255 * value) for value in self.mean)
         self.augmentation = Augmentation(flip, shift, cutout, rotate, scale, fill)
-        channels, height, width = dataset.shape
-        self.small_epochs = small_epochs if small_size else 0
-        self.small_shape = (channels, small_size, round(width * small_size / height)) if self.small_epochs else None
-        if self.small_shape is not None and small_size >= height:
+        height, width = dataset.shape[1:]
+        resized = bool(small_size and small_epochs)
+        if resized and small_size >= height:
             raise UserError(f"data.progressive_resizing.size={small_size}: the images have only {height} pixels")
+        self.small_size = (small_size, round(width * small_size / height)) if resized else None
+        self.small_epochs = small_epochs
         self._resident: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _normalisation(self, mean: list[float] | None, std: list[float] | None) -> tuple[list[float], list[float]]:
@@ -116,8 +117,8 @@ class ImageDataModule(pl.LightningDataModule):
             shuffle=training and self.shuffle,
             drop_last=training and self.drop_last,
             augmentation=self.augmentation if training else None,
-            small_size=self.small_shape and self.small_shape[1:] if training else None,
-            small_epochs=self.small_epochs,
+            small_size=self.small_size,
+            small_epochs=self.small_epochs if training else 0,
             rank=rank,
             world_size=world_size,
             device=device,

@@ -176,8 +176,8 @@ def make_experiment(
     else:
         predictor = Predictor.with_weights(checkpoint, config)
     layers = predictor.layers()
-    if data.small_shape is not None:
-        predictor.layers(data.small_shape)  # refused here, not within the first step
+    if data.small_size is not None:
+        predictor.layers((spec.shape[0], *data.small_size))  # refused here, not within the first step
     if checkpoint is None and config.task != "test":
         refuse_lone_image(predictor, data)
     device = devices.choose(config.device, sum(layer.flops for layer in layers))
