@@ -86,9 +86,11 @@ def test_threads_have_short_slices_and_the_nice_value_of_the_user() -> None:
 
 # A thread of OpenMP's for each processor; ends when each but the main one has been bound, and prints to which.
 BOUND = """
-import json, os, subprocess
+import json, os, subprocess, threading
 from smallvision.core.system import share_processors
 share_processors()
+share_processors()
+assert threading.active_count() == 2
 import torch
 processors = os.sched_getaffinity(0)
 torch.set_num_threads(len(processors))

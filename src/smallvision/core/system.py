@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -40,12 +41,14 @@ def cores() -> int:
     return bound if quota == "max" else min(bound, max(1, round(int(quota) / int(period))))
 
 
+@cache
 def share_processors() -> None:
     """Before torch is imported: have its threads not hold each other up where other programs keep the processors busy.
 
     A thread that waits for the others sleeps after about 1 ms, where OpenMP's would spin for 10 ms; one that goes on
     need not wait until another program's slice of some 3 ms is over, but it has the processor for short slices (Linux
     6.12 and later); and no two of them are on one processor. What the user has set stays. The results are the same.
+    A second call does nothing.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
