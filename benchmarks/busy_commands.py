@@ -2,7 +2,8 @@
 
     python benchmarks/busy_commands.py
 
-Each is measured without and with the busy loops in turn; predict and the sweep with their start. Needs Linux.
+Each is measured without and with the busy loops in turn; predict and the sweep with their start. Needs Linux and
+MNIST (``SMALLVISION_DATA``).
 """
 
 import argparse
@@ -77,9 +78,11 @@ def measure(loops: list[subprocess.Popen[bytes]], rounds: int) -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        address = next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
+        address = next(word for line in server.stdout for word in line.split() if word.startswith("http://")).rstrip(
+            "/"
+        )
         image = png(generator)
-        compare("serve", lambda: requests(image, address.rstrip("/")), loops, rounds)
+        compare("serve", lambda: requests(image, address), loops, rounds)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()

@@ -1,6 +1,7 @@
-"""The training time of an experiment by that of the same with other values: shortened runs of both, in turn.
+r"""The training time of an experiment by that of the same with other values: shortened runs of both, in turn.
 
-    python benchmarks/recipe.py experiment=cifar10_94 --other data.progressive_resizing.size=0
+    python benchmarks/recipe.py experiment=cifar10_94 data.progressive_resizing.epochs=5 \
+        data.progressive_resizing.size=20 --other data.progressive_resizing.size=0
 
 Each run trains and validates on a fraction of its batches. The time is that of training and validation, without that
 of the start.

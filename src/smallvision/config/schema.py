@@ -88,7 +88,7 @@ class Data(Target):
     shuffle: bool  # training images in another order each epoch
     augmentation: Augmentation
     normalisation: Normalisation
-    progressive_resizing: ProgressiveResizing = field(default_factory=ProgressiveResizing)
+    progressive_resizing: ProgressiveResizing = field(default_factory=ProgressiveResizing)  # older checkpoints lack it
 
     class Known:
         """Arguments of the data sets that come with the project."""
