@@ -31,6 +31,14 @@ def test_every_pipeline_feeds_the_network_the_same_numbers(channels):
     assert [per_image[index][1] for index in range(32)] == labels.tolist()
 
 
+def test_a_loop_holds_no_more_images_than_a_measurement_needs(monkeypatch):
+    data = ImageDataModule(
+        shapes(images=40, test_images=0, size=12), val_size=8, batch_size=16, eval_batch_size=16, seed=0
+    )
+    monkeypatch.setattr(measure, "FLOATS", 20 * 12 * 12)
+    assert len(float_images(data, channels_last=False)[0]) == len(per_image_dataset(data)) == 20
+
+
 def test_our_run_trains_with_every_callback_of_a_fit(monkeypatch, tmp_path):
     config, fit = resolved("task=bench", *TINY), resolved("task=fit", *TINY)
     experiment = make_experiment(config, make_data(config))

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -46,6 +47,7 @@ UNSEEN = open(os.devnull, "w")  # noqa: SIM115, PTH123
 SIZES = (100, 300, 1000, 2000, 4000)
 SECONDS = 0.3  # each product is repeated for at least that long
 ELEMENTS, LARGE = 1_000_000, 10_000
+FLOATS = 2**29  # of images, 2 GB: as many as a measurement needs, also of a data set that exceeds the memory
 
 
 # Training ------------------------------------------------------------------------------------------------
@@ -232,18 +234,23 @@ def memory_format(channels_last: bool) -> torch.memory_format:
 
 
 def float_images(data: ImageDataModule, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """All training images, normalised, as float32, and their labels."""
-    indices = data.indices["train"]
+    """Training images, normalised, as float32, and their labels."""
+    indices = enough(data)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     images = data.dataset.train_images[indices].float().div_(255).sub_(mean).div_(std)
     return images.contiguous(memory_format=memory_format(channels_last)), data.dataset.train_labels[indices]
+
+
+def enough(data: ImageDataModule) -> Tensor:
+    """The indices of all training images, or of the first :data:`FLOATS` of their pixels."""
+    return data.indices["train"][: FLOATS // math.prod(data.dataset.shape)]
 
 
 def per_image_dataset(data: ImageDataModule) -> Dataset[tuple[Tensor, int]]:
     """torchvision's dataset, which makes a PIL image of each, over our training images."""
     from torchvision import datasets, transforms
 
-    indices, (channels, *size) = data.indices["train"], data.dataset.shape
+    indices, (channels, *size) = enough(data), data.dataset.shape
     images, labels = data.dataset.train_images[indices], data.dataset.train_labels[indices]
     kind = datasets.MNIST if channels == 1 else datasets.CIFAR10
     dataset = kind.__new__(kind)  # its __init__ reads files
