@@ -134,3 +134,23 @@ def test_available_memory_is_what_the_kernel_says_and_at_most_the_containers_lim
     for limit, expected in (("max", 1_024_000), ("5000", 5000)):
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         assert available_memory() == expected
+
+
+# Bytes of the memory that the process still has, once it has used and freed 64 MB.
+KEPT = """
+from pathlib import Path
+from smallvision.core.system import keep_freed_memory
+keep_freed_memory()
+byte = b"x"
+before = int(Path("/proc/self/statm").read_text().split()[1])
+byte * 2**26
+print((int(Path("/proc/self/statm").read_text().split()[1]) - before) * 4096)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a way of glibc")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_freed_memory_is_kept_unless_the_user_has_set_it(environment: dict[str, str], kept: bool) -> None:
+    names = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    out = subprocess.run([sys.executable, "-c", KEPT], env=names | environment, check=True, capture_output=True).stdout
+    assert (int(out) > 2**25) == kept
