@@ -3,7 +3,7 @@ of both, in turn.
 
     python benchmarks/recipe.py experiment=cifar10_94 data.progressive_resizing.epochs=5 \
         data.progressive_resizing.size=20 --other data.progressive_resizing.size=0
-    python benchmarks/recipe.py experiment=cifar10_94 --environment MALLOC_TRIM_THRESHOLD_=131072
+    python benchmarks/recipe.py experiment=cifar10_94 --environment MALLOC_ARENA_TEST=8
 
 Each run trains and validates on a fraction of its batches. The time is that of training and validation, without that
 of the start.

@@ -34,7 +34,7 @@ from smallvision.core.console import Console
 from smallvision.core.errors import Interrupted, LostProcess, UserError, did_you_mean, printable
 from smallvision.core.results import Results
 from smallvision.core.run_dir import PROGRAM, RunDir, as_typed, command, folder_name, opened
-from smallvision.core.system import STOP, check_device, keep_freed_memory, share_processors
+from smallvision.core.system import STOP, check_device, tune_process
 
 if TYPE_CHECKING:
     from smallvision.training.checkpoint import BareWeights, Checkpoint
@@ -52,8 +52,7 @@ def main() -> None:
     """``python train.py [flags] [overrides]``."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of __main__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    share_processors()
-    keep_freed_memory()
+    tune_process()
     atexit.register(release)
     with exit_codes():
         if ranks.world_size() == 1:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from smallvision.config.schema import Sweep
 from smallvision.core.errors import Interrupted, UserError
-from smallvision.core.system import STOP, cores, gpus
+from smallvision.core.system import STOP, cores, gpus, tune_process
 from smallvision.sweeps.trial import LAST_LINES, Reason, TrialRun
 
 TPE_AT_ONCE = 10  # runs on a cluster, as many as are sampled at random first: later ones learn from those that ended
@@ -180,6 +180,7 @@ class Worker:
 def work(connection: "Connection[object, object]", log: Path, environment: dict[str, str]) -> None:
     """A worker process: runs what comes through the connection until it is closed or SIGTERM comes."""
     os.environ.update(environment)
+    tune_process()
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

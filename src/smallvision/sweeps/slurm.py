@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smallvision.core.errors import UserError
-from smallvision.core.system import STOP
+from smallvision.core.system import STOP, tune_process
 from smallvision.sweeps.executors import Event, last_lines
 from smallvision.sweeps.trial import Reason, TrialRun
 
@@ -101,6 +101,7 @@ def execute(run: TrialRun) -> Reason | None:
     """A job: the run, which SIGTERM (cancelled, preempted) and SIGUSR2 (its walltime is near) stop at its next step."""
     STOP.numbers = (signal.SIGTERM, signal.SIGUSR2)
     STOP.install()
+    tune_process()
     return run.execute_on_node()
 
 
