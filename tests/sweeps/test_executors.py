@@ -25,8 +25,11 @@ if __name__ == "__main__":
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=work, args=(theirs, Path("log"), {}), daemon=True)
     process.start()
+    theirs.close()
     ours.send(Kept(0, 0, [], Path("run"), Path("configs")))
     print(ours.recv()[1].text)
+    ours.close()  # its end
+    process.join()
 """
 
 
