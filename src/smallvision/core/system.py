@@ -67,8 +67,8 @@ def share_processors() -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed, for the next step, which asks for as much again.
 
-    It gives blocks of more than 32 MB back at once, and fresh ones are filled with zeros page by page: a tenth of a step
-    of experiment=cifar10_94. What the user has set stays. The results are the same.
+    It gives blocks of more than 32 MB back at once, and fresh ones are filled with zeros page by page: a tenth of a
+    step of experiment=cifar10_94. What the user has set stays. The results are the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
