@@ -235,13 +235,13 @@ def memory_format(channels_last: bool) -> torch.memory_format:
 
 def float_images(data: ImageDataModule, channels_last: bool) -> tuple[Tensor, Tensor]:
     """Training images, normalised, as float32, and their labels."""
-    indices = enough(data)
+    indices = limited_indices(data)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     images = data.dataset.train_images[indices].float().div_(255).sub_(mean).div_(std)
     return images.contiguous(memory_format=memory_format(channels_last)), data.dataset.train_labels[indices]
 
 
-def enough(data: ImageDataModule) -> Tensor:
+def limited_indices(data: ImageDataModule) -> Tensor:
     """The indices of all training images, or of the first :data:`FLOATS` of their pixels."""
     return data.indices["train"][: FLOATS // math.prod(data.dataset.shape)]
 
@@ -250,7 +250,7 @@ def per_image_dataset(data: ImageDataModule) -> Dataset[tuple[Tensor, int]]:
     """torchvision's dataset, which makes a PIL image of each, over our training images."""
     from torchvision import datasets, transforms
 
-    indices, (channels, *size) = enough(data), data.dataset.shape
+    indices, (channels, *size) = limited_indices(data), data.dataset.shape
     images, labels = data.dataset.train_images[indices], data.dataset.train_labels[indices]
     kind = datasets.MNIST if channels == 1 else datasets.CIFAR10
     dataset = kind.__new__(kind)  # its __init__ reads files
