@@ -122,17 +122,29 @@ def test_threads_wait_for_each_other_as_the_user_wants(environment: dict[str, st
     assert shared(**environment)[1] == spin
 
 
-def test_available_memory_is_what_the_kernel_says_and_at_most_the_containers_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("groups", "limit"),
+    [
+        ("0::/", "memory.max"),  # a container
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("9:cpu,cpuacct:/\n4:memory:/slurm/job_7\n0::/", "memory/slurm/job_7/memory.limit_in_bytes"),
+        ("4:memory:/docker/of-the-host", "memory/memory.limit_in_bytes"),
+    ],
+)
+def test_available_memory_is_what_the_kernel_says_and_at_most_the_limit_of_the_container_or_job(
+    groups: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(system, "MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(system, "MEMORY_LIMIT", tmp_path / "memory.max")
+    assert available_memory() > 2**20
+    for name in ("MEMORY", "CONTROL_GROUPS", "OWN_GROUPS"):
+        monkeypatch.setattr(system, name, tmp_path / name)
     everything = available_memory()
-    assert everything > 2**20
-    (tmp_path / "meminfo").write_text("MemTotal:  9999 kB\nMemAvailable:    1000 kB\n")
-    assert available_memory() == 1_024_000
-    for limit, expected in (("max", 1_024_000), ("5000", 5000)):
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "MEMORY").write_text("MemTotal:  9999 kB\nMemAvailable:    1000 kB\n")
+    (tmp_path / "OWN_GROUPS").write_text(f"{groups}\n")
+    assert available_memory() == 1_024_000 < everything
+    file = tmp_path / "CONTROL_GROUPS" / limit
+    file.parent.mkdir(parents=True)
+    for content, expected in (("max", 1_024_000), ("9223372036854771712", 1_024_000), ("5000", 5000)):
+        file.write_text(f"{content}\n")
         assert available_memory() == expected
 
 

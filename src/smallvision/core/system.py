@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ COMPUTING = 5  # ticks, hundredths of a second, of processor time in half a seco
 KEPT = ((-3, 2**27), (-1, 2**31 - 1))  # bytes of glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # the numbers of that system call
 TASKS = Path("/proc/self/task")
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes
+CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 MEMORY = Path("/proc/meminfo")
 ONE_SIGNAL = 0.5  # seconds
 GPUS = Path("/dev")  # holds nvidia0, nvidia1, ...
@@ -110,11 +111,26 @@ def _keep_threads_apart() -> None:
 
 
 def available_memory() -> int:
-    """Bytes that are free or hold what can be read again, at most the container's limit."""
+    """Bytes that are free or hold what can be read again, at most the limit of the container or the cluster's job."""
     available = re.search(r"MemAvailable: *(\d+)", MEMORY.read_text() if MEMORY.is_file() else "")
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = MEMORY_LIMIT.read_text().strip() if MEMORY_LIMIT.is_file() else "max"
-    return min(int(available[1]) * 1024 if available else total, total if limit == "max" else int(limit))
+    limits = [file.read_text().strip() for file in _memory_limits()]
+    return min(int(available[1]) * 1024 if available else total, *(int(one) for one in limits if one != "max"), total)
+
+
+def _memory_limits() -> Iterator[Path]:
+    """Files with the limits, in bytes, of this process's control groups of both versions and of those around them."""
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.is_file() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, name = CONTROL_GROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = CONTROL_GROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        around = (one / name for one in (group, *group.parents) if one.is_relative_to(root))
+        yield from (file for file in around if file.is_file())
 
 
 def gpus() -> list[str]:
