@@ -87,12 +87,12 @@ def batches(root: Path, sparse: int) -> dict[str, float]:
     if sparse:
         with (root / "sparse").open("wb") as file:
             file.truncate(sparse * 3 * SIZE**2)
-        with (root / "sparse").open("rb") as file:  # into the page cache, at the speed of the disk
-            while file.read(2**24):
-                pass
         images = torch.from_numpy(map_file(root / "sparse")).view(-1, 3, SIZE, SIZE)
     else:
         images = folder(str(root / "images"), SIZE, data_dir=str(root)).train_images
+    with (root / "sparse" if sparse else next((root / "cache").glob("*.images"))).open("rb") as file:
+        while file.read(2**24):  # into the page cache, at the speed of the disk
+            pass
     labels, indices = torch.zeros(len(images), dtype=torch.long), torch.arange(len(images))
 
     def loader(source: torch.Tensor) -> BatchLoader:
