@@ -105,6 +105,15 @@ def test_a_fit_is_that_of_the_command_line_and_leaves_all_settings_alone(
     assert results.directory == Path("run")
 
 
+def test_a_second_fit_reads_files_that_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["data=arrays", "data.path=mine.npz", "model=linear", "trainer.max_epochs=1", "report=false"]
+    for images in (40, 60):
+        np.savez("mine.npz", x_train=np.zeros((images, 8, 8), np.uint8), y_train=np.arange(images) % 2)
+        results = smallvision.fit(*arguments, f"hydra.run.dir={images}")
+        assert results.data.train + results.data.val == images
+
+
 def test_a_loaded_model_predicts_what_task_predict_does_and_leaves_all_settings_alone(
     finished: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

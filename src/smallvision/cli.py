@@ -74,11 +74,17 @@ def release() -> None:
 
     What was imported is not searched for garbage, which would take seconds.
     """
+    if release_images():
+        gc.collect()
+    gc.freeze()
+
+
+def release_images() -> bool:
+    """Those that are kept for the next run in this process; whether there can be any."""
     factory = sys.modules.get("smallvision.training.factory")
     if factory is not None:
         factory.load_images.cache_clear()
-        gc.collect()
-    gc.freeze()
+    return factory is not None
 
 
 def command_line() -> None:
@@ -122,6 +128,7 @@ def fit(overrides: list[str], config_dir: Path | None = None) -> Results:
     """Train, from Python. Raises what the command line prints."""
     refuse_sweep_keys(overrides)
     new_run_suffix()
+    release_images()  # their files may have changed since the last run
     composed = compose(force(overrides), config_dir=config_dir)
     if composed.task != "fit":
         raise UserError(f"task={composed.task}: fit() trains; for others there is {command('task=' + composed.task)}")

@@ -151,6 +151,22 @@ def test_a_header_that_promises_more_than_the_memory_holds_is_refused(file: Path
         arrays(str(file))
 
 
+def test_a_header_of_noise_is_refused(file: Path) -> None:
+    np.savez(file, x_train=np.zeros((2, 4, 4), np.uint8), y_train=np.arange(2))
+    content = bytearray(file.read_bytes())
+    start = content.index(b"NUMPY") + 9
+    content[start : start + 40] = b"(" * 40
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="truncated, altered or not an npz"):
+        arrays(str(file))
+
+
+def test_images_without_pixels_are_refused(file: Path) -> None:
+    np.savez(file, x_train=np.zeros((2, 0, 4), np.uint8), y_train=np.arange(2))
+    with pytest.raises(UserError, match=r"these have shape \(2, 0, 4\)"):
+        arrays(str(file))
+
+
 def test_a_file_cut_off_anywhere_is_refused(file: Path) -> None:
     save(file)
     raw = file.read_bytes()

@@ -1,5 +1,7 @@
 """A tree of image files, one folder per class."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -216,7 +218,49 @@ def test_a_tree_with_train_and_val_but_no_test_is_refused_rather_than_read_as_tw
         for name in ("cat", "dog"):
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", (4, 4)).save(tmp_path / part / name / "1.png")
-    with pytest.raises(UserError, match="has train but no test"):
+    with pytest.raises(UserError, match="has train, val; name the folders of its classes' images train and test"):
+        folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "testing"), ("val", "test")])
+def test_parts_under_other_names_are_no_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    tree(tmp_path, {f"{part}/{name}": 2 for part in names for name in ("cat", "dog")})
+    with pytest.raises(UserError, match=r"name the folders of its classes' images train and test$"):
+        folder(str(tmp_path))
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 3, "dog": 3})
+    (tmp_path / "outputs/runs").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"/outputs: no image files in this class's folder; remove it$"):
+        folder(str(tmp_path))
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 3, "dog": 3, "dog/.ipynb_checkpoints": 2})
+    (tmp_path / "cat/._0.png").write_bytes(b"of macOS")
+    data = folder(str(tmp_path), test_fraction=0)
+    assert len(data.train_images) == 6
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_no_image_file_has_are_refused(tmp_path: Path, channels: int) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match=f"data.channels={channels}: image files have 1"):
+        folder(str(tmp_path), channels=channels)
+
+
+def test_what_the_disk_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, {"cat": 2, "dog": 2})
+    allowed = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return allowed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(UserError, match=r"/dog: cannot be read \(Permission denied\)$"):
         folder(str(tmp_path))
 
 
@@ -234,3 +278,19 @@ def test_72_images_in_3_classes_are_trained_validated_tested_and_reported(tmp_pa
     assert "29 train, 29 val (data.val_size=0.5), 14 test" in half.stdout, half.stderr
     none = train(tmp_path, *typed[:3], "data.val_size=1.5")
     assert none.stderr.startswith("error: data.val_size=1.5: must be null or a whole number at least 0 or a number at")
+
+
+def test_a_folder_that_changed_is_named_where_a_run_is_tested_or_continued(tmp_path: Path) -> None:
+    tree(tmp_path / "photos", {"cat": 12, "dog": 12})
+    small = ("data=folder", "data.path=photos", "data.size=8", "model=linear", "trainer.max_epochs=1", "report=false")
+    assert train(tmp_path, *small, "hydra.run.dir=run").returncode == 0
+    paint(tmp_path / "photos/cat/new.png")
+    tested = train(tmp_path, "task=test", "checkpoint=run", "report=false")
+    assert tested.returncode == 0, tested.stderr
+    assert "has changed since the training, which may have seen test images" in tested.stdout
+    resumed = train(tmp_path, "resume=run", "trainer.max_epochs=2")
+    assert resumed.returncode == 2
+    assert resumed.stderr.endswith("has changed since; start a new run\n")
+    (tmp_path / "photos/cat").rename(tmp_path / "photos/zebra")
+    moved = train(tmp_path, "task=test", "checkpoint=run")
+    assert (moved.returncode, moved.stderr) == (2, "error: data=folder: dog is class 0; in the checkpoint it is 1\n")

@@ -140,7 +140,7 @@ def as_images(where: str, array: npt.NDArray[np.generic]) -> Tensor:
     """N x C x H x W of N x H x W or N x H x W x C. Raises UserError, naming ``where``, for other than uint8."""
     if array.dtype != np.uint8:
         raise UserError(f"{where}: images must be uint8 (0 to 255), these are {array.dtype}")
-    if array.ndim not in (3, 4):
+    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
         raise UserError(f"{where}: images must be N x H x W or N x H x W x C, these have shape {array.shape}")
     if array.ndim == 3:
         array = array[..., None]

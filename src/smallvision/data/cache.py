@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,7 +40,8 @@ LOCK, TAG = ".lock", "CACHEDIR.TAG"  # by the latter backups know a cache
 FORMAT = f"1, Pillow {PIL.__version__}"  # another Pillow may decode otherwise
 BATCH_IMAGES, BATCH_BYTES = 64, 2**22  # that a thread decodes at a time
 SAMPLE = 500  # images by which the disk is timed
-CHANGED = -1  # instead of a file's size: to be decoded again
+CHANGED = -1  # instead of a file's size: to be decoded at every start
+NAMED = 20  # broken images
 Numbers = npt.NDArray[np.int64]
 Batch = tuple[npt.NDArray[Any], Numbers, dict[int, UnreadableImage]]  # pixels, sums, errors by row
 
@@ -99,7 +101,7 @@ def load(files: ImageFiles, file: Path | None) -> DecodedImages:
             Console().print(f"  note       {kept}; every start decodes them", style="yellow")
     stream = io.BytesIO()
     sums, digests, broken = _decode(files, None, stream)
-    _refuse(broken)
+    _refuse(files, broken)
     images = np.frombuffer(stream.getbuffer(), np.uint8).reshape(-1, *files.shape)
     return DecodedImages(images, sums, digests, files.names, files.stats)
 
@@ -107,7 +109,7 @@ def load(files: ImageFiles, file: Path | None) -> DecodedImages:
 def _up_to_date(file: Path, files: ImageFiles) -> DecodedImages | None:
     found = _read(file, files.shape)
     same = found is not None and found.names == files.names and np.array_equal(found.stats, files.stats)
-    return found if same else None
+    return found if same and CHANGED not in files.stats[:, 0] else None
 
 
 def _read(file: Path, shape: tuple[int, int, int]) -> DecodedImages | None:
@@ -137,7 +139,7 @@ def _write(file: Path, files: ImageFiles) -> None:
             header = json.dumps({"format": FORMAT, "written": written, "digests": digests})
             np.savez(stream, header=header, names=names, stats=stats, sums=sums)
         os.utime(scratch, (written, written))
-    _refuse(broken)
+    _refuse(files, broken)
     Console().fields({"decoded": f"into {file}, {file.stat().st_size / 1e6:,.1f} MB, which task=clean removes"})
 
 
@@ -152,11 +154,12 @@ def _reserve(file: int, size: int) -> None:
             raise
 
 
-def _refuse(broken: dict[int, UnreadableImage]) -> None:
+def _refuse(files: ImageFiles, broken: dict[int, UnreadableImage]) -> None:
     """Raise UserError where there are any."""
     if broken:
-        first = next(iter(broken.values()))
-        raise UserError(f"{first}" + f", the first of {len(broken):,} such files" * (len(broken) > 1))
+        first, *others = broken
+        named = ", ".join(files.names[row] for row in others[:NAMED]) + ", ..." * (len(others) > NAMED)
+        raise UserError(f"{broken[first]}" + f", the first of {len(broken):,} such files: {named}" * bool(others))
 
 
 def _decode(
@@ -171,7 +174,7 @@ def _decode(
     if old is not None:
         by_name = {name: row for row, name in enumerate(old.names)}
         rows = np.array([by_name.get(name, -1) for name in files.names])
-        rows[(old.stats[rows] != files.stats).any(1)] = -1
+        rows[(old.stats[rows] != files.stats).any(1) | (files.stats[:, 0] == CHANGED)] = -1
     console.fields({"decoding": f"{(rows < 0).sum():,} of {count:,} images of {files.root}"})
     bar = Progress(
         TextColumn("  decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"),
@@ -182,13 +185,14 @@ def _decode(
     sums, totals = np.empty((count, files.shape[0], 2), np.int64), (hashlib.sha256(), hashlib.sha256())
     starts, waiting = deque(range(0, count, step)), deque[Future[Batch]]()
     broken: dict[int, UnreadableImage] = {}
+    stopped = Event()
     pool = ThreadPoolExecutor(cores())  # Pillow decodes outside the interpreter's lock
     try:
         with bar:
             for done in range(0, count, step):
                 while starts and len(waiting) < 2 * cores():  # not all at once: they take memory
                     start = starts.popleft()
-                    waiting.append(pool.submit(_decode_batch, files, old, rows[start : start + step], start))
+                    waiting.append(pool.submit(_decode_batch, files, old, rows[start : start + step], start, stopped))
                 images, sums[done : done + step], errors = waiting.popleft().result()
                 stream.write(images.data)
                 cut = max(0, files.train - done)
@@ -197,15 +201,18 @@ def _decode(
                 broken |= errors
                 bar.advance(task, len(images))
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
     return sums, [total.hexdigest() for total in totals], broken
 
 
-def _decode_batch(files: ImageFiles, old: DecodedImages | None, rows: Numbers, start: int) -> Batch:
-    """The images from ``start`` on; ``rows``: where they lie in ``old``, -1: to be decoded."""
+def _decode_batch(files: ImageFiles, old: DecodedImages | None, rows: Numbers, start: int, stopped: Event) -> Batch:
+    """The images from ``start`` on; ``rows``: where they lie in ``old``, -1: to be decoded; 0 once ``stopped``."""
     (channels, *size), errors = files.shape, dict[int, UnreadableImage]()
     images = np.zeros((len(rows), *files.shape), np.uint8)
     for index, row in enumerate(rows):
+        if stopped.is_set():
+            break
         file = files.root / files.names[start + index]
         if old is not None and row >= 0:
             images[index] = old.images[row]

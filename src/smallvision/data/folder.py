@@ -2,6 +2,8 @@
 
 import os
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,21 @@ from torch import Tensor
 from smallvision.core.errors import UserError
 from smallvision.data import cache
 from smallvision.data.dataset import Arrays, ImageDataset, stratified_split
-from smallvision.data.image_files import SUFFIXES
+from smallvision.data.image_files import MODES, SUFFIXES
+
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What the disk refuses becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+@_readable()
 def folder(
     path: str, size: int = 32, channels: int = 3, test_fraction: float = 0.2, data_dir: str | None = None
 ) -> ImageDataset:
@@ -28,14 +42,16 @@ def folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"data.path={path}: no such folder")
+    if channels not in MODES:
+        raise UserError(f"data.channels={channels}: image files have 1 (grey) or 3 (colour)")
     split = (root / "train").is_dir() and (root / "test").is_dir()
     train_root = root / "train" if split else root
     file = None
     if data_dir is not None:
         file = cache.cache_file(data_dir, root, size, channels, "split" if split else test_fraction)
     classes = _subfolders(train_root, file)
-    if "train" in classes and set(classes) <= {"train", "val", "valid", "validation"}:
-        raise UserError(f"{root}: has train but no test; name the folder of test images {root / 'test'}")
+    if classes and not split and {name.lower() for name in classes} <= PARTS:
+        raise UserError(f"{root}: has {', '.join(classes)}; name the folders of its classes' images train and test")
     if len(classes) < 2:
         raise UserError(f"{root}: needs a folder per class, at least two; found {len(classes)}")
     names, stats, labels = _find(root, "train/" * split, classes)
@@ -79,6 +95,9 @@ def _find(root: Path, prefix: str, classes: list[str]) -> tuple[list[str], npt.N
         counts.append(len(names))
     if not names:
         raise UserError(f"{root / prefix}: no image files in its class folders")
+    for name, before, after in zip(classes, counts, counts[1:], strict=False):
+        if before == after and prefix != "test/":
+            raise UserError(f"{root / prefix / name}: no image files in this class's folder; remove it")
     labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts).diff())
     return names, np.frombuffer(stats, np.int64).reshape(-1, 3), labels
 
@@ -88,6 +107,8 @@ def _walk(root: str, below: str, names: list[str], stats: "array[int]") -> None:
     folder = os.path.join(root, below)  # noqa: PTH118 - a Path for each of a million files takes seconds
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name) if os.path.isdir(folder) else []  # noqa: PTH112
     for entry in entries:
+        if entry.name.startswith("."):  # as macOS and Jupyter leave there
+            continue
         stem, _, ending = entry.name.rpartition(".")
         if stem and f".{ending.lower()}" in SUFFIXES:
             try:

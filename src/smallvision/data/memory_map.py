@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,6 +24,7 @@ NORESERVE = 0x4000 if hasattr(mmap, "MADV_DONTNEED") else 0  # Linux's MAP_NORES
 # unknown, MemoryError where a header claims more than there is.
 UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+    SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 
 

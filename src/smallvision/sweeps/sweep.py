@@ -98,7 +98,7 @@ class Sweep:
         if view.trials and not view.of("done", "pruned", "running", "waiting"):
             message = f"sweep {self.plan.name}: every trial failed, see {self.plan.directory}/sweep.html"
             if all(trial.refused for trial in view.trials):
-                raise UserError(message)
+                raise UserError(f"{message}; sweep.retry_failed=true tries them again")
             print("error:", message, file=sys.stderr)
             sys.exit(1)
 

@@ -116,6 +116,8 @@ def check_continuation(config: Config, experiment: Experiment, run_dir: RunDir, 
     """Raise UserError where the run cannot go on from ``last``: on other images, or to an epoch before it."""
     started_on, dataset = last.dataset, experiment.data.dataset
     if started_on["fingerprint"] != dataset.fingerprint:  # a stand-in, for instance
+        if (started_on["name"], started_on["source"]) == (dataset.name, dataset.source):
+            raise UserError(f"resume={run_dir.path}: {dataset.source} has changed since; start a new run")
         raise UserError(
             f"resume={run_dir.path}: started on {started_on['name']} ({started_on['source']}); what is here now is"
             f" {dataset.name} ({dataset.source}); start a new run, or set data_dir to where it started"

@@ -70,9 +70,12 @@ def load(checkpoint: Checkpoint | BareWeights, config: Config, group: Group) -> 
     if isinstance(checkpoint, Checkpoint):
         experiment = common.make_shared_experiment(config, group, checkpoint)
         trained_on, tested_on = checkpoint.dataset, experiment.data.dataset
+        name, source = trained_on["name"], trained_on["source"]
         if trained_on["fingerprint"] == tested_on.fingerprint:
             return experiment, None
-        return experiment, f"trained on other data: {trained_on['name']}, {trained_on['source']}"
+        if (name, source) == (tested_on.name, tested_on.source):
+            return experiment, f"{source} has changed since the training, which may have seen test images"
+        return experiment, f"trained on other data: {name}, {source}"
     whiten, name = config.data.normalisation.whiten, config.model.name
     if whiten:
         raise UserError(f"data.normalisation.whiten={whiten}: a bare state dict has no such layer; use 0")
