@@ -236,6 +236,17 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
         folder(str(tmp_path))
 
 
+def test_a_folder_named_as_an_image_is_a_folder(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat/of.png": 3, "dog": 3})
+    assert len(folder(str(tmp_path), test_fraction=0).train_images) == 6
+
+
+def test_the_name_of_a_class_is_text(tmp_path: Path) -> None:
+    tree(tmp_path, {"cat": 3, os.fsdecode(b"d\xff"): 3})
+    with pytest.raises(UserError, match=r"the name of a class is not UTF-8$"):
+        folder(str(tmp_path))
+
+
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     tree(tmp_path, {"cat": 3, "dog": 3, "dog/.ipynb_checkpoints": 2})
     (tmp_path / "cat/._0.png").write_bytes(b"of macOS")

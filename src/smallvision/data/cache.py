@@ -262,6 +262,8 @@ def cache_file(data_dir: str, root: Path, *options: object) -> Path:
 def clear(folder: Path) -> dict[Path, int]:
     """Remove the cache's files; gives their sizes in bytes. Raises UserError while one is being written."""
     try:
+        if not folder.is_dir():
+            return {}
         with FileLock(folder / LOCK, timeout=0):
             sizes = {file: file.stat().st_size for file in _ours(folder)}
             for file in sizes:

@@ -54,6 +54,9 @@ def folder(
         raise UserError(f"{root}: has {', '.join(classes)}; name the folders of its classes' images train and test")
     if len(classes) < 2:
         raise UserError(f"{root}: needs a folder per class, at least two; found {len(classes)}")
+    for name in classes:
+        if name.encode(errors="ignore") != os.fsencode(name):
+            raise UserError(f"{train_root / name}: the name of a class is not UTF-8")
     names, stats, labels = _find(root, "train/" * split, classes)
     count = len(names)
     if split:
@@ -110,12 +113,12 @@ def _walk(root: str, below: str, names: list[str], stats: "array[int]") -> None:
         if entry.name.startswith("."):  # as macOS and Jupyter leave there
             continue
         stem, _, ending = entry.name.rpartition(".")
-        if stem and f".{ending.lower()}" in SUFFIXES:
+        if entry.is_dir(follow_symlinks=False):
+            _walk(root, f"{below}/{entry.name}", names, stats)
+        elif stem and f".{ending.lower()}" in SUFFIXES:
             try:
                 found = entry.stat()
                 stats.extend((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
             except OSError:  # a link to nothing, which the decoder names
                 stats.extend((cache.CHANGED, 0, 0))
             names.append(f"{below}/{entry.name}")
-        if entry.is_dir(follow_symlinks=False):
-            _walk(root, f"{below}/{entry.name}", names, stats)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def run(config: Config, run_dir: RunDir | None, checkpoint: "Checkpoint | BareWeights | None") -> None:
     """Remove them, and print what that frees."""
     console, folder = Console(), cache_folder(config.data_dir)
-    removed = clear(folder) if folder.is_dir() else {}
+    removed = clear(folder)
     for file, size in removed.items():
         console.fields({"removed": f"{file} ({size / 1e6:,.1f} MB)"})
     console.fields({"freed": f"{sum(removed.values()) / 1e6:,.1f} MB in {folder}"})
