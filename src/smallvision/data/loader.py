@@ -122,12 +122,7 @@ class BatchLoader:
         if self.training:
             chosen = chosen[: count // self.world_size * self.world_size]
         local = chosen[self.rank :: self.world_size]
-        if self.map is not None:
-            images = self.map.take(self.images, local)
-        elif self.images.is_contiguous():
-            images = self.images.index_select(0, local)  # image by image, where an index copies pixel by pixel
-        else:
-            images = self.images[local]
+        images = self.images[local] if self.map is None else self.map.take(self.images, local)
         labels = self.labels[local]
         if images.device != self.device:
             images, labels = images.to(self.device), labels.to(self.device)
