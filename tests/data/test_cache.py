@@ -296,6 +296,13 @@ def test_a_broken_image_is_named_and_the_others_are_kept(photos: Path, decodes: 
     assert_same(load(photos), uncached(photos))
 
 
+def test_the_first_twenty_broken_images_are_named(photos: Path) -> None:
+    for file in photos.glob("*/*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"^\S+\.png: not .*, the first of 24 such files: (\w/\d+\.png, ){19}\.\.\.$"):
+        load(photos)
+
+
 def test_a_link_to_nothing_is_named(photos: Path) -> None:
     (photos / "a/it.png").symlink_to("nowhere")
     for _ in range(3):  # at every start

@@ -158,7 +158,7 @@ def _refuse(files: ImageFiles, broken: dict[int, UnreadableImage]) -> None:
     """Raise UserError where there are any."""
     if broken:
         first, *others = broken
-        named = ", ".join(files.names[row] for row in others[:NAMED]) + ", ..." * (len(others) > NAMED)
+        named = ", ".join(files.names[row] for row in others[: NAMED - 1]) + ", ..." * (len(broken) > NAMED)
         raise UserError(f"{broken[first]}" + f", the first of {len(broken):,} such files: {named}" * bool(others))
 
 

@@ -58,6 +58,9 @@ def folder(
         if name.encode(errors="ignore") != os.fsencode(name):
             raise UserError(f"{train_root / name}: the name of a class is not UTF-8")
     names, stats, labels = _find(root, "train/" * split, classes)
+    of_each = torch.bincount(labels, minlength=len(classes)).tolist()
+    if 0 in of_each:
+        raise UserError(f"{train_root / classes[of_each.index(0)]}: no image files in this class's folder; remove it")
     count = len(names)
     if split:
         extra = set(_subfolders(root / "test", file)) - set(classes)
@@ -98,9 +101,6 @@ def _find(root: Path, prefix: str, classes: list[str]) -> tuple[list[str], npt.N
         counts.append(len(names))
     if not names:
         raise UserError(f"{root / prefix}: no image files in its class folders")
-    for name, before, after in zip(classes, counts, counts[1:], strict=False):
-        if before == after and prefix != "test/":
-            raise UserError(f"{root / prefix / name}: no image files in this class's folder; remove it")
     labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts).diff())
     return names, np.frombuffer(stats, np.int64).reshape(-1, 3), labels
 

@@ -153,10 +153,10 @@ def make_experiment(
                 f"data={config.data.name}: images of {shape_str(dataset.shape)} in {len(dataset.classes)}"
                 f" classes; the checkpoint is for {shape_str(spec.shape)} in {len(spec.classes)}"
             )
-        for now, name in enumerate(dataset.classes):
-            before = spec.classes.index(name) if name in spec.classes else now
-            if before != now and dataset.classes != spec.classes:
-                raise UserError(f"data={config.data.name}: {name} is class {now}; in the checkpoint it is {before}")
+        old, now = ({name: at for at, name in enumerate(classes)} for classes in (spec.classes, dataset.classes))
+        for name, at in now.items():
+            if old.get(name, at) != at:
+                raise UserError(f"data={config.data.name}: {name} is class {at}; in the checkpoint it is {old[name]}")
     if config.module.is_own:
         module = make_module(config, dataset, checkpoint)
         device = replace(devices.choose(config.device, flops=0), compile=False, channels_last=False)
